@@ -1,0 +1,172 @@
+"""The interface between the guard and whatever generates tokens, and the deltas that cross it.
+
+Must not: import an engine or a wire format.
+Invariant: a generation is pulled; nothing is decoded unless somebody awaits the next delta, so closing it stops
+the device within one step, and a rewind never races with a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from policies.modes import DecodeMode
+from proxy.conversation import ChatRequest, Message, Tool
+
+Rebuild = Literal["none", "turn", "all"]
+"""How a rewind gets its state: `none` = cursor, checkpoint and logged ingredients; `turn` = back to the end of the
+prompt, then the kept tokens decoded one by one; `all` = forget every cached prefix and prefill the prompt again."""
+
+
+class BackendError(Exception):
+    """Generation is impossible; `kind` is one of `proxy.errors`, the message is safe to show to a client."""
+
+    kind = "internal"
+
+
+class ContextTooLong(BackendError):
+    """The prompt does not fit the context window."""
+
+    kind = "context_too_long"
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(f"the prompt has {tokens} tokens, the context window holds {limit}")
+        self.tokens, self.limit = tokens, limit
+
+
+class BadPrompt(BackendError):
+    """The messages cannot be rendered with the model's chat template."""
+
+    kind = "invalid_request"
+
+
+class Overloaded(BackendError):
+    """Too many requests are waiting; the client should retry after a pause."""
+
+    kind = "overloaded"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One committed token. text: what it completes (may be empty inside a multi-byte character).
+
+    logprob, entropy in nats; margin = top-1 minus top-2 logit; finite: all logits were finite numbers.
+    None where the backend cannot tell.
+    """
+
+    id: int
+    text: str
+    logprob: float | None = None
+    top1_prob: float | None = None
+    margin: float | None = None
+    entropy: float | None = None
+    finite: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """A verify step recomputed row by row and compared bitwise. mismatch: index of the first differing row or None."""
+
+    rows: int
+    mismatch: int | None
+    max_abs_diff: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What one engine step reports. source: who drafted (`none`, `ngram`, `mtp`); rows = 1 + drafted."""
+
+    mode: DecodeMode
+    source: str
+    drafted: int
+    accepted: int
+    milliseconds: float
+    context: int
+    audit: Audit | None = None
+
+
+EndReason = Literal["stop", "stop_sequence", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Tokens committed by one step. position: index of the first of them among the response's generated tokens.
+
+    end: set on the last delta. The end-of-turn token never appears among `tokens`.
+    """
+
+    position: int
+    tokens: tuple[Token, ...]
+    step: StepStats
+    end: EndReason | None = None
+    stop_sequence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RewindReport:
+    """What a rewind cost. tokens: how many were discarded; rebuilt: how many were computed again."""
+
+    position: int
+    tokens: int
+    rebuilt: int
+    milliseconds: float
+    mode: DecodeMode
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can tell and do; shown by `/ready` and stored in every incident."""
+
+    rewinds: bool
+    token_ids: bool
+    logprobs: bool
+    audits: bool
+    exactness: Literal["bitwise", "distribution", "unknown"]
+    modes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """fingerprint: hash over weights and configuration; context_window in tokens."""
+
+    id: str
+    fingerprint: str
+    context_window: int
+    details: dict[str, str] = field(default_factory=dict)
+
+
+class Generation(Protocol):
+    """One response in the making. Single consumer; `close` is idempotent and safe at any time."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    prompt_ms: float
+    seed: int
+
+    async def next(self) -> Delta | None:
+        """Runs one step. None after the delta that carried `end`. Raises BackendError."""
+
+    async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
+        """Discards generated tokens from index `position` on and continues in `mode`, also after the end."""
+
+    async def close(self) -> None:
+        """Stops and releases the device; what was committed stays usable for prefix reuse."""
+
+
+class Backend(Protocol):
+    """A source of generations for one model."""
+
+    info: ModelInfo
+    capabilities: Capabilities
+
+    async def start(self) -> None:
+        """Loads and self-tests; raises BackendError with a remedy."""
+
+    async def stop(self) -> None:
+        """Releases everything; idempotent."""
+
+    async def generate(self, request: ChatRequest, mode: DecodeMode) -> Generation:
+        """Prefills the prompt. Raises ContextTooLong, BadPrompt, Overloaded."""
+
+    async def count_tokens(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> int:
+        """Tokens of the rendered prompt, without touching the device."""

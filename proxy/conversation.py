@@ -1,0 +1,78 @@
+"""The canonical request: what all client APIs are parsed into and all backends are asked with.
+
+Must not: know any wire format, or hold anything that a backend cannot honour (the wire modules refuse it first).
+Invariant: values are plain, validated and immutable; tool arguments are parsed objects, never JSON text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class PastCall:
+    """A tool call of an earlier assistant turn. `arguments` is the parsed object (`{"__raw": text}` if it was broken)."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `tool` messages answer the call named by `call_id`; `thinking` belongs to assistant turns."""
+
+    role: Role
+    text: str
+    thinking: str = ""
+    calls: tuple[PastCall, ...] = ()
+    call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A declared tool. `parameters` is its JSON Schema as the client sent it (an absent one is `{}`)."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """temperature 0 is greedy. `seed` None lets the server choose one (it is then reported in the incident)."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One request of a client, in the terms of no particular API.
+
+    api: `openai.chat` or `anthropic.messages`; only for logs, metrics and incidents.
+    max_tokens: None = up to the context window. stop: stop strings, at most 16, never empty.
+    session: key under which prefix reuse and budgets are kept (client header, else hash of the first turns).
+    mode: decode mode asked for by the client (`DecodeMode.parse`), None = the server's.
+    """
+
+    api: str
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+    include_usage: bool = False
+    session: str = ""
+    request_id: str = ""
+    mode: str | None = None

@@ -1,0 +1,86 @@
+"""What a guarded session sends to a client, in the terms of no particular API; wire modules encode these.
+
+Must not: carry anything that was not yet released by the guard.
+Invariant: Started, then any number of ThinkingDelta | TextDelta | ToolCall, then exactly one Finished or Failed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "stop_sequence", "length", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """prompt_tokens: tokens of the rendered prompt; cached_tokens: how many of them came from prefix reuse."""
+
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A complete call that is valid against its schema. `arguments` is compact JSON text of an object."""
+
+    index: int
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens. `discarded_tokens` were generated and thrown away by rewinds; they are not in completion_tokens."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    discarded_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """llama.cpp's names: milliseconds and token counts of prefill and decode, and draft statistics."""
+
+    prompt_n: int = 0
+    prompt_ms: float = 0.0
+    predicted_n: int = 0
+    predicted_ms: float = 0.0
+    draft_n: int = 0
+    draft_n_accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """reason as OpenAI names it; stop_sequence is the matched string, mode the decode mode at the end."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+    mode: str
+    stop_sequence: str | None = None
+    incidents: tuple[str, ...] = ()
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The response cannot be completed. kind: see `proxy.errors`; message is safe to show to the client."""
+
+    kind: str
+    message: str
+
+
+Event = Started | ThinkingDelta | TextDelta | ToolCall | Finished | Failed
