@@ -13,9 +13,10 @@ from typing import Literal, Protocol
 from policies.modes import DecodeMode
 from proxy.conversation import ChatRequest, Message, Tool
 
-Rebuild = Literal["none", "turn", "all"]
-"""How a rewind gets its state: `none` = cursor, checkpoint and logged ingredients; `turn` = back to the end of the
-prompt, then the kept tokens decoded one by one; `all` = forget every cached prefix and prefill the prompt again."""
+Rebuild = Literal["none", "trusted"]
+"""How a rewind gets its state: `none` = cursor, checkpoint and logged ingredients; `trusted` = back to the newest
+checkpoint that no draft-verify step has touched (at worst a new prefill of the whole prompt), from there along the
+recorded provenance, generated tokens decoded one by one."""
 
 
 class BackendError(Exception):
@@ -132,6 +133,7 @@ class ModelInfo:
     id: str
     fingerprint: str
     context_window: int
+    tool_format: Literal["qwen_xml"] = "qwen_xml"
     details: dict[str, str] = field(default_factory=dict)
 
 
