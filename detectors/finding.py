@@ -47,6 +47,10 @@ class Finding:
 class TokenDetector(Protocol):
     """A detector fed with token ids of one channel, one at a time; O(1) amortised per token."""
 
+    @property
+    def grade(self) -> Grade | None:
+        """How grave what goes on right now is, None when nothing does; text is held while it is not None."""
+
     def feed(self, position: int, token: int) -> Finding | None:
         """Takes the next token of the channel, `position` being its index in the response."""
 

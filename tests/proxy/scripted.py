@@ -1,8 +1,8 @@
 """A backend without a model: it plays written scripts, one text for plain decoding and one for speculation.
 
 Must not: judge, repair or hide anything; what a script says is what the guard sees, also nonsense.
-Invariant: the next token depends only on the mode, the script and how many tokens are kept, so plain decoding from
-any position gives what plain decoding from the start would have given.
+Invariant: the next token depends only on the mode, the script and how many tokens are kept, so plain
+decoding from any position gives what plain decoding from the start would have given.
 """
 
 from __future__ import annotations
