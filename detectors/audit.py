@@ -1,0 +1,41 @@
+"""Drift that the engine itself proves: a verify step unlike plain decoding, or numbers that are none.
+
+Must not: estimate anything; both findings rest on a comparison or a flag, so one occurrence convicts.
+Invariant: a step without an audit and a token without a flag never give a finding.
+"""
+
+from __future__ import annotations
+
+from detectors.finding import Finding, Grade
+
+
+def audit_finding(first: int, rows: int, mismatch: int | None, max_abs_diff: float) -> Finding | None:
+    """Judges an audited verify step. first: its first token; mismatch: first differing row or None.
+
+    Nothing of the step can be trusted: the rows before the mismatch are equal as far as they were compared.
+    """
+    if mismatch is None:
+        return None
+    return Finding(
+        detector="drift.audit",
+        grade=Grade.FALLBACK,
+        channel="engine",
+        position=first + mismatch,
+        began=first,
+        reason="verify rows differ from plain decoding",
+        evidence={"rows": rows, "mismatch": mismatch, "max_abs_diff": max_abs_diff},
+    )
+
+
+def nonfinite_finding(position: int, finite: bool | None) -> Finding | None:
+    """Judges a token's flag: False = its logits held a NaN or an infinity where none belongs."""
+    if finite is not False:
+        return None
+    return Finding(
+        detector="drift.nonfinite",
+        grade=Grade.FALLBACK,
+        channel="engine",
+        position=position,
+        began=position,
+        reason="logits are not finite",
+    )

@@ -1,0 +1,135 @@
+"""Compiled tool declarations, and the verdict on a call: a declared tool, arguments valid under its schema.
+
+Must not: fetch a `$ref`, wait on a hostile regular expression, or repeat a value of the model in a reason.
+Invariant: the verdict is that of jsonschema-rs (2020-12 unless `$schema` says otherwise, `format` only
+annotates); what it cannot decide within its limits is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jsonschema_rs
+
+from detectors.finding import Finding, Grade
+
+CACHED_TOOLS = 256
+_BACKTRACKS = 100_000
+_PATTERNS = jsonschema_rs.FancyRegexOptions(backtrack_limit=_BACKTRACKS, size_limit=1 << 20)
+
+
+class BadSchema(ValueError):
+    """A declaration is no usable JSON Schema. tool: whose; path: JSON pointer into its parameters."""
+
+    def __init__(self, tool: str, path: str, problem: str) -> None:
+        super().__init__(
+            f"the parameters of tool {tool!r} are no valid JSON Schema at {path or '/'}: {problem}"
+        )
+        self.tool, self.path = tool, path
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Why a call must not be sent. detector: `tool.unknown`, `.schema`, `.markup`, `.truncated` or `.limit`."""
+
+    detector: str
+    reason: str
+    evidence: Mapping[str, Any]
+
+    def finding(self, channel: str, position: int, began: int) -> Finding:
+        return Finding(self.detector, Grade.FALLBACK, channel, position, began, self.reason, self.evidence)
+
+
+class ToolSchemas:
+    """The tools of one request, ready to judge. Immutable; compiled once per distinct declaration."""
+
+    def __init__(self, tools: Mapping[str, tuple[Mapping[str, Any], jsonschema_rs.Validator]]) -> None:
+        self._tools = tools
+
+    @classmethod
+    def compile(cls, tools: Sequence[tuple[str, Mapping[str, Any]]]) -> ToolSchemas:
+        """(name, parameters) of every tool. Raises BadSchema; of two tools of one name the last counts."""
+        return cls({name: (parameters, _compiled(name, parameters)) for name, parameters in tools})
+
+    def parameters(self, name: str) -> Mapping[str, Any] | None:
+        """What the tool declares, None for an unknown one."""
+        tool = self._tools.get(name)
+        return None if tool is None else tool[0]
+
+    def check(self, name: str, arguments: Any) -> Violation | None:
+        """None = the call may be sent. Arguments that are absent (None) or empty text mean {}."""
+        if arguments is None or arguments == "":
+            arguments = {}
+        tool = self._tools.get(name)
+        if tool is None:
+            return Violation(
+                "tool.unknown", "unknown tool", {"tool": name[:128], "declared": len(self._tools)}
+            )
+        if not isinstance(arguments, dict):
+            evidence = {"tool": name, "keyword": "type", "instance_path": "", "schema_path": ""}
+            return Violation("tool.schema", "type", evidence)
+        try:
+            error = next(iter(tool[1].iter_errors(arguments)), None)
+        except (ValueError, RecursionError) as trouble:  # too deep, or no JSON value at all
+            evidence = {"tool": name, "keyword": "", "instance_path": "", "schema_path": ""}
+            return Violation("tool.schema", f"cannot be checked: {type(trouble).__name__}", evidence)
+        return None if error is None else _violation(name, error)
+
+
+def _violation(name: str, error: jsonschema_rs.ValidationError) -> Violation:
+    keyword = error.kind.name
+    evidence: dict[str, Any] = {
+        "tool": name,
+        "keyword": keyword,
+        "instance_path": _pointer(error.instance_path),
+        "schema_path": _pointer(error.schema_path),
+    }
+    match error.kind:
+        case jsonschema_rs.ValidationErrorKind.Required(name_of_property):
+            evidence["missing"] = str(name_of_property)
+        case jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected):
+            evidence["unexpected"] = [str(key)[:128] for key in unexpected[:8]]
+        case _:
+            pass
+    return Violation("tool.schema", keyword, evidence)
+
+
+_cache: OrderedDict[bytes, jsonschema_rs.Validator] = OrderedDict()
+
+
+def _compiled(tool: str, parameters: Mapping[str, Any]) -> jsonschema_rs.Validator:
+    """The validator, from the cache if an equal declaration was seen lately."""
+    try:
+        text = json.dumps(parameters, ensure_ascii=False, allow_nan=False)
+        key = hashlib.sha256(text.encode()).digest()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadSchema(tool, "", "it is not JSON") from error
+    validator = _cache.pop(key, None)
+    if validator is None:
+        validator = _compile(tool, json.loads(text))
+    _cache[key] = validator
+    while len(_cache) > CACHED_TOOLS:
+        _cache.popitem(last=False)
+    return validator
+
+
+def _compile(tool: str, schema: Any) -> jsonschema_rs.Validator:
+    try:
+        return jsonschema_rs.validator_for(
+            schema, offline=True, validate_formats=False, pattern_options=_PATTERNS
+        )
+    except jsonschema_rs.ValidationError as error:
+        raise BadSchema(
+            tool, _pointer(error.instance_path), error.message.partition("\n")[0][:300]
+        ) from error
+    except (jsonschema_rs.ReferencingError, ValueError, RecursionError) as error:
+        raise BadSchema(tool, "", str(error).partition("\n")[0][:300]) from error
+
+
+def _pointer(path: Sequence[str | int]) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
