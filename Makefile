@@ -1,0 +1,85 @@
+# Every target sets up what it needs: with Python 3.11+ and make, any of them may be the first on a machine.
+# Which Python: `make PYTHON=python3.12 demo`. Which package index: whatever your pip is configured to use.
+
+SHELL       := bash
+.SHELLFLAGS := -o pipefail -c
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+
+# One dot per package, a line per large download; warnings and errors (stderr) pass through.
+define PIP_INSTALL
+$(BIN)/python -m pip --disable-pip-version-check install --progress-bar off -c constraints.txt -e $(1) | awk ' \
+	/^Collecting / { printf "."; fflush() } \
+	/Downloading .*\(([0-9][0-9]+\.[0-9]+ M|[0-9.]+ G)B\)/ { printf "\n  %s %s %s ", $$2, $$3, $$4; fflush() } \
+	/^Installing collected/ { printf "\n  unpacking "; fflush() } \
+	END { print "" }'
+endef
+
+# A stamp is as new as the last successful install; changed pins or requirements make it stale.
+RUNTIME := $(VENV)/.installed-runtime
+TESTS   := $(VENV)/.installed-test
+DEV     := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow serve check format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(RUNTIME) ## Install specguard into .venv
+	@echo "Installed. Start it with: $(BIN)/specguard serve"
+
+demo: $(RUNTIME) ## Watch an agent repair a bug through the guard, twice: once with a planted engine fault
+	@$(BIN)/python -m examples.demo $(ARGS)
+
+serve: $(RUNTIME) ## Serve the embedded model on 127.0.0.1 (options: make serve ARGS="--port 9000")
+	@$(BIN)/specguard serve $(ARGS)
+
+test: $(TESTS) ## Run the whole test suite
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+test-slow: $(TESTS) ## Run the tests that take minutes
+	@$(BIN)/python -m pytest -q -m slow --timeout 1200 $(ARGS)
+
+check: $(TESTS) $(DEV) ## Format, lint, types, tests: what must pass before a commit
+	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted: run make format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+format: $(DEV) ## Format the code and sort imports
+	@$(BIN)/ruff check --quiet --fix --select I .
+	@$(BIN)/ruff format --quiet .
+
+clean: ## Remove .venv, caches and build leftovers
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+		echo "specguard needs Python 3.11 or newer, and none was found on PATH."; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "specguard needs Python 3.11 or newer; $(PYTHON) is $$("$(PYTHON)" --version 2>&1)."; \
+		echo "Name another: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Creating $(VENV) with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv $(VENV) || { \
+		echo "Could not create $(VENV); on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(RUNTIME): $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing specguard and what it runs on (once; torch is the large part)"
+	@$(call PIP_INSTALL,.)
+	@touch $@
+
+$(TESTS): $(RUNTIME)
+	@echo "Installing what the tests need (once)"
+	@$(call PIP_INSTALL,'.[test]')
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@echo "Installing ruff and mypy (once)"
+	@$(call PIP_INSTALL,'.[dev]')
+	@touch $@

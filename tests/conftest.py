@@ -1,0 +1,22 @@
+"""Settings that every test shares.
+
+Must not: import torch (most tests do without it, and it costs seconds) or hold fixtures of a single folder.
+Invariant: arithmetic runs on one thread, in this process and in servers that a test starts, so that timings
+and results do not depend on how many cores the machine has.
+"""
+
+import os
+import sys
+
+from hypothesis import settings
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+if "torch" in sys.modules:  # a plugin was faster: the variables come too late for this process
+    sys.modules["torch"].set_num_threads(1)
+
+# The same examples in every run: a failure on one machine can be repeated on another.
+settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
+# `HYPOTHESIS_PROFILE=search make test` looks for new examples instead.
+settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
