@@ -35,7 +35,7 @@ class BadSchema(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Why a call must not be sent. detector: `tool.unknown`, `.schema`, `.markup`, `.truncated` or `.limit`."""
+    """Why a call must not be sent. detector: `tool.` and unknown, schema, markup, truncated or limit."""
 
     detector: str
     reason: str

@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from policies.modes import DecodeMode
 from proxy.backends.base import (
@@ -32,6 +33,7 @@ FAST = DecodeMode("mtp+ngram")
 PIECES = re.compile(r"</?(?:think|tool_call)>|[ \t]?[^\W_]{1,4}|\n+|[^\S\n]+|[^\w\s]|_", re.DOTALL)
 
 
+@cache
 def cut(text: str) -> tuple[str, ...]:
     """Cuts text into token texts: special tags whole, words in pieces of four characters."""
     return tuple(PIECES.findall(text))

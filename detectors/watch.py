@@ -1,0 +1,127 @@
+"""Everything that is observed in one response, token by token: what it says, and what is wrong with it.
+
+Must not: decide what happens next, or know how far a client has read.
+Invariant: its state is a function of the tokens fed, so feeding a kept prefix to a new watch restores it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from detectors.channels import CallClosed, CallCut, ChannelEvent, Channels, Piece
+from detectors.finding import Finding
+from detectors.period import ARGUMENTS, PROSE, PeriodDetector
+from detectors.qwen_xml import MarkupError, read_call
+from detectors.tool_schema import ToolSchemas, Violation
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCall:
+    """A complete or cut-off tool call. violation: why it must not be sent, None = it is valid.
+
+    name, arguments (compact JSON text) are empty where the markup could not be read; body: the raw markup.
+    """
+
+    index: int
+    name: str
+    arguments: str
+    body: str
+    first: int
+    last: int
+    violation: Violation | None
+
+
+Said = Piece | ReadCall
+
+
+class Watch:
+    """schemas: the request's tools; call_chars: size at which an open call is given up."""
+
+    def __init__(self, schemas: ToolSchemas, call_chars: int, starts_thinking: bool = False) -> None:
+        self._schemas = schemas
+        self._call_chars = call_chars
+        self._channels = Channels(starts_thinking)
+        self._prose = PeriodDetector(PROSE)
+        self._arguments = PeriodDetector(ARGUMENTS)
+        self._channel = self._channels.channel
+        self.thinking_tokens = 0
+
+    @property
+    def channel(self) -> str:
+        return self._channel
+
+    @property
+    def suspicious(self) -> bool:
+        """Something in the text or the thinking may be going wrong right now."""
+        return self._prose.grade is not None
+
+    @property
+    def call_began(self) -> int | None:
+        """First token of the open call."""
+        return self._channels.call_began
+
+    def feed(self, position: int, token: int, text: str) -> tuple[list[Said], Finding | None]:
+        """Takes one token; a finding is about this token or what it completes."""
+        events = self._channels.feed(position, text)
+        self._switch(self._channels.channel)
+        if self._channel == "thinking":
+            self.thinking_tokens += 1
+        in_call = self._channels.call_began is not None
+        loop = (self._arguments if in_call else self._prose).feed(position, token)
+        said, finding = self._read(events)
+        if finding is None and in_call and self._channels.body_chars > self._call_chars:
+            evidence = {"limit": self._call_chars}
+            finding = Violation("tool.limit", "call too long", evidence).finding(
+                self._channel, position, self._channels.call_began or 0
+            )
+        return said, finding or loop
+
+    def finish(self, end: Literal["stop", "stop_sequence", "length"]) -> tuple[list[Said], Finding | None]:
+        """The response is over. A call cut off by the client's own stop string is dropped, no finding."""
+        said, finding = self._read(self._channels.finish(), end)
+        if end == "stop_sequence":
+            return [each for each in said if isinstance(each, Piece)], None
+        return said, finding
+
+    def _switch(self, channel: str) -> None:
+        """A loop does not reach from one channel into another."""
+        if channel != self._channel:
+            self._channel = channel
+            for detector in (self._prose, self._arguments):
+                detector.reset()
+                detector.channel = channel
+
+    def _read(self, events: list[ChannelEvent], end: str = "") -> tuple[list[Said], Finding | None]:
+        said: list[Said] = []
+        finding: Finding | None = None
+        for event in events:
+            match event:
+                case Piece():
+                    said.append(event)
+                    continue
+                case CallClosed():
+                    call = self._judge(event)
+                case CallCut():
+                    cut = Violation("tool.truncated", f"cut off: {end}", {"chars": len(event.body)})
+                    call = ReadCall(event.index, "", "", event.body, event.first, event.last, cut)
+                case _:
+                    continue
+            said.append(call)
+            if call.violation is not None and finding is None:
+                finding = call.violation.finding(f"tool:{call.index}", call.last, call.first)
+        return said, finding
+
+    def _judge(self, closed: CallClosed) -> ReadCall:
+        name = arguments = ""
+        violation: Violation | None
+        try:
+            call = read_call(closed.body, self._schemas.parameters)
+        except MarkupError as error:
+            violation = Violation("tool.markup", error.reason, {"at": error.offset, "parameter": error.key})
+        else:
+            name = call.name
+            arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
+            violation = self._schemas.check(call.name, call.arguments)
+        return ReadCall(closed.index, name, arguments, closed.body, closed.first, closed.last, violation)

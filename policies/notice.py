@@ -1,0 +1,53 @@
+"""The words a client reads when the guard ends a response: which call or loop, where, and why.
+
+Must not: repeat values of a refused call, or claim more than was found.
+Invariant: one line of plain text, at most NOTICE_CHARS long.
+"""
+
+from __future__ import annotations
+
+from detectors.finding import Finding
+from policies.policy import End
+
+NOTICE_CHARS = 400
+MARKER = "[specguard]"
+
+
+def notice(finding: Finding, end: End) -> str:
+    """For `End`s that leave a readable response; starts with MARKER."""
+    match end.cause:
+        case "model_loop":
+            what = _loop(finding)
+        case "truncated_call":
+            what = "A tool call was not sent: the token limit cut it off."
+        case _:
+            what = _invalid_call(finding)
+    line = " ".join("".join(c if c.isprintable() else " " for c in f"{MARKER} {what}").split())
+    return line if len(line) <= NOTICE_CHARS else line[: NOTICE_CHARS - 1] + "…"
+
+
+def _loop(finding: Finding) -> str:
+    period, copies = finding.evidence.get("period"), finding.evidence.get("copies")
+    where = "a tool call" if finding.channel.startswith("tool:") else f"its {finding.channel}"
+    return f"Stopped: the model repeats the same {period} tokens in {where}, {copies} times by now."
+
+
+def _invalid_call(finding: Finding) -> str:
+    evidence = finding.evidence
+    tool = evidence.get("tool")
+    name = f"A call of tool `{tool}`" if tool else "A tool call"
+    match finding.detector:
+        case "tool.unknown":
+            return f"{name} was not sent: no such tool was declared."
+        case "tool.schema":
+            path = evidence.get("instance_path") or "/"
+            detail = ""
+            if "missing" in evidence:
+                detail = f" (missing: {evidence['missing']})"
+            elif "unexpected" in evidence:
+                detail = f" (unexpected: {', '.join(evidence['unexpected'])})"
+            return f"{name} was not sent: its arguments violate `{finding.reason}` at {path}{detail}."
+        case "tool.truncated":
+            return "A tool call was not sent: the model ended inside it."
+        case _:
+            return f"{name} was not sent: {finding.reason.replace('_', ' ')}."

@@ -1,0 +1,120 @@
+"""What a finding leads to: go on, rewind and decode plainly, or end the response honestly.
+
+Must not: retry plain decoding (it is deterministic: the same tokens would come again).
+Invariant: a rewind never goes before the first token that the client has seen nothing of, and never happens
+twice in the same decode mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from detectors.finding import Finding, Grade
+from policies.modes import PLAIN, DecodeMode
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """action: `enforce` acts, `observe` records and delivers everything as the model wrote it.
+
+    max_rewinds: per response. hold_call_chars: a longer call is given up. hold_text_chars: suspicious text
+    beyond this is delivered all the same. There is no limit in seconds: a call cannot be sent before it is
+    valid, so time could only end responses that are merely slow; wire modules keep the connection alive
+    meanwhile.
+    """
+
+    action: Literal["enforce", "observe"] = "enforce"
+    max_rewinds: int = 2
+    hold_call_chars: int = 1 << 20
+    hold_text_chars: int = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Where the response stands when a finding comes.
+
+    mode: decode mode now. rewinds: how many there were. undelivered: first token of which nothing was
+    delivered. call_began: first token of the open call, None outside calls.
+    """
+
+    mode: DecodeMode
+    rewinds: int
+    undelivered: int
+    call_began: int | None = None
+    can_rewind: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Nothing happens; `hold`: keep text back until the suspicion has passed."""
+
+    hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """Discard the tokens from index `to` on and continue in `mode` inside the same response."""
+
+    to: int
+    mode: DecodeMode
+    rebuild: Literal["none", "trusted"]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The response ends here. keep: what was said before this token is still delivered.
+
+    model_loop, invalid_call: the model itself does this; the client gets a notice and finish reason `stop`,
+    since coding agents answer `length` and errors with the same request again, against the same state.
+    truncated_call: the token limit fell into a call; finish reason `length`, which is the truth.
+    engine_fault: the numbers cannot be trusted and cannot be repaired; the response fails.
+    """
+
+    cause: Literal["model_loop", "invalid_call", "truncated_call", "engine_fault"]
+    keep: int
+
+
+Decision = Continue | Rewind | End
+
+
+def decide(finding: Finding, situation: Situation, policy: Policy) -> Decision:
+    """The decision on one finding. Suspicion only holds; anything graver falls back once, then ends."""
+    if policy.action == "observe":
+        return Continue()
+    if finding.grade is Grade.SUSPECT:
+        return Continue(hold=True)
+    if situation.mode != PLAIN and situation.can_rewind and situation.rewinds < policy.max_rewinds:
+        return Rewind(rewind_target(finding, situation), PLAIN, "trusted")
+    if finding.detector.startswith("loop."):
+        return _decide_loop(finding, situation)
+    keep = max(finding.began, situation.undelivered)
+    if finding.detector.startswith("tool."):
+        # The reason of a truncation names the end: only the token limit is a `length`.
+        at_limit = finding.detector == "tool.truncated" and finding.reason.endswith("length")
+        return End("truncated_call" if at_limit else "invalid_call", keep)
+    return End("engine_fault", keep)
+
+
+def _decide_loop(finding: Finding, situation: Situation) -> Decision:
+    """Without a safer mode left a false alarm would cost output, not time: only the gravest grade ends."""
+    if finding.grade is not Grade.ABORT:
+        return Continue(hold=True)
+    return End("model_loop", max(_unit_start(finding, situation), situation.undelivered))
+
+
+def rewind_target(finding: Finding, situation: Situation) -> int:
+    """The first token that is decoded again.
+
+    A mismatch proves that any step since the last delivery may be wrong. A call is one unit: nothing of it
+    was delivered, and what broke it began before it broke. Otherwise what the finding accuses.
+    """
+    if finding.detector == "drift.audit":
+        return situation.undelivered
+    return max(_unit_start(finding, situation), situation.undelivered)
+
+
+def _unit_start(finding: Finding, situation: Situation) -> int:
+    if situation.call_began is None:
+        return finding.began
+    return min(finding.began, situation.call_began)

@@ -1,0 +1,235 @@
+"""A guarded response: pulls tokens from a backend, watches them, and sends on only what may leave.
+
+Must not: know a wire format or a detector's rules, or retry anything after the client has seen part of it.
+Invariant: the events are Started, deltas and valid calls, then exactly one Finished or Failed; what was sent
+is never contradicted, because a rewind never goes before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import structlog
+
+from detectors.audit import audit_finding, nonfinite_finding
+from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
+from detectors.finding import Finding, Grade
+from detectors.tool_schema import BadSchema, ToolSchemas
+from detectors.watch import Said, Watch
+from policies.blame import END_OF_TURN
+from policies.modes import DecodeMode
+from policies.notice import notice
+from policies.policy import Continue, Decision, End, Policy, Rewind, Situation, decide
+from proxy.backends.base import Backend, BackendError, BadPrompt, Delta, Generation
+from proxy.conversation import ChatRequest
+from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
+from proxy.holdback import HoldBack
+from proxy.incidents import IncidentSink, Outcome
+from proxy.transcript import Transcript
+from proxy.trips import Trips
+
+log = structlog.get_logger()
+
+
+class GuardedSession:
+    """One request. `events()` may be iterated once; closing it stops the generation at once.
+
+    mode: what decoding starts in. starts_thinking: the chat template opens `<think>` in the prompt.
+    """
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        backend: Backend,
+        policy: Policy,
+        incidents: IncidentSink,
+        mode: DecodeMode,
+        *,
+        starts_thinking: bool = False,
+    ) -> None:
+        self._request, self._backend, self._policy, self._incidents = request, backend, policy, incidents
+        self._mode = mode
+        self._starts_thinking = starts_thinking
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Raises BackendError while nothing was sent, also for a tool with a bad schema; later: Failed."""
+        tools = [(tool.name, tool.parameters) for tool in self._request.tools]
+        try:
+            schemas = ToolSchemas.compile(tools)
+        except BadSchema as error:
+            raise BadPrompt(str(error)) from error
+        generation = await self._backend.generate(self._request, self._mode)
+        response = _Response(self, generation, schemas)
+        try:
+            async with aclosing(response.events()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            response.abandon()
+            await generation.close()
+
+
+class _Response:
+    """The state of one response: what was said so far, what of it was sent, and in which mode it goes on."""
+
+    def __init__(self, session: GuardedSession, generation: Generation, schemas: ToolSchemas) -> None:
+        self._request, self._policy = session._request, session._policy
+        self._generation, self._schemas = generation, schemas
+        self._starts_thinking = session._starts_thinking
+        self._mode = session._mode
+        self._can_rewind = session._backend.capabilities.rewinds
+        self._rewinds = 0
+        self._watch = self._new_watch()
+        self._holdback = HoldBack(self._request.stop, self._policy.hold_text_chars)
+        self._transcript = Transcript()
+        self._trips = Trips(self._request, session._backend, generation, session._incidents)
+        self._accused: Finding | None = None
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        # Before Started, so that an early failure can still become a status code.
+        delta = await self._generation.next()
+        yield Started(self._generation.prompt_tokens, self._generation.cached_tokens)
+        try:
+            while delta is not None:
+                decision = await self._take(delta)
+                if isinstance(decision, End):
+                    for event in self._end(decision):
+                        yield event
+                    return
+                if isinstance(decision, Continue):
+                    for event in self._holdback.release(self._must_hold()):
+                        yield event
+                    if delta.end is not None:
+                        break
+                delta = await self._generation.next()
+            for event in self._finish(delta):
+                yield event
+        except BackendError as error:
+            yield self._fail(error.kind, str(error))
+        except Exception:
+            log.exception("session.failed", request_id=self._request.request_id)
+            yield self._fail("internal", "the response could not be completed")
+
+    def abandon(self) -> None:
+        """Nobody listens any more; without effect on a response that came to its end."""
+        self._trips.close("abandoned", "", self._transcript)
+
+    async def _take(self, delta: Delta) -> Decision:
+        """Watches the tokens of one step. Nothing of a step leaves before all of it was watched."""
+        self._transcript.count(delta.step)
+        if (audit := delta.step.audit) is not None:
+            finding = audit_finding(delta.position, audit.rows, audit.mismatch, audit.max_abs_diff)
+            if finding is not None:
+                decision = await self._act(finding, delta, [])
+                if not isinstance(decision, Continue):
+                    return decision
+        for position, token in enumerate(delta.tokens, delta.position):
+            finding = nonfinite_finding(position, token.finite)
+            if finding is not None:
+                decision = await self._act(finding, delta, [])
+                if not isinstance(decision, Continue):
+                    return decision
+            self._transcript.append(token)
+            self._trips.redecoded(position, token.id)
+            decision = await self._act_on(*self._watch.feed(position, token.id, token.text), delta)
+            if not isinstance(decision, Continue):
+                return decision
+        if delta.end is None:
+            return Continue()
+        if delta.end == "stop":
+            self._trips.redecoded(len(self._transcript), END_OF_TURN)
+        return await self._act_on(*self._watch.finish(delta.end), delta)
+
+    async def _act_on(self, said: list[Said], finding: Finding | None, delta: Delta) -> Decision:
+        if finding is None:
+            self._push(said)
+            return Continue()
+        return await self._act(finding, delta, said)
+
+    async def _act(self, finding: Finding, delta: Delta, said: list[Said]) -> Decision:
+        """Decides on a finding and does it, except for ending the response. said: what came with it."""
+        situation = Situation(
+            self._mode, self._rewinds, self._holdback.undelivered, self._watch.call_began, self._can_rewind
+        )
+        decision = decide(finding, situation, self._policy)
+        if isinstance(decision, Continue):
+            if finding.grade > Grade.SUSPECT and self._policy.action == "observe":
+                self._trips.open(finding, decision, self._mode, self._transcript, ())
+            self._push(said)
+            return decision
+        ids = self._transcript.ids
+        lost: tuple[int, ...] = ()
+        if isinstance(decision, Rewind):
+            end = (END_OF_TURN,) if delta.end == "stop" else ()
+            lost = (*ids[decision.to :], *self._transcript.end_of(delta), *end)
+        self._trips.open(finding, decision, self._mode, self._transcript, lost)
+        if isinstance(decision, Rewind):
+            await self._rewind(decision)
+        else:
+            self._push([each for each in said if isinstance(each, Piece)])
+            self._accused = finding
+        return decision
+
+    async def _rewind(self, decision: Rewind) -> None:
+        """Discards, then watches the kept tokens anew: all state is what it was at that token."""
+        report = await self._generation.rewind(decision.to, decision.mode, decision.rebuild)
+        self._trips.rewound(report)
+        self._transcript.rewound(report)
+        self._mode, self._rewinds = decision.mode, self._rewinds + 1
+        self._watch = self._new_watch()
+        self._holdback.restart()
+        for position, token in enumerate(self._transcript.tokens):
+            said, _ = self._watch.feed(position, token.id, token.text)
+            self._push(said)
+
+    def _push(self, said: list[Said]) -> None:
+        for each in said:
+            if isinstance(each, Piece) or each.violation is None or each.name:
+                self._holdback.push(each)
+            else:  # observed, and no object to deliver it as: the client gets what the model wrote
+                close = "" if each.violation.detector == "tool.truncated" else CALL_CLOSE
+                self._holdback.push(Piece("text", f"{CALL_OPEN}{each.body}{close}", each.last))
+
+    def _must_hold(self) -> bool:
+        return self._policy.action == "enforce" and self._watch.suspicious
+
+    def _new_watch(self) -> Watch:
+        return Watch(self._schemas, self._policy.hold_call_chars, self._starts_thinking)
+
+    def _finish(self, delta: Delta | None) -> list[Event]:
+        """The model has ended the response."""
+        stop = delta.stop_sequence if delta is not None else None
+        reason: FinishReason = delta.end if delta is not None and delta.end is not None else "stop"
+        events = self._holdback.finish(stop)
+        return [*events, self._finished(reason, stop, "recovered")]
+
+    def _end(self, end: End) -> list[Event]:
+        """We end the response: what came before is sent, then a notice says what is missing."""
+        assert self._accused is not None
+        self._holdback.drop_from(end.keep)
+        events = self._holdback.finish(None)
+        if end.cause == "engine_fault":
+            return [*events, self._fail("internal", f"the engine cannot be trusted: {self._accused.reason}")]
+        before = "\n\n" if self._holdback.undelivered else ""
+        events.append(TextDelta(before + notice(self._accused, end)))
+        reason: FinishReason = "length" if end.cause == "truncated_call" else "stop"
+        return [*events, self._finished(reason, None, "recovered")]
+
+    def _finished(self, reason: FinishReason, stop: str | None, outcome: Outcome) -> Finished:
+        if self._holdback.calls:
+            reason, stop = "tool_calls", None
+        self._trips.close(outcome, reason, self._transcript)
+        return Finished(
+            reason=reason,
+            usage=self._transcript.usage(self._generation, self._watch.thinking_tokens),
+            timings=self._transcript.timings(self._generation),
+            mode=str(self._mode),
+            stop_sequence=stop,
+            incidents=self._trips.ids,
+            token_ids=self._transcript.ids,
+        )
+
+    def _fail(self, kind: str, message: str) -> Failed:
+        self._trips.close("ended", "", self._transcript)
+        return Failed(kind, message)

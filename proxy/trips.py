@@ -1,0 +1,190 @@
+"""The incidents of one response: opens one per trip, follows what plain decoding says instead, closes them
+all.
+
+Must not: change what happens; it only tells of it.
+Invariant: every incident that is opened is closed, however the response ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from detectors.finding import Finding
+from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
+from policies.modes import PLAIN, DecodeMode
+from policies.policy import Decision, End, Rewind
+from proxy.backends.base import Backend, Generation, RewindReport
+from proxy.conversation import ChatRequest
+from proxy.incidents import Closure, Incident, IncidentSink, Outcome, new_incident_id
+from proxy.transcript import Transcript
+
+
+@dataclass(slots=True)
+class _Trip:
+    id: str
+    finding: Finding
+    outcome: Outcome
+    blame: Blame | None = None
+    report: RewindReport | None = None
+    verdict: BlameVerdict | None = None
+
+
+class Trips:
+    """Of one response. Positions are indices into its tokens."""
+
+    def __init__(
+        self, request: ChatRequest, backend: Backend, generation: Generation, sink: IncidentSink
+    ) -> None:
+        self._request, self._backend, self._generation, self._sink = request, backend, generation, sink
+        self._exact = backend.capabilities.exactness == "bitwise"
+        self._trips: list[_Trip] = []
+        self._closed = False
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(trip.id for trip in self._trips)
+
+    def open(
+        self,
+        finding: Finding,
+        decision: Decision,
+        mode: DecodeMode,
+        transcript: Transcript,
+        lost: tuple[int, ...],
+    ) -> None:
+        """Records a trip before it is acted on. lost: ids that a rewind discards, or END_OF_TURN."""
+        if isinstance(decision, End) and self._comes_again(finding):
+            return
+        trip = _Trip(new_incident_id(), finding, "observed")
+        match decision:
+            case Rewind(to):
+                audited = finding.detector == "drift.audit"
+                trip.outcome = "recovered"
+                trip.blame = Blame(
+                    mode,
+                    to,
+                    _compared(finding, to, lost),
+                    began=finding.began,
+                    exact=self._exact,
+                    audited=audited,
+                )
+            case End():
+                trip.outcome = "ended"
+                trip.verdict = _without_comparison(finding, mode)
+            case _:
+                trip.verdict = _without_comparison(finding, mode, acted=False)
+        self._trips.append(trip)
+        prompt = _prompt(self._request)
+        self._sink.opened(self._describe(trip, decision, mode, transcript, lost, prompt), prompt)
+
+    def rewound(self, report: RewindReport) -> None:
+        """The rewind that the last incident asked for has happened."""
+        self._trips[-1].report = report
+
+    def redecoded(self, position: int, token: int) -> None:
+        """A token was decoded; the last incident compares it with what it discarded."""
+        if self._trips and (blame := self._trips[-1].blame) is not None:
+            blame.redecoded(position, token)
+
+    def close(self, outcome: Outcome, reason: str, transcript: Transcript) -> None:
+        """The response is over. outcome: `recovered` leaves each incident its own; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for trip in self._trips:
+            if outcome != "recovered" and trip.outcome == "recovered":
+                trip.outcome = outcome
+            verdict = trip.blame.verdict() if trip.blame is not None else trip.verdict
+            assert verdict is not None
+            self._sink.closed(
+                Closure(
+                    id=trip.id,
+                    outcome=trip.outcome,
+                    culprit=verdict.culprit,
+                    certainty=verdict.certainty,
+                    finish_reason=reason,
+                    milliseconds=trip.report.milliseconds if trip.report else 0.0,
+                    rebuilt=trip.report.rebuilt if trip.report else 0,
+                    completion_tokens=len(transcript),
+                    discarded_tokens=transcript.discarded,
+                    proof=asdict(verdict),
+                )
+            )
+
+    def _comes_again(self, finding: Finding) -> bool:
+        """The last rewind did not help: plain decoding said the same, and the same detector speaks again."""
+        trip = self._trips[-1] if self._trips else None
+        if trip is None or trip.blame is None or trip.blame.differs:
+            return False
+        if (trip.finding.detector, trip.finding.began) != (finding.detector, finding.began):
+            return False
+        if finding.detector != "drift.nonfinite":  # nobody says that numbers which are none are the model's
+            trip.blame.recur()
+        trip.outcome = "ended"
+        return True
+
+    def _describe(
+        self,
+        trip: _Trip,
+        decision: Decision,
+        mode: DecodeMode,
+        transcript: Transcript,
+        lost: tuple[int, ...],
+        prompt: str,
+    ) -> Incident:
+        request, generation, finding = self._request, self._generation, trip.finding
+        rewind = decision if isinstance(decision, Rewind) else None
+        return Incident(
+            id=trip.id,
+            request_id=request.request_id,
+            session=request.session,
+            api=request.api,
+            model=self._backend.info.id,
+            fingerprint=self._backend.info.fingerprint,
+            detector=finding.detector,
+            grade=finding.grade.name.lower(),
+            reason=finding.reason,
+            channel=finding.channel,
+            position=finding.position,
+            began=finding.began,
+            action="rewind" if rewind else "end" if isinstance(decision, End) else "none",
+            mode_before=str(mode),
+            mode_after=str(rewind.mode if rewind else mode),
+            rewound_to=rewind.to if rewind else None,
+            tokens_rewound=sum(token >= 0 for token in lost),
+            context=transcript.context,
+            prompt_tokens=generation.prompt_tokens,
+            cached_tokens=generation.cached_tokens,
+            seed=generation.seed,
+            temperature=request.sampling.temperature,
+            prompt_sha256=hashlib.sha256(prompt.encode()).hexdigest(),
+            rebuild=rewind.rebuild if rewind else "",
+            evidence=dict(finding.evidence),
+            audits={"audited": transcript.audits, "mismatches": transcript.mismatches},
+            drafts={"drafted": transcript.drafted, "accepted": transcript.accepted},
+            capabilities=asdict(self._backend.capabilities),
+        )
+
+
+def _compared(finding: Finding, start: int, lost: tuple[int, ...]) -> tuple[int, ...]:
+    if finding.detector != "drift.nonfinite":
+        return lost
+    bad = finding.position - start
+    return (*lost[:bad], NOT_FINITE, *lost[bad + 1 :])
+
+
+def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) -> BlameVerdict:
+    """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model."""
+    if finding.detector == "drift.audit":
+        return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
+    if acted and mode == PLAIN and finding.detector != "drift.nonfinite":
+        return BlameVerdict(Culprit.MODEL, "certain", None, 0, finding.began, (), ())
+    return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
+
+
+def _prompt(request: ChatRequest) -> str:
+    """Everything the model was given, as canonical JSON."""
+    given = {"messages": [asdict(m) for m in request.messages], "tools": [asdict(t) for t in request.tools]}
+    return json.dumps(given, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
