@@ -118,6 +118,19 @@ def test_lower_folders_never_import_upper_ones() -> None:
     fail_if_any(problems, f"These imports break the direction ({rule}; engine only through {ENGINE_DOOR}):")
 
 
+def test_examples_are_clients() -> None:
+    """The agent and the demo reach the server as a user would: over HTTP and through its command line."""
+    problems = []
+    for folder in ("agent", "demo"):
+        for path in sorted((ROOT / "examples" / folder).glob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            targets = [
+                f.target for f in _walk(tree, Module(f"examples.{folder}.{path.stem}", path), False, False)
+            ]
+            problems += [f"{path.name} imports {t}" for t in targets if t.partition(".")[0] in MAY_IMPORT]
+    fail_if_any(problems, "examples/agent and examples/demo import nothing of the four folders:")
+
+
 def test_the_engine_is_reached_lazily() -> None:
     problems = [
         f"{module.where}:{found.line} imports {found.target}"
@@ -219,7 +232,7 @@ def test_every_folder_is_a_package() -> None:
 def test_every_module_imports_in_a_fresh_interpreter(package: str) -> None:
     names = [name for name, module in our_modules().items() if module.package == package]
     result = python("import importlib\n" + "\n".join(f"importlib.import_module({n!r})" for n in names))
-    assert result.returncode == 0, f"importing {package} failed:\n{result.stderr}"
+    fail_if_any([result.stderr] if result.returncode else [], f"Importing {package} failed:")
 
 
 @pytest.mark.parametrize("package", ["detectors", "policies", "proxy"])
@@ -235,6 +248,18 @@ def test_torch_stays_out(package: str) -> None:
 
 @pytest.mark.parametrize("name", ["proxy.app", "proxy.cli"])
 def test_entry_points_exist_and_are_light(name: str) -> None:
-    assert name in our_modules(), f"{name} is missing: the command and the server start there"
+    fail_if_any([] if name in our_modules() else [name], "Missing; the command and the server start there:")
     result = python(f"import {name}, sys\nassert 'torch' not in sys.modules, 'torch was imported'")
     assert result.returncode == 0, result.stderr
+
+
+def test_the_file_tree_in_the_readme_exists() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is where")[1].split("```")[1]
+    problems, folder = [], ""
+    for line in tree.strip().splitlines():
+        name = line.split()[0]
+        folder = folder if line.startswith("  ") else name
+        path = name if name == folder else f"{folder}{name}"
+        if not (ROOT / path).exists():
+            problems.append(path)
+    fail_if_any(problems, "README.md names these paths, which do not exist:")

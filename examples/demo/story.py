@@ -92,9 +92,15 @@ class Story:
                     transcript = await repair(client, Workspace(repository), watcher)
             except ChatError as error:
                 raise ServerFailed(f"{error}\nThe server's last lines:\n{server.tail()}") from error
+        if any((repository / path.name).read_bytes() != path.read_bytes() for path in self._tests()):
+            transcript.tests_green = False
+            self.console.print(Text("  the agent changed the tests, which does not count", style="red"))
         colour, word = ("green", "pass") if transcript.tests_green else ("red", "still fail")
         self.console.print(Text(f"  the tests {word}; {tally(transcript)}", style=colour))
         return transcript
+
+    def _tests(self) -> list[Path]:
+        return sorted(self._task.glob("test_*.py"))
 
     async def _wait(self, server: Server) -> None:
         doing = "starting the server: it loads the model and tests itself"

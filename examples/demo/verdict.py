@@ -36,6 +36,7 @@ def judge(runs: Runs, incidents: Sequence[Mapping[str, Any]]) -> list[Check]:
     healed = compare(runs.plain, runs.planted)
     blamed = [str((incident.get("closed") or {}).get("culprit", "nobody")) for incident in incidents]
     rewound = sum(int((incident.get("opened") or {}).get("tokens_rewound") or 0) for incident in incidents)
+    ended_in = ", ".join(sorted({turn.mode for turn in runs.planted.turns if turn.incidents})) or "none"
     fallen = [turn for turn in runs.planted.turns if turn.incidents]
     readable = all(is_readable(turn.calls) for turn in runs.planted.turns)
     return [
@@ -44,12 +45,12 @@ def judge(runs: Runs, incidents: Sequence[Mapping[str, Any]]) -> list[Check]:
         Check(
             "the planted fault was caught",
             bool(incidents),
-            f"{len(incidents)} incidents, {rewound} tokens taken back",
+            f"{count(incidents, 'incident')}, {rewound} tokens taken back",
         ),
         Check(
             "the same response went on in plain decoding",
             bool(fallen) and all(turn.mode == "plain" for turn in fallen),
-            f"{len(fallen)} responses ended in mode {', '.join(sorted({t.mode for t in fallen})) or 'none'}",
+            f"{count(fallen, 'response')} ended in mode {ended_in}",
         ),
         Check(
             "speculation was blamed",
@@ -68,6 +69,10 @@ def judge(runs: Runs, incidents: Sequence[Mapping[str, Any]]) -> list[Check]:
         ),
         Check("the fault changed no token", healed.same and healed.by_tokens, str(healed)),
     ]
+
+
+def count(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def is_readable(calls: Sequence[Any]) -> bool:
