@@ -25,6 +25,8 @@ MAY_IMPORT = {
 }
 ENGINE_DOOR = "proxy.backends.builtin"
 WARN_LINES, MAX_LINES = 300, 400
+MAX_TEST_LINES = 600
+"""One test file per module leaves fewer places to split."""
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 
@@ -209,7 +211,11 @@ def test_files_stay_short() -> None:
     for path, lines in lengths.items():
         if lines > WARN_LINES:
             print(f"long: {path} has {lines} lines (aim at {WARN_LINES} or fewer)")
-    problems = [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MAX_LINES]
+    problems = [
+        f"{path}: {lines} lines"
+        for path, lines in lengths.items()
+        if lines > (MAX_TEST_LINES if path.parts[0] == "tests" else MAX_LINES)
+    ]
     fail_if_any(problems, f"Split these files by responsibility (limit {MAX_LINES}, aim {WARN_LINES}):")
 
 
