@@ -1,8 +1,8 @@
 """The interface between the verify loop and whoever guesses tokens.
 
 Must not: know any drafter.
-Invariant: a drafter sees every committed token exactly once and in order, and nothing else; a rewind is announced
-by `truncate` before anything new arrives.
+Invariant: a drafter sees every committed token exactly once and in order, and nothing else; a rewind is
+announced by `truncate` before anything new arrives.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ class Drafter(Protocol):
     def extend(self, tokens: Sequence[int], hidden: Tensor | None) -> None:
         """`tokens` were committed after what is known.
 
-        hidden: [len(tokens), H], the target's post-final-norm rows from which each of them was predicted (the row of
-        the token before it); None where the caller has none. Must not be kept beyond the call unless copied.
+        hidden: [len(tokens), H], the target's post-final-norm rows from which each of them was predicted (the
+        row of the token before it); None where the caller has none. Must not be kept beyond the call unless
+        copied.
         """
         ...
 
