@@ -91,7 +91,7 @@ BLOCKS = """\
 MACROS = """\
 {%- macro show(value, depth=0) -%}
     {%- if value is mapping -%}
-        {%- for key in value|sort -%}{{ ' ' * depth }}{{ key }}:{{ show(value[key], depth + 1) }}{%- endfor -%}
+        {%- for key in value|sort -%}{{ depth }}{{ key }}:{{ show(value[key], depth + 1) }}{%- endfor -%}
     {%- else -%}{{ value }};{%- endif -%}
 {%- endmacro -%}
 {%- for message in messages recursive -%}
