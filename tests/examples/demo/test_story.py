@@ -62,8 +62,9 @@ async def test_server_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         await tell(tmp_path)
 
 
-def test_termination_stops_the_server(tmp_path: Path) -> None:
-    """SIGTERM while the server starts: the demo ends by itself and its child is gone."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_server(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C, kill or a closed terminal while the server starts: the demo ends by itself and its child is gone."""
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     script = (
         "import sys, examples.demo.story as story, examples.demo.__main__ as main\n"
@@ -75,7 +76,7 @@ def test_termination_stops_the_server(tmp_path: Path) -> None:
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         assert time.monotonic() < deadline and demo.poll() is None
         time.sleep(0.05)
-    demo.send_signal(signal.SIGTERM)
+    demo.send_signal(number)
     shown, _ = demo.communicate(timeout=30)
     assert demo.returncode == 130
     assert "Stopped" in shown
