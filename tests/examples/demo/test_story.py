@@ -64,7 +64,7 @@ async def test_server_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_server(number: signal.Signals, tmp_path: Path) -> None:
-    """Ctrl-C, kill or a closed terminal while the server starts: the demo ends by itself and its child is gone."""
+    """Ctrl-C, kill or a closed terminal while the server starts: the demo ends and its child is gone."""
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     script = (
         "import sys, examples.demo.story as story, examples.demo.__main__ as main\n"
