@@ -57,7 +57,8 @@ def test_every_prefix_is_right_and_holds_back_no_whole_character(
         released += stream.feed(token)
         whole = tokenizer.decode(tokens[:count])
         assert whole.startswith(released)
-        assert whole[len(released) :] in ("", "\ufffd")
+        # Python waits one byte longer than it must after ED A0..BF (a surrogate): two may be held back
+        assert whole[len(released) :] in ("", "\ufffd", "\ufffd\ufffd")
 
 
 @given(tokens=TOKENS, more=TOKENS, data=st.data())
