@@ -93,7 +93,9 @@ class Channels:
         """Takes a token's text, which may be empty."""
         self._last = position
         events: list[ChannelEvent] = []
-        if text:
+        if "<" not in text and not self._undecided:  # no tag can begin here
+            self._pass_on([Piece("text", text, position)] if text else [], events)
+        elif text:
             self._undecided.append(Piece("text", text, position))
             self._settle(events, at_end=False)
         return events

@@ -15,7 +15,10 @@ from proxy.events import Event, TextDelta, ThinkingDelta, ToolCall
 
 
 class HoldBack:
-    """stops: the client's stop strings, whose beginnings must not leak. text_chars: most to hold at all."""
+    """`calls`: number sent; `undelivered`: first token of which nothing was; `ends_in_text`: text last.
+
+    stops: the client's stop strings, whose beginnings must not leak. text_chars: most to hold at all.
+    """
 
     def __init__(self, stops: Sequence[str], text_chars: int) -> None:
         self._stops = tuple(stops)
@@ -27,6 +30,7 @@ class HoldBack:
         self._skip_calls = 0
         self.calls = 0
         self.undelivered = 0
+        self.ends_in_text = False
 
     def push(self, said: Said) -> None:
         """Takes the next thing the model said; calls must be fit to be sent."""
@@ -76,9 +80,11 @@ class HoldBack:
                 events.append(ToolCall(self.calls, said.name, said.arguments))
                 self.calls += 1
                 self.undelivered = said.last + 1
+                self.ends_in_text = False
                 continue
             self._sent_chars += len(said.text)
             self.undelivered = said.position + 1
+            self.ends_in_text = said.channel == "text"
             kind = ThinkingDelta if said.channel == "thinking" else TextDelta
             if events and isinstance(last := events[-1], kind):
                 events[-1] = kind(last.text + said.text)

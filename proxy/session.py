@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import structlog
 
@@ -32,34 +33,28 @@ from proxy.trips import Trips
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
 class GuardedSession:
-    """One request. `events()` may be iterated once; closing it stops the generation at once.
+    """One request. Every call of `events()` generates anew; closing it stops the generation at once.
 
     mode: what decoding starts in. starts_thinking: the chat template opens `<think>` in the prompt.
     """
 
-    def __init__(
-        self,
-        request: ChatRequest,
-        backend: Backend,
-        policy: Policy,
-        incidents: IncidentSink,
-        mode: DecodeMode,
-        *,
-        starts_thinking: bool = False,
-    ) -> None:
-        self._request, self._backend, self._policy, self._incidents = request, backend, policy, incidents
-        self._mode = mode
-        self._starts_thinking = starts_thinking
+    request: ChatRequest
+    backend: Backend
+    policy: Policy
+    incidents: IncidentSink
+    mode: DecodeMode
+    starts_thinking: bool = False
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Raises BackendError while nothing was sent, also for a tool with a bad schema; later: Failed."""
-        tools = [(tool.name, tool.parameters) for tool in self._request.tools]
+        tools = [(tool.name, tool.parameters) for tool in self.request.tools]
         try:
             schemas = ToolSchemas.compile(tools)
         except BadSchema as error:
             raise BadPrompt(str(error)) from error
-        generation = await self._backend.generate(self._request, self._mode)
+        generation = await self.backend.generate(self.request, self.mode)
         response = _Response(self, generation, schemas)
         try:
             async with aclosing(response.events()) as events:
@@ -74,16 +69,14 @@ class _Response:
     """The state of one response: what was said so far, what of it was sent, and in which mode it goes on."""
 
     def __init__(self, session: GuardedSession, generation: Generation, schemas: ToolSchemas) -> None:
-        self._request, self._policy = session._request, session._policy
-        self._generation, self._schemas = generation, schemas
-        self._starts_thinking = session._starts_thinking
-        self._mode = session._mode
-        self._can_rewind = session._backend.capabilities.rewinds
+        self._session, self._generation, self._schemas = session, generation, schemas
+        self._policy = session.policy
+        self._mode = session.mode
         self._rewinds = 0
         self._watch = self._new_watch()
-        self._holdback = HoldBack(self._request.stop, self._policy.hold_text_chars)
+        self._holdback = HoldBack(session.request.stop, self._policy.hold_text_chars)
         self._transcript = Transcript()
-        self._trips = Trips(self._request, session._backend, generation, session._incidents)
+        self._trips = Trips(session.request, session.backend, generation, session.incidents)
         self._accused: Finding | None = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -108,7 +101,7 @@ class _Response:
         except BackendError as error:
             yield self._fail(error.kind, str(error))
         except Exception:
-            log.exception("session.failed", request_id=self._request.request_id)
+            log.exception("session.failed", request_id=self._session.request.request_id)
             yield self._fail("internal", "the response could not be completed")
 
     def abandon(self) -> None:
@@ -150,7 +143,11 @@ class _Response:
     async def _act(self, finding: Finding, delta: Delta, said: list[Said]) -> Decision:
         """Decides on a finding and does it, except for ending the response. said: what came with it."""
         situation = Situation(
-            self._mode, self._rewinds, self._holdback.undelivered, self._watch.call_began, self._can_rewind
+            self._mode,
+            self._rewinds,
+            self._holdback.undelivered,
+            self._watch.call_began,
+            self._session.backend.capabilities.rewinds,
         )
         decision = decide(finding, situation, self._policy)
         if isinstance(decision, Continue):
@@ -195,7 +192,7 @@ class _Response:
         return self._policy.action == "enforce" and self._watch.suspicious
 
     def _new_watch(self) -> Watch:
-        return Watch(self._schemas, self._policy.hold_call_chars, self._starts_thinking)
+        return Watch(self._schemas, self._policy.hold_call_chars, self._session.starts_thinking)
 
     def _finish(self, delta: Delta | None) -> list[Event]:
         """The model has ended the response."""
@@ -211,7 +208,7 @@ class _Response:
         events = self._holdback.finish(None)
         if end.cause == "engine_fault":
             return [*events, self._fail("internal", f"the engine cannot be trusted: {self._accused.reason}")]
-        before = "\n\n" if self._holdback.undelivered else ""
+        before = "\n\n" if self._holdback.ends_in_text else ""
         events.append(TextDelta(before + notice(self._accused, end)))
         reason: FinishReason = "length" if end.cause == "truncated_call" else "stop"
         return [*events, self._finished(reason, None, "recovered")]

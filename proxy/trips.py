@@ -11,6 +11,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+import structlog
+
 from detectors.finding import Finding
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
@@ -19,6 +21,8 @@ from proxy.backends.base import Backend, Generation, RewindReport
 from proxy.conversation import ChatRequest
 from proxy.incidents import Closure, Incident, IncidentSink, Outcome, new_incident_id
 from proxy.transcript import Transcript
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -77,7 +81,18 @@ class Trips:
                 trip.verdict = _without_comparison(finding, mode, acted=False)
         self._trips.append(trip)
         prompt = _prompt(self._request)
-        self._sink.opened(self._describe(trip, decision, mode, transcript, lost, prompt), prompt)
+        incident = self._describe(trip, decision, mode, transcript, lost, prompt)
+        self._sink.opened(incident, prompt)
+        log.warning(
+            "incident.opened",
+            incident=trip.id,
+            request_id=incident.request_id,
+            detector=incident.detector,
+            reason=incident.reason,
+            action=incident.action,
+            position=incident.position,
+            tokens_rewound=incident.tokens_rewound,
+        )
 
     def rewound(self, report: RewindReport) -> None:
         """The rewind that the last incident asked for has happened."""
@@ -98,6 +113,13 @@ class Trips:
                 trip.outcome = outcome
             verdict = trip.blame.verdict() if trip.blame is not None else trip.verdict
             assert verdict is not None
+            log.info(
+                "incident.closed",
+                incident=trip.id,
+                outcome=trip.outcome,
+                culprit=str(verdict.culprit),
+                certainty=verdict.certainty,
+            )
             self._sink.closed(
                 Closure(
                     id=trip.id,

@@ -4,107 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from policies.modes import PLAIN, DecodeMode
+from policies.modes import PLAIN
 from policies.policy import Policy
 from proxy.backends.base import BackendError, Overloaded
-from proxy.conversation import ChatRequest, Message, Sampling, Tool
-from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, ToolCall
-from proxy.incidents import Closure, Incident
+from proxy.conversation import Sampling, Tool
+from proxy.events import Event, Failed, TextDelta
 from proxy.session import GuardedSession
-from tests.proxy.scripted import FAST, Script, ScriptedBackend, ScriptedGeneration, call_text, cut, token_ids
-
-STRING = {"type": "string"}
-TOOLS = (
-    Tool(
-        "ls", parameters={"properties": {"path": STRING}, "required": ["path"], "additionalProperties": False}
-    ),
-    Tool("move", parameters={"properties": {"steps": {"type": "integer"}}}),
-)
-REQUEST = ChatRequest("openai.chat", "m", (Message("user", "go"),), TOOLS, request_id="req_1")
-LS = call_text("ls", path="src")
-GOOD = '<< call 0 ls {"path":"src"}'
-
-
-@dataclass
-class Sink:
-    """An incident store that remembers."""
-
-    incidents: list[Incident] = field(default_factory=list)
-    closures: list[Closure] = field(default_factory=list)
-
-    def opened(self, incident: Incident, prompt: str = "") -> None:
-        self.incidents.append(incident)
-
-    def closed(self, closure: Closure) -> None:
-        self.closures.append(closure)
-
-
-@dataclass
-class Played:
-    """One response and its traces."""
-
-    events: list[Event]
-    sink: Sink
-    generation: ScriptedGeneration
-
-    @property
-    def finished(self) -> Finished:
-        last = self.events[-1]
-        assert isinstance(last, Finished)
-        return last
-
-    @property
-    def text(self) -> str:
-        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
-
-    def told(self) -> list[str]:
-        """What the client got, neighbouring deltas joined."""
-        lines: list[str] = []
-        for event in self.events:
-            match event:
-                case TextDelta(text) | ThinkingDelta(text):
-                    mark = "<< text " if isinstance(event, TextDelta) else "<< thinking "
-                    before = lines.pop() if lines and lines[-1].startswith(mark) else mark
-                    lines.append(before + text)
-                case ToolCall(index, name, arguments):
-                    lines.append(f"<< call {index} {name} {arguments}")
-                case Finished(reason, mode=mode):
-                    lines.append(f"<< finished {reason} in {mode}")
-                case Failed(kind, message):
-                    lines.append(f"<< failed {kind}: {message}")
-        return lines
-
-    def traces(self) -> list[str]:
-        """What happened behind the client's back."""
-        lines = [f">> rewind to {to} in {mode}, {rebuild}" for to, mode, rebuild in self.generation.rewinds]
-        for opened, closed in zip(self.sink.incidents, self.sink.closures, strict=True):
-            assert opened.id == closed.id
-            lines.append(f"<< incident {opened.detector} {opened.action} {closed.outcome}")
-            lines.append(f"<< blame {closed.culprit} {closed.certainty}")
-        return lines
-
-
-def play(
-    script: Script | str, policy: Policy | None = None, mode: DecodeMode = FAST, **changes: Any
-) -> Played:
-    backend, sink = ScriptedBackend(script), Sink()
-
-    async def run() -> list[Event]:
-        session = GuardedSession(replace(REQUEST, **changes), backend, policy or Policy(), sink, mode)
-        return [event async for event in session.events()]
-
-    events = asyncio.run(run())
-    assert isinstance(events[0], Started)
-    assert [isinstance(event, Finished | Failed) for event in events].count(True) == 1
-    assert backend.generations[0].closes >= 1
-    return Played(events, sink, backend.generations[0])
+from tests.proxy.played import GOOD, LS, REQUEST, Sink, play
+from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text, cut, token_ids
 
 
 def test_clean_text() -> None:
@@ -245,7 +155,7 @@ def test_a_second_bad_call_after_a_recovery_is_an_incident_of_its_own() -> None:
     played = play(Script(f"{LS}\n{bad}", fast=f"{call_text('ls')}\n{bad}"))
     assert [line.split(" was")[0] for line in played.told()] == [
         GOOD,
-        "<< text \n\n[specguard] A call of tool `rm`",
+        "<< text [specguard] A call of tool `rm`",
         "<< finished tool_calls in plain",
     ]
     assert played.traces() == [
@@ -466,49 +376,3 @@ def test_an_incident_says_where_it_happened() -> None:
     assert incident.context == 17 + 2 + len(token_ids(call_text("rm")))
     assert incident.capabilities["exactness"] == "bitwise"
     assert len(incident.prompt_sha256) == 64
-
-
-WORDS = st.sampled_from([" so", " a", "b", "\n", ".", " <", "é", " tool_call", " 12"])
-TEXTS = st.lists(WORDS, max_size=12).map("".join)
-CALLS = st.sampled_from([LS, call_text("move", steps="4"), call_text("move")])
-SCRIPTS = st.lists(st.tuples(TEXTS, CALLS), min_size=1, max_size=3)
-BAD = st.sampled_from(
-    [
-        call_text("rm"),
-        call_text("ls"),
-        call_text("move", steps="x"),
-        LS[:-14],
-        call_text("ls", path=" go" * 600),
-    ]
-)
-
-
-@given(SCRIPTS, TEXTS, BAD, st.data())
-def test_with_one_bad_call_the_client_gets_what_plain_decoding_sends(
-    script: list[tuple[str, str]], rest: str, bad: str, data: st.DataObject
-) -> None:
-    """A fault in speculation that ruins one call, and everything after it."""
-    at = data.draw(st.integers(0, len(script) - 1))
-    plain = "".join(text + call for text, call in script) + rest
-    fast = "".join(text + call for text, call in script[:at]) + script[at][0] + bad + data.draw(TEXTS)
-    width = data.draw(st.integers(1, 9))
-    sound = play(plain, mode=PLAIN)
-    healed = play(Script(plain, fast=fast, width=width))
-    assert healed.told() == sound.told()
-    assert healed.finished.token_ids == sound.finished.token_ids
-    assert healed.sink.closures[0].culprit == "speculation"
-
-
-@given(SCRIPTS, st.data())
-def test_with_every_step_audited_no_fault_reaches_the_client(
-    script: list[tuple[str, str]], data: st.DataObject
-) -> None:
-    """Any token of the response may be wrong, in text, markup or arguments."""
-    plain = "".join(text + call for text, call in script)
-    at = data.draw(st.integers(0, len(plain)))
-    fast = plain[:at] + data.draw(TEXTS) + plain[data.draw(st.integers(at, len(plain))) :]
-    sound = play(plain, mode=PLAIN)
-    healed = play(Script(plain, fast=fast, width=data.draw(st.integers(1, 9)), audited="all"))
-    assert healed.told()[:-1] == sound.told()[:-1]
-    if not healed.sink.incidents:
-        assert fast == plain or cut(fast)[: len(cut(plain))] == cut(plain)

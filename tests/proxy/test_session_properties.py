@@ -1,0 +1,55 @@
+"""Promise 3 for random responses: with a fault in speculation the client gets what plain decoding sends."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.modes import PLAIN
+from tests.proxy.played import LS, play
+from tests.proxy.scripted import Script, call_text, cut
+
+WORDS = st.sampled_from([" so", " a", "b", "\n", ".", " <", "é", " tool_call", " 12"])
+TEXTS = st.lists(WORDS, max_size=12).map("".join)
+CALLS = st.sampled_from([LS, call_text("move", steps="4"), call_text("move")])
+SCRIPTS = st.lists(st.tuples(TEXTS, CALLS), min_size=1, max_size=3)
+BAD = st.sampled_from(
+    [
+        call_text("rm"),
+        call_text("ls"),
+        call_text("move", steps="x"),
+        LS[:-14],
+        call_text("ls", path=" go" * 600),
+    ]
+)
+
+
+@given(SCRIPTS, TEXTS, BAD, st.data())
+def test_with_one_bad_call_the_client_gets_what_plain_decoding_sends(
+    script: list[tuple[str, str]], rest: str, bad: str, data: st.DataObject
+) -> None:
+    """A fault in speculation that ruins one call, and everything after it."""
+    at = data.draw(st.integers(0, len(script) - 1))
+    plain = "".join(text + call for text, call in script) + rest
+    fast = "".join(text + call for text, call in script[:at]) + script[at][0] + bad + data.draw(TEXTS)
+    width = data.draw(st.integers(1, 9))
+    sound = play(plain, mode=PLAIN)
+    healed = play(Script(plain, fast=fast, width=width))
+    assert healed.told() == sound.told()
+    assert healed.finished.token_ids == sound.finished.token_ids
+    assert healed.sink.closures[0].culprit == "speculation"
+
+
+@given(SCRIPTS, st.data())
+def test_with_every_step_audited_no_fault_reaches_the_client(
+    script: list[tuple[str, str]], data: st.DataObject
+) -> None:
+    """Any token of the response may be wrong, in text, markup or arguments."""
+    plain = "".join(text + call for text, call in script)
+    at = data.draw(st.integers(0, len(plain)))
+    fast = plain[:at] + data.draw(TEXTS) + plain[data.draw(st.integers(at, len(plain))) :]
+    sound = play(plain, mode=PLAIN)
+    healed = play(Script(plain, fast=fast, width=data.draw(st.integers(1, 9)), audited="all"))
+    assert healed.told()[:-1] == sound.told()[:-1]
+    if not healed.sink.incidents:
+        assert fast == plain or cut(fast)[: len(cut(plain))] == cut(plain)
