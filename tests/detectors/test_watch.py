@@ -1,0 +1,107 @@
+"""The watch over a response: which channel a loop is in, when a call is judged, and rebuilding."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detectors.channels import Piece
+from detectors.finding import Finding, Grade
+from detectors.tool_schema import ToolSchemas
+from detectors.watch import ReadCall, Said, Watch
+from tests.proxy.scripted import call_text, cut, token_id
+
+SCHEMAS = ToolSchemas.compile([("ls", {"properties": {"path": {"type": "string"}}, "required": ["path"]})])
+LS = call_text("ls", path="src")
+
+
+def watch(text: str, call_chars: int = 10_000) -> tuple[Watch, list[Said], list[Finding]]:
+    observer = Watch(SCHEMAS, call_chars)
+    said: list[Said] = []
+    findings: list[Finding] = []
+    for position, piece in enumerate(cut(text)):
+        more, finding = observer.feed(position, token_id(piece), piece)
+        said += more
+        findings += [finding] if finding else []
+    return observer, said, findings
+
+
+def test_a_valid_call_is_read() -> None:
+    _, said, findings = watch(f"a{LS}")
+    assert findings == []
+    call = said[-1]
+    assert isinstance(call, ReadCall)
+    assert (call.index, call.name, call.arguments, call.violation) == (0, "ls", '{"path":"src"}', None)
+    assert (call.first, call.last) == (1, len(cut(LS)))
+
+
+def test_an_invalid_call_is_found_at_its_last_token_and_accused_from_its_first() -> None:
+    _, said, findings = watch(f"a{call_text('ls')}")
+    assert [(f.detector, f.channel, f.began) for f in findings] == [("tool.schema", "tool:0", 1)]
+    assert isinstance(said[-1], ReadCall)
+    assert findings[0].position == said[-1].last
+    assert said[-1].name == "ls"
+
+
+def test_broken_markup_has_no_name() -> None:
+    _, said, findings = watch("<tool_call>ls</tool_call>")
+    assert (findings[0].detector, findings[0].reason) == ("tool.markup", "missing_function")
+    assert isinstance(said[-1], ReadCall)
+    assert (said[-1].name, said[-1].body) == ("", "ls")
+
+
+@pytest.mark.parametrize("end", ["stop", "length"])
+def test_a_call_cut_off_by_the_end(end: str) -> None:
+    observer, _, _ = watch(LS[:-20])
+    said, finding = observer.finish("stop" if end == "stop" else "length")
+    assert finding is not None
+    assert (finding.detector, finding.reason, finding.began) == ("tool.truncated", f"cut off: {end}", 0)
+    assert isinstance(said[0], ReadCall)
+
+
+def test_a_call_cut_off_by_a_stop_string_is_dropped() -> None:
+    observer, _, _ = watch(LS[:-20])
+    assert observer.finish("stop_sequence") == ([], None)
+
+
+def test_a_call_that_grows_too_long() -> None:
+    _, _, findings = watch(call_text("ls", path="abcd" * 50), call_chars=100)
+    assert (findings[0].detector, findings[0].began) == ("tool.limit", 0)
+
+
+def test_text_and_arguments_have_their_own_thresholds() -> None:
+    loop = " go" * 100
+    observer, _, findings = watch(f"I{loop}")
+    assert [(f.detector, f.grade, f.channel) for f in findings] == [("loop.period", Grade.SUSPECT, "text")]
+    assert observer.suspicious
+    observer, _, findings = watch(f"<tool_call>{loop}")
+    assert findings == []
+    assert not observer.suspicious
+
+
+def test_a_loop_does_not_reach_across_channels() -> None:
+    half = " go" * 60
+    observer, _, findings = watch(f"<think>{half}</think>{half}")
+    assert findings == []
+    assert observer.channel == "text"
+
+
+def test_thinking_is_counted() -> None:
+    observer, said, _ = watch("<think>a b</think>c")
+    assert observer.thinking_tokens == 3
+    assert said[0] == Piece("thinking", "a", 1)
+
+
+@given(st.lists(st.sampled_from(["a", " go", "<think>", "</think>", LS, "<tool_call>", "\n"]), max_size=60))
+def test_a_new_watch_fed_with_the_kept_tokens_is_the_same(parts: list[str]) -> None:
+    text = "".join(parts)
+    first, _, _ = watch(text)
+    again, _, _ = watch(text)
+    for piece in cut(f" x{LS}"):
+        assert first.feed(9_999, token_id(piece), piece) == again.feed(9_999, token_id(piece), piece)
+    assert (first.channel, first.suspicious, first.call_began) == (
+        again.channel,
+        again.suspicious,
+        again.call_began,
+    )

@@ -1,0 +1,111 @@
+"""Decisions: where a rewind goes, when there is none, and how a response ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detectors.finding import Finding, Grade
+from policies.modes import PLAIN, DecodeMode
+from policies.policy import Continue, Decision, End, Policy, Rewind, Situation, decide
+
+FAST = DecodeMode("mtp")
+OPEN = Situation(FAST, rewinds=0, undelivered=10)
+
+
+def finding(detector: str, grade: Grade = Grade.FALLBACK, began: int = 50, reason: str = "") -> Finding:
+    return Finding(detector, grade, "text", 99, began, reason)
+
+
+def decided(found: Finding, situation: Situation = OPEN, policy: Policy | None = None) -> Decision:
+    return decide(found, situation, policy or Policy())
+
+
+def to_plain(to: int) -> Rewind:
+    return Rewind(to, PLAIN, "trusted")
+
+
+def test_suspicion_only_holds() -> None:
+    assert decided(finding("loop.period", Grade.SUSPECT)) == Continue(hold=True)
+
+
+@pytest.mark.parametrize("detector", ["tool.schema", "loop.period", "drift.nonfinite"])
+def test_a_rewind_goes_to_where_it_began(detector: str) -> None:
+    assert decided(finding(detector)) == to_plain(50)
+
+
+def test_a_proven_fault_goes_back_to_what_was_delivered() -> None:
+    assert decided(finding("drift.audit")) == to_plain(10)
+
+
+def test_inside_a_call_everything_goes_back_to_its_start() -> None:
+    assert decided(finding("loop.period"), replace(OPEN, call_began=30)) == to_plain(30)
+
+
+def test_a_rewind_never_goes_before_what_was_delivered() -> None:
+    assert decided(finding("loop.period"), replace(OPEN, undelivered=80)) == to_plain(80)
+
+
+def test_a_quantised_cache_falls_back_too() -> None:
+    assert decided(finding("tool.schema"), replace(OPEN, mode=DecodeMode("none", "k4v4"))) == to_plain(50)
+
+
+@pytest.mark.parametrize(
+    "situation",
+    [replace(OPEN, mode=PLAIN), replace(OPEN, rewinds=2), replace(OPEN, can_rewind=False)],
+    ids=["plain", "budget", "backend"],
+)
+class TestWithoutASaferMode:
+    def test_a_bad_call_ends_the_response(self, situation: Situation) -> None:
+        assert decided(finding("tool.schema"), situation) == End("invalid_call", 50)
+        assert decided(finding("tool.truncated", reason="cut off: stop"), situation) == End(
+            "invalid_call", 50
+        )
+
+    def test_a_call_cut_off_by_the_limit_says_so(self, situation: Situation) -> None:
+        found = finding("tool.truncated", reason="cut off: length")
+        assert decided(found, situation) == End("truncated_call", 50)
+
+    def test_a_loop_ends_only_when_it_is_grave(self, situation: Situation) -> None:
+        assert decided(finding("loop.period"), situation) == Continue(hold=True)
+        assert decided(finding("loop.period", Grade.ABORT), situation) == End("model_loop", 50)
+
+    def test_a_fault_of_the_engine_fails(self, situation: Situation) -> None:
+        assert decided(finding("drift.nonfinite"), situation) == End("engine_fault", 50)
+
+
+@given(
+    st.sampled_from(["tool.schema", "tool.truncated", "loop.period", "drift.audit", "drift.nonfinite"]),
+    st.sampled_from(Grade),
+    st.integers(0, 99),
+    st.integers(0, 99),
+    st.none() | st.integers(0, 99),
+    st.integers(0, 3),
+    st.sampled_from([PLAIN, FAST, DecodeMode("none", "k8v8")]),
+)
+def test_delivered_tokens_are_never_touched_and_plain_is_never_retried(
+    detector: str,
+    grade: Grade,
+    began: int,
+    undelivered: int,
+    call: int | None,
+    rewinds: int,
+    mode: DecodeMode,
+) -> None:
+    situation = Situation(mode, rewinds, undelivered, call)
+    decision = decided(finding(detector, grade, began), situation)
+    match decision:
+        case Rewind(to, after, rebuild):
+            assert to >= undelivered
+            assert mode != PLAIN
+            assert (after, rebuild) == (PLAIN, "trusted")
+        case End(_, keep):
+            assert keep >= undelivered
+
+
+@given(st.sampled_from(["tool.schema", "loop.period", "drift.audit"]), st.sampled_from(Grade))
+def test_observing_never_acts(detector: str, grade: Grade) -> None:
+    assert decided(finding(detector, grade), OPEN, Policy("observe")) == Continue()
