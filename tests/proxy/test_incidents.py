@@ -1,0 +1,186 @@
+"""The incident store: two records each, readers beside the writer, crashes, and what is never stored."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy.incidents import Closure, Incident, IncidentStore, new_incident_id
+
+INCIDENT = Incident(
+    id="inc_1",
+    request_id="req_1",
+    session="s",
+    api="openai.chat",
+    model="m",
+    fingerprint="sha256:0",
+    detector="tool.schema",
+    grade="fallback",
+    reason="required",
+    channel="tool:0",
+    position=20,
+    began=4,
+    action="rewind",
+    mode_before="mtp/full",
+    mode_after="plain",
+    rewound_to=4,
+    tokens_rewound=17,
+    context=100,
+    prompt_tokens=80,
+    cached_tokens=0,
+    seed=1,
+    temperature=0.0,
+    prompt_sha256="0" * 64,
+    rebuild="trusted",
+    evidence={"keyword": "required"},
+)
+CLOSURE = Closure(
+    "inc_1", "recovered", "speculation", "certain", "tool_calls", 2.0, 4, 30, 17, {"compared": 3}
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[IncidentStore]:
+    store = IncidentStore(tmp_path / "made" / "incidents.sqlite")
+    yield store
+    store.close()
+
+
+def test_an_incident_is_opened_and_closed(store: IncidentStore) -> None:
+    store.opened(INCIDENT)
+    store.closed(CLOSURE)
+    store.flush()
+    record = store.get("inc_1")
+    assert record is not None
+    assert record.opened["evidence"] == {"keyword": "required"}
+    assert record.closed is not None
+    assert (record.closed["culprit"], record.closed["proof"]) == ("speculation", {"compared": 3})
+
+
+def test_a_store_that_was_never_written_is_empty(store: IncidentStore) -> None:
+    assert store.get("inc_1") is None
+    assert store.list() == []
+    assert not store.path.exists()
+
+
+def test_listing_is_newest_first(store: IncidentStore) -> None:
+    for i in range(5):
+        detector = "loop.period" if i % 2 else "tool.schema"
+        store.opened(replace(INCIDENT, id=f"inc_{i}", detector=detector))
+    store.flush()
+    assert [record.id for record in store.list(limit=2)] == ["inc_4", "inc_3"]
+    assert [record.id for record in store.list(before="inc_2")] == ["inc_1", "inc_0"]
+    assert [record.id for record in store.list(detector="loop.period")] == ["inc_3", "inc_1"]
+
+
+def test_records_are_never_changed(store: IncidentStore) -> None:
+    store.opened(INCIDENT)
+    store.opened(replace(INCIDENT, reason="other"))
+    store.flush()
+    record = store.get("inc_1")
+    assert record is not None
+    assert record.opened["reason"] == "required"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_prompts_are_kept_only_when_asked_for(tmp_path: Path, keep: bool) -> None:
+    store = IncidentStore(tmp_path / "i.sqlite", keep_prompts=keep)
+    store.opened(INCIDENT, "a secret prompt")
+    store.close()
+    record = store.get("inc_1")
+    assert record is not None
+    assert record.prompt == ("a secret prompt" if keep else None)
+    assert "secret" not in json.dumps(record.cloud_event())
+    assert (b"a secret prompt" in store.path.read_bytes()) is keep
+
+
+def test_export_is_cloud_events_oldest_first(store: IncidentStore) -> None:
+    store.opened(INCIDENT)
+    store.opened(replace(INCIDENT, id="inc_2"))
+    store.closed(CLOSURE)
+    store.flush()
+    events = list(store.export(source="/here"))
+    assert [event["id"] for event in events] == ["inc_1", "inc_2"]
+    assert (events[0]["specversion"], events[0]["source"], events[0]["subject"]) == ("1.0", "/here", "req_1")
+    assert events[0]["data"]["opened"]["detector"] == "tool.schema"
+    assert events[0]["data"]["closed"]["outcome"] == "recovered"
+    assert events[1]["data"]["closed"] is None
+    json.dumps(events)
+
+
+def test_a_reader_in_another_process_sees_what_is_written(store: IncidentStore) -> None:
+    store.opened(INCIDENT)
+    store.flush()
+    code = f"from proxy.incidents import *; print(len(IncidentStore({str(store.path)!r}).list()))"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert answer.stdout == "1\n"
+
+
+def test_a_crash_leaves_the_opened_record(tmp_path: Path) -> None:
+    path = tmp_path / "i.sqlite"
+    code = (
+        "import os; from tests.proxy.test_incidents import *; "
+        f"store = IncidentStore({str(path)!r}); store.opened(INCIDENT); store.flush(); os._exit(9)"
+    )
+    crashed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    assert crashed.returncode == 9
+    record = IncidentStore(path).get("inc_1")
+    assert record is not None
+    assert record.closed is None
+
+
+def test_writing_never_waits_for_the_disk(store: IncidentStore) -> None:
+    """Another process holds the write lock; the session goes on, and the record is there afterwards."""
+    store.opened(INCIDENT)
+    store.flush()
+    with sqlite3.connect(store.path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store.opened(replace(INCIDENT, id="inc_2"))
+        assert store.get("inc_2") is None
+        other.execute("COMMIT")
+    other.close()
+    store.flush()
+    assert store.get("inc_2") is not None
+
+
+def test_a_disk_that_refuses_costs_the_record_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = IncidentStore(tmp_path / "file" / "i.sqlite")
+    store.opened(INCIDENT)
+    store.flush()
+    assert store.dropped == 1
+    store.close()
+
+
+def test_closing_flushes_twice_is_harmless_and_the_store_goes_on(store: IncidentStore) -> None:
+    store.opened(INCIDENT)
+    store.close()
+    store.close()
+    assert store.get("inc_1") is not None
+    store.closed(CLOSURE)
+    store.close()
+    record = store.get("inc_1")
+    assert record is not None
+    assert record.closed is not None
+    assert not [thread for thread in threading.enumerate() if thread.name == "incidents"]
+
+
+def test_ids_sort_by_time() -> None:
+    ids = [new_incident_id() for _ in range(200)]
+    assert len(set(ids)) == 200
+    assert all(i.startswith("inc_") and len(i) == 30 for i in ids)
+    assert ids[0][:12] <= ids[-1][:12]

@@ -1,0 +1,98 @@
+"""Incidents of one response: one per trip, all closed, and who is named."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from detectors.finding import Finding, Grade
+from policies.modes import PLAIN, DecodeMode
+from policies.policy import Continue, Decision, End, Rewind
+from proxy.transcript import Transcript
+from proxy.trips import Trips
+from tests.proxy.played import REQUEST, Sink
+from tests.proxy.scripted import FAST, ScriptedBackend
+
+BACK = Rewind(5, PLAIN, "trusted")
+
+
+def finding(detector: str = "tool.schema", began: int = 5, **evidence: Any) -> Finding:
+    return Finding(detector, Grade.FALLBACK, "tool:0", 9, began, "required", evidence)
+
+
+class Response:
+    """A response whose trips are told by hand."""
+
+    def __init__(self) -> None:
+        backend = ScriptedBackend("x")
+        self.sink = Sink()
+        self.transcript = Transcript()
+        generation = asyncio.run(backend.generate(REQUEST, FAST))
+        self.trips = Trips(REQUEST, backend, generation, self.sink)
+
+    def open(
+        self, found: Finding, decision: Decision, mode: DecodeMode = FAST, lost: tuple[int, ...] = ()
+    ) -> None:
+        self.trips.open(found, decision, mode, self.transcript, lost)
+
+    def redecode(self, *tokens: int) -> None:
+        for position, token in enumerate(tokens, 5):
+            self.trips.redecoded(position, token)
+
+    def close(self) -> list[tuple[str, str, str]]:
+        self.trips.close("recovered", "stop", self.transcript)
+        return [(closure.outcome, closure.culprit, closure.certainty) for closure in self.sink.closures]
+
+
+def test_a_trip_that_is_cured() -> None:
+    response = Response()
+    response.open(finding(), BACK, lost=(1, 2, 3))
+    response.redecode(1, 9, 9)
+    assert response.close() == [("recovered", "speculation", "certain")]
+    assert response.trips.ids == (response.sink.incidents[0].id,)
+    assert response.sink.incidents[0].tokens_rewound == 3
+
+
+def test_the_same_finding_again_belongs_to_the_same_incident() -> None:
+    response = Response()
+    response.open(finding(), BACK, lost=(1, 2, 3))
+    response.redecode(1, 2)
+    response.open(finding(), End("invalid_call", 5), PLAIN)
+    assert response.close() == [("ended", "model", "certain")]
+
+
+def test_another_finding_is_another_incident() -> None:
+    response = Response()
+    response.open(finding(), BACK, lost=(1, 2, 3))
+    response.redecode(1, 9)
+    response.open(finding(began=40), End("invalid_call", 40), PLAIN)
+    assert response.close() == [("recovered", "speculation", "certain"), ("ended", "model", "certain")]
+
+
+def test_numbers_that_are_none_again_are_nobody_s() -> None:
+    response = Response()
+    response.open(finding("drift.nonfinite"), BACK, lost=(1, 2, 3, 4, 5))
+    response.open(finding("drift.nonfinite"), End("engine_fault", 5), PLAIN)
+    assert response.close() == [("ended", "unknown", "none")]
+
+
+def test_numbers_that_are_finite_again_convict() -> None:
+    response = Response()
+    response.open(finding("drift.nonfinite"), BACK, lost=(1, 2, 3, 4, 5))
+    response.redecode(1, 2, 3, 4, 5)
+    assert response.close() == [("recovered", "speculation", "certain")]
+
+
+def test_an_observed_trip() -> None:
+    response = Response()
+    response.open(finding("drift.audit"), Continue())
+    response.open(finding(), Continue(), PLAIN)
+    assert response.close() == [("observed", "speculation", "certain"), ("observed", "unknown", "none")]
+    assert {incident.action for incident in response.sink.incidents} == {"none"}
+
+
+def test_a_client_that_leaves_abandons_what_was_not_over() -> None:
+    response = Response()
+    response.open(finding(), BACK, lost=(1, 2))
+    response.trips.close("abandoned", "", response.transcript)
+    assert response.close() == [("abandoned", "unknown", "none")]
