@@ -22,3 +22,16 @@ class ContextOverflow(EngineError):
         super().__init__(f"the prompt has {prompt} tokens, but the context window has {limit}")
         self.prompt = prompt
         self.limit = limit
+
+
+class WeightError(EngineError):
+    """The model's tensors do not fit its configuration; the message names the tensor."""
+
+
+class RewindError(EngineError):
+    """A state cannot be rewound to a position. nearest: the closest position before it that can be restored."""
+
+    def __init__(self, position: int, nearest: int) -> None:
+        super().__init__(f"the state cannot be rewound to {position}; the nearest restorable position is {nearest}")
+        self.position = position
+        self.nearest = nearest

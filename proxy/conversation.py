@@ -15,7 +15,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class PastCall:
-    """A tool call of an earlier assistant turn. `arguments` is the parsed object (`{"__raw": text}` if it was broken)."""
+    """A call of an earlier assistant turn. `arguments` is the parsed object (`{"__raw": text}` if it was broken)."""
 
     id: str
     name: str

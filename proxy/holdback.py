@@ -53,9 +53,7 @@ class HoldBack:
 
     def drop_from(self, position: int) -> None:
         """Gives up what was said at and after a token."""
-        self._held = [
-            s for s in self._held if (s.first if isinstance(s, ReadCall) else s.position) < position
-        ]
+        self._held = [s for s in self._held if (s.first if isinstance(s, ReadCall) else s.position) < position]
 
     def release(self, suspicious: bool = False) -> list[Event]:
         """What the client may have now."""

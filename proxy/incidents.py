@@ -190,9 +190,7 @@ class IncidentStore:
                 if "no such table" in str(error):
                     return []
                 raise
-        return [
-            Record(r[0], r[1], json.loads(r[2]), r[3], json.loads(r[4]) if r[4] else None, r[5]) for r in rows
-        ]
+        return [Record(r[0], r[1], json.loads(r[2]), r[3], json.loads(r[4]) if r[4] else None, r[5]) for r in rows]
 
     def _enqueue(self, rows: Sequence[Row]) -> None:
         with self._lock:

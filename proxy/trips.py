@@ -38,9 +38,7 @@ class _Trip:
 class Trips:
     """Of one response. Positions are indices into its tokens."""
 
-    def __init__(
-        self, request: ChatRequest, backend: Backend, generation: Generation, sink: IncidentSink
-    ) -> None:
+    def __init__(self, request: ChatRequest, backend: Backend, generation: Generation, sink: IncidentSink) -> None:
         self._request, self._backend, self._generation, self._sink = request, backend, generation, sink
         self._exact = backend.capabilities.exactness == "bitwise"
         self._trips: list[_Trip] = []

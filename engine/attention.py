@@ -1,0 +1,95 @@
+"""Gated full attention with one tile path for decode, verify and prefill.
+
+Must not: use a kernel whose result for a row depends on how many rows or keys stand beside it.
+Invariant: a fully masked tile is an exact no-op, tiles are visited in order, and all products have fixed shapes; so
+a row's bits do not depend on its index in the block, on the other rows, or on how far the cache extends.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.kv import TILE, KVCache
+from engine.layers import Norm, Rope
+from engine.weights import Weights
+
+
+class Attention:
+    """Grouped-query attention with q/k norm, partial RoPE and a sigmoid output gate (Qwen3-Next, Qwen3.5)."""
+
+    def __init__(self, weights: Weights, prefix: str, config: ModelConfig, dtype: torch.dtype) -> None:
+        hidden, dim = config.hidden_size, config.head_dim
+        self.q_dim, self.kv_dim = config.num_heads * dim, config.num_kv_heads * dim
+        self.heads, self.kv_heads, self.dim = config.num_heads, config.num_kv_heads, dim
+        self.qkv = torch.cat(
+            [
+                weights.take(f"{prefix}q_proj.weight", (2 * self.q_dim, hidden), dtype),
+                weights.take(f"{prefix}k_proj.weight", (self.kv_dim, hidden), dtype),
+                weights.take(f"{prefix}v_proj.weight", (self.kv_dim, hidden), dtype),
+            ]
+        )
+        self.out = weights.take(f"{prefix}o_proj.weight", (hidden, self.q_dim), dtype)
+        self.q_norm = Norm(weights.take(f"{prefix}q_norm.weight", (dim,), dtype), config.rms_norm_eps)
+        self.k_norm = Norm(weights.take(f"{prefix}k_norm.weight", (dim,), dtype), config.rms_norm_eps)
+
+    def __call__(
+        self,
+        x: Tensor,
+        rope: Rope,
+        angles: tuple[Tensor, Tensor],
+        cache: KVCache,
+        position: int,
+        real: slice,
+        visible_from: int = 0,
+    ) -> Tensor:
+        """x: [rows, hidden] at absolute positions position.. ; rows outside `real` are padding and are not stored.
+
+        visible_from: first KV position that may be seen (0 unless a fault is planted). Returns [rows, hidden].
+        """
+        rows = x.shape[0]
+        mixed = F.linear(x, self.qkv)
+        gated, k, v = mixed.split((2 * self.q_dim, self.kv_dim, self.kv_dim), dim=-1)
+        q, gate = gated.view(rows, self.heads, 2 * self.dim).chunk(2, dim=-1)
+        k, v = k.view(rows, self.kv_heads, self.dim), v.view(rows, self.kv_heads, self.dim)
+        q = rope.rotate(self.q_norm(q), angles)
+        k = rope.rotate(self.k_norm(k), angles)
+        start = position + real.start
+        cache.write(start, k[real], v[real], clear=rows - real.stop)
+        out = attend(q, cache, position, position + rows, visible_from)
+        out = out * torch.sigmoid(gate.reshape(rows, -1).float())
+        return F.linear(out.to(x.dtype), self.out)
+
+
+def attend(q: Tensor, cache: KVCache, position: int, end: int, visible_from: int = 0) -> Tensor:
+    """Causal attention by online softmax over tiles (Milakov and Gimelshein 1805.02867).
+
+    q: [rows, heads, dim] at absolute positions position..; keys up to `end`. Returns fp32 [rows, heads * dim].
+    """
+    rows, heads, dim = q.shape
+    kv_heads = cache.keys.shape[0]
+    groups = heads // kv_heads
+    # [kv_heads, groups * rows, dim]: every row of queries that shares a key head in one product
+    query = q.float().view(rows, kv_heads, groups, dim).permute(1, 2, 0, 3).reshape(kv_heads, groups * rows, dim)
+    query = query * dim**-0.5
+    at = torch.arange(position, position + rows, device=q.device).repeat(groups)[:, None]
+    highest = torch.full((kv_heads, groups * rows, 1), -torch.inf, device=q.device)
+    total = torch.zeros_like(highest)
+    mixed = torch.zeros_like(query)
+    for index in range(visible_from // TILE, -(-end // TILE)):
+        keys, values = cache.tile(index)
+        seen = torch.arange(index * TILE, (index + 1) * TILE, device=q.device)[None]
+        hidden = (seen > at) | (seen < visible_from)
+        scores = (query @ keys.transpose(1, 2)).masked_fill(hidden, -torch.inf)
+        higher = torch.maximum(highest, scores.amax(-1, keepdim=True))
+        base = higher.masked_fill(higher == -torch.inf, 0.0)
+        weights = torch.exp(scores - base)
+        keep = torch.exp(highest - base)
+        total = total * keep + weights.sum(-1, keepdim=True)
+        mixed = mixed * keep + weights @ values
+        highest = higher
+    # padding rows may see nothing at all; they are dropped, but must not spread NaN
+    out = mixed / total.clamp_min(torch.finfo(torch.float32).tiny)
+    return out.view(kv_heads, groups, rows, dim).permute(2, 0, 1, 3).reshape(rows, heads * dim)

@@ -1,0 +1,174 @@
+"""Gated DeltaNet: chunked for prefill, row by row for decode and verify, with what a rewind needs.
+
+Must not: update the committed state while rows are provisional.
+Invariant: folding the ingredients (k, u, g) of accepted rows does the same operations in the same order as decoding
+those rows one at a time, so the folded state has the same bits. Source: Yang et al. 2412.06464; keeping ingredients
+instead of one state per token: ReplaySSM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.layers import Norm
+from engine.weights import Weights
+
+INNER = 64
+"""Tokens per inner chunk of a prefill; inner edges lie at absolute multiples of it."""
+
+
+@dataclass(slots=True)
+class LinearState:
+    """memory: fp32 [value_heads, key_dim, value_dim]; conv: the last inputs of the convolution [kernel-1, channels]."""
+
+    memory: Tensor
+    conv: Tensor
+
+    def clone(self) -> LinearState:
+        return LinearState(self.memory.clone(), self.conv.clone())
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """What rows contribute to the state: conv [n, channels], k [n, heads, dk], u [n, heads, dv], decay e^g [n, heads]."""
+
+    conv: Tensor
+    k: Tensor
+    u: Tensor
+    decay: Tensor
+
+    def rows(self, start: int, end: int) -> Ingredients:
+        return Ingredients(self.conv[start:end], self.k[start:end], self.u[start:end], self.decay[start:end])
+
+
+class DeltaNet:
+    """One linear-attention layer."""
+
+    def __init__(self, weights: Weights, prefix: str, config: ModelConfig, dtype: torch.dtype) -> None:
+        hidden, heads = config.hidden_size, config.linear_value_heads
+        self.heads, self.key_heads = heads, config.linear_key_heads
+        self.dk, self.dv = config.linear_key_dim, config.linear_value_dim
+        self.keys, self.values = self.key_heads * self.dk, heads * self.dv
+        self.channels, self.kernel = config.conv_channels, config.conv_kernel
+        sizes = {"qkv": self.channels, "z": self.values, "b": heads, "a": heads}
+        self.project = torch.cat(
+            [weights.take(f"{prefix}in_proj_{name}.weight", (n, hidden), dtype) for name, n in sizes.items()]
+        )
+        self.splits = list(sizes.values())
+        conv = weights.take(f"{prefix}conv1d.weight", (self.channels, 1, self.kernel), torch.float32)
+        self.taps = conv[:, 0].T.contiguous()
+        self.rate = -weights.take(f"{prefix}A_log", (heads,), torch.float32).exp()
+        self.dt_bias = weights.take(f"{prefix}dt_bias", (heads,), torch.float32)
+        norm = weights.take(f"{prefix}norm.weight", (self.dv,), torch.float32)
+        self.norm = Norm(norm, config.rms_norm_eps, zero_centred=False)
+        self.out = weights.take(f"{prefix}out_proj.weight", (hidden, self.values), dtype)
+
+    def new_state(self, device: torch.device) -> LinearState:
+        return LinearState(
+            torch.zeros(self.heads, self.dk, self.dv, device=device),
+            torch.zeros(self.kernel - 1, self.channels, device=device),
+        )
+
+    def decode(self, x: Tensor, state: LinearState, real: int) -> tuple[Tensor, Ingredients]:
+        """x: [rows, hidden], the first `real` rows count. Leaves `state` alone; returns [rows, hidden] and what the
+        real rows would contribute."""
+        rows = x.shape[0]
+        mixed, z, q, k, v, beta, g = self._inputs(x, state.conv, slice(0, real))
+        decay = g.exp()
+        memory = state.memory
+        outs, contributions = [], []
+        for i in range(real):
+            memory = memory * decay[i, :, None, None]
+            recalled = torch.bmm(k[i, :, None], memory)[:, 0]
+            u = beta[i, :, None] * (v[i] - recalled)
+            memory = memory + k[i, :, :, None] * u[:, None]
+            outs.append(torch.bmm(q[i, :, None], memory)[:, 0])
+            contributions.append(u)
+        out = torch.zeros(rows, self.heads, self.dv, device=x.device)
+        out[:real] = torch.stack(outs)
+        parts = Ingredients(mixed[:real], k[:real], torch.stack(contributions), decay[:real])
+        return self._outputs(out, z, x.dtype), parts
+
+    def fold(self, state: LinearState, parts: Ingredients) -> None:
+        """Applies rows to the state in plain decode's order of operations."""
+        memory = state.memory
+        for i in range(parts.k.shape[0]):
+            memory = memory * parts.decay[i, :, None, None]
+            memory = memory + parts.k[i, :, :, None] * parts.u[i, :, None]
+        state.memory = memory
+        state.conv = torch.cat((state.conv, parts.conv))[-(self.kernel - 1) :].clone()
+
+    def prefill(self, x: Tensor, state: LinearState, position: int, real: slice) -> Tensor:
+        """x: [rows, hidden] at absolute positions position.. (a multiple of INNER); rows outside `real` are padding.
+
+        Updates `state` to the end of `real`; returns [rows, hidden].
+        """
+        rows = x.shape[0]
+        mixed, z, q, k, v, beta, g = self._inputs(x, state.conv, real)
+        mask = torch.zeros(rows, 1, device=x.device)
+        mask[real] = 1.0
+        beta, g = beta * mask, g * mask
+        outs = []
+        memory = state.memory
+        for start in range(0, rows, INNER):
+            at = slice(start, start + INNER)
+            out, memory = chunk(*(y[at].transpose(0, 1) for y in (q, k, v)), beta[at].T, g[at].T, memory)
+            outs.append(out.transpose(0, 1))
+        state.memory = memory
+        state.conv = torch.cat((state.conv, mixed[real]))[-(self.kernel - 1) :].clone()
+        return self._outputs(torch.cat(outs), z, x.dtype)
+
+    def _inputs(self, x: Tensor, conv: Tensor, real: slice) -> tuple[Tensor, ...]:
+        """Projections and convolution: (conv inputs, z, q, k, v, beta, g), fp32, rows first."""
+        rows = x.shape[0]
+        mixed, z, b, a = F.linear(x, self.project).float().split(self.splits, dim=-1)
+        window = torch.zeros(rows + self.kernel - 1, self.channels, device=x.device)
+        # the kept inputs stand directly before the first real row, wherever padding has put it
+        window[real.start : real.start + self.kernel - 1] = conv
+        window[real.start + self.kernel - 1 : real.stop + self.kernel - 1] = mixed[real]
+        mixed_by_time = window[:rows] * self.taps[0]
+        for tap in range(1, self.kernel):
+            mixed_by_time = mixed_by_time + window[tap : tap + rows] * self.taps[tap]
+        q, k, v = F.silu(mixed_by_time).split((self.keys, self.keys, self.values), dim=-1)
+        groups = self.heads // self.key_heads
+        q = _unit(q.reshape(rows, self.key_heads, self.dk)) * self.dk**-0.5
+        k = _unit(k.reshape(rows, self.key_heads, self.dk))
+        if groups > 1:
+            q, k = q.repeat_interleave(groups, 1), k.repeat_interleave(groups, 1)
+        beta = torch.sigmoid(b)
+        g = self.rate * F.softplus(a + self.dt_bias)
+        return mixed, z, q, k, v.reshape(rows, self.heads, self.dv), beta, g
+
+    def _outputs(self, out: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
+        rows = out.shape[0]
+        gated = self.norm(out) * F.silu(z.reshape(rows, self.heads, self.dv))
+        return F.linear(gated.reshape(rows, -1).to(dtype), self.out)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+def chunk(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """One inner chunk of the gated delta rule. q, k: [heads, n, dk]; v: [heads, n, dv]; beta, g: [heads, n]; memory:
+    [heads, dk, dv]. Returns (out [heads, n, dv], new memory).
+
+    With cumulated log decay c: (I + A) U = beta (V - e^c K S), A_ij = beta_i e^(c_i - c_j) k_i.k_j for j < i.
+    """
+    total = g.cumsum(-1)
+    ratio = (total.unsqueeze(-1) - total.unsqueeze(-2)).tril().exp().tril()
+    beta = beta.unsqueeze(-1)
+    growth = total.exp().unsqueeze(-1)
+    inner = (beta * (k @ k.transpose(1, 2)) * ratio).tril(-1)
+    eye = torch.eye(k.shape[1], device=k.device)
+    wanted = beta * (v - growth * (k @ memory))
+    u = torch.linalg.solve_triangular(eye + inner, wanted, upper=False, unitriangular=True)
+    out = growth * (q @ memory) + ((q @ k.transpose(1, 2)) * ratio) @ u
+    last = total[:, -1:]
+    kept = k * (last - total).exp().unsqueeze(-1)
+    return out, memory * last.exp().unsqueeze(-1) + kept.transpose(1, 2) @ u

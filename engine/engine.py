@@ -1,0 +1,120 @@
+"""The engine as a whole: a model folder loaded, self-tested, and ready to open turns.
+
+Must not: run threads or know asyncio; whoever embeds it owns the thread that calls it.
+Invariant: a sequence belongs to one turn at a time; `close` gives it back for prefix reuse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.drafters.base import Drafter
+from engine.drafters.mtp import MtpDrafter
+from engine.drafters.ngram import NgramDrafter
+from engine.errors import ContextOverflow
+from engine.faults import Fault
+from engine.model import Model
+from engine.prefix import PrefixStore
+from engine.sampler import SamplingParams
+from engine.selftest import SelfTest, self_test
+from engine.sequence import Sequence as TokenSequence
+from engine.template import ChatTemplate
+from engine.tokenizer import Tokenizer
+from engine.turn import Turn, TurnOptions
+
+EMBEDDED = Path(__file__).with_name("embedded")
+"""The small model that is shipped with the project."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """rows: width of every decode step; keep: sequences kept for prefix reuse; fault: planted on purpose."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    rows: int = 8
+    keep: int = 4
+    fault: Fault | None = None
+
+
+class Engine:
+    """Not thread safe: one thread makes all calls after `load`, except `render` and `encode`."""
+
+    def __init__(self, folder: Path, options: EngineOptions = EngineOptions()) -> None:
+        """Loads everything. Raises EngineError (ConfigError, WeightError, TemplateError)."""
+        self.folder, self.options = folder, options
+        self.tokenizer = Tokenizer.load(folder)
+        self.template = ChatTemplate.load(folder)
+        self.model = Model.load(folder, options.device, DTYPES[options.dtype], rows=options.rows)
+        self.fingerprint = fingerprint(folder)
+        self.prefixes = PrefixStore(self._new_sequence, options.keep)
+
+    @property
+    def drafters(self) -> tuple[str, ...]:
+        """Drafter settings that this model can run."""
+        return ("none", "ngram", "mtp", "mtp+ngram") if self.model.mtp is not None else ("none", "ngram")
+
+    @property
+    def valid_tokens(self) -> int:
+        """Ids below this one are real; the model's vocabulary may be padded beyond the tokenizer's."""
+        return min(self.tokenizer.vocab_size, self.model.config.vocab_size)
+
+    def self_test(self) -> SelfTest:
+        """About a second; without the planted fault, which starts acting with the first turn."""
+        return self_test(self.model)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt text of a conversation. Raises TemplateError."""
+        return self.template.render(messages, tools or None, add_generation_prompt=True)
+
+    def open(self, prompt: Sequence[int], options: TurnOptions) -> Turn:
+        """A turn whose prompt still has to be prefilled: iterate `turn.sequence.prefill()` before the first step.
+
+        Raises ContextOverflow.
+        """
+        limit = self.model.config.max_context
+        if len(prompt) >= limit:  # before a kept sequence is touched
+            raise ContextOverflow(len(prompt), limit)
+        sequence = self.prefixes.take(prompt)
+        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault)
+        mtp = sequence.drafters.get("mtp")
+        if isinstance(mtp, MtpDrafter):
+            mtp.sampling = options.sampling
+        return turn
+
+    def close(self, turn: Turn) -> None:
+        """Keeps what the turn has committed for prefix reuse, however it ended."""
+        self.prefixes.put(turn.sequence)
+
+    def _new_sequence(self) -> TokenSequence:
+        sequence = TokenSequence(self.model)
+        drafters: dict[str, Drafter] = {"ngram": NgramDrafter()}
+        if self.model.mtp is not None:
+            drafters["mtp"] = MtpDrafter(self.model, lambda: sequence.state, self.valid_tokens)
+        sequence.drafters = drafters
+        return sequence
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 (16 hex digits) over configuration, tokenizer, template and a sample of each weights file."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".jinja", ".safetensors")):
+        digest.update(path.name.encode())
+        digest.update(str(path.stat().st_size).encode())
+        with path.open("rb") as file:
+            # weights can be tens of gigabytes: their header, beginning and end identify them well enough
+            digest.update(file.read(1 << 20))
+            file.seek(max(path.stat().st_size - (1 << 20), 0))
+            digest.update(file.read(1 << 20))
+    return digest.hexdigest()[:16]
+
+
+__all__ = ["EMBEDDED", "Engine", "EngineOptions", "Fault", "SamplingParams", "Turn", "TurnOptions"]

@@ -1,0 +1,68 @@
+"""The small layers: norms, rotary embedding, SwiGLU.
+
+Must not: keep state, or do anything whose result for one row depends on another row.
+Invariant: rows in, rows out; row i of the output is a function of row i of the input alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.weights import Weights
+
+
+class Norm:
+    """RMSNorm in fp32. zero_centred: the stored weight is w and (1 + w) is applied, as all norms of the family do,
+    except the one inside the linear layers."""
+
+    def __init__(self, weight: Tensor, eps: float, *, zero_centred: bool = True) -> None:
+        self.weight = weight.float() + 1.0 if zero_centred else weight.float()
+        self.eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [..., size]; returns the same shape and dtype."""
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return (y * self.weight).to(x.dtype)
+
+
+class Rope:
+    """Rotary position embedding of the first `rotary_dim` dims of a head, in the two-halves layout."""
+
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        dims = torch.arange(0, config.rotary_dim, 2, device=device, dtype=torch.float32)
+        self.inverse = config.rope_theta ** (-dims / config.rotary_dim)
+        self.dim = config.rotary_dim
+
+    def angles(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """cos and sin [count, 1, rotary_dim] fp32 of positions start.. (dim 1 broadcasts over heads)."""
+        positions = torch.arange(start, start + count, device=self.inverse.device, dtype=torch.float32)
+        half = positions[:, None] * self.inverse
+        angles = torch.cat((half, half), dim=-1)[:, None]
+        return angles.cos(), angles.sin()
+
+    def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """x: [rows, heads, head_dim]."""
+        cos, sin = angles
+        turned, rest = x[..., : self.dim].float(), x[..., self.dim :]
+        first, second = turned.chunk(2, dim=-1)
+        turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
+        return torch.cat((turned.to(x.dtype), rest), dim=-1)
+
+
+class SwiGlu:
+    """down(silu(gate(x)) * up(x)); gate and up are one matrix product."""
+
+    def __init__(self, weights: Weights, prefix: str, config: ModelConfig, dtype: torch.dtype) -> None:
+        wide = (config.intermediate_size, config.hidden_size)
+        gate = weights.take(f"{prefix}gate_proj.weight", wide, dtype)
+        up = weights.take(f"{prefix}up_proj.weight", wide, dtype)
+        self.gate_up = torch.cat((gate, up))
+        self.down = weights.take(f"{prefix}down_proj.weight", wide[::-1], dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        gate, up = F.linear(x, self.gate_up).chunk(2, dim=-1)
+        return F.linear(F.silu(gate) * up, self.down)

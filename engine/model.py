@@ -1,0 +1,174 @@
+"""The model: prefill, fixed-width decode and verify, commit.
+
+Must not: sample, draft, or keep anything about a sequence outside its `SequenceState`.
+Invariant: `decode` always computes exactly `rows` rows (padded), so a row has the same bits alone, beside drafts, and
+at any index; `prefill` works in padded chunks whose edges lie at absolute multiples of `prefill_rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.attention import Attention
+from engine.config import FULL, ModelConfig
+from engine.deltanet import INNER, DeltaNet
+from engine.errors import ContextOverflow
+from engine.faults import Fault
+from engine.kv import KVCache
+from engine.layers import Norm, Rope, SwiGlu
+from engine.mtp import MtpHead
+from engine.state import SequenceState
+from engine.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """hidden: post-final-norm states [n, H]; logits: fp32 [n, V]; n = number of real rows."""
+
+    hidden: Tensor
+    logits: Tensor
+
+
+class Layer:
+    """One decoder layer; exactly one of `attention` and `deltanet` is set."""
+
+    def __init__(self, weights: Weights, index: int, config: ModelConfig, dtype: torch.dtype) -> None:
+        prefix, eps, size = f"layers.{index}.", config.rms_norm_eps, (config.hidden_size,)
+        self.norm_in = Norm(weights.take(f"{prefix}input_layernorm.weight", size, dtype), eps)
+        self.norm_mid = Norm(weights.take(f"{prefix}post_attention_layernorm.weight", size, dtype), eps)
+        self.attention: Attention | None = None
+        self.deltanet: DeltaNet | None = None
+        if config.layer_types[index] == FULL:
+            self.attention = Attention(weights, f"{prefix}self_attn.", config, dtype)
+        else:
+            self.deltanet = DeltaNet(weights, f"{prefix}linear_attn.", config, dtype)
+        self.mlp = SwiGlu(weights, f"{prefix}mlp.", config, dtype)
+
+
+class Model:
+    """A loaded model. rows: width W of every decode step; prefill_rows: width of a prefill chunk."""
+
+    def __init__(self, weights: Weights, config: ModelConfig, dtype: torch.dtype, rows: int, prefill_rows: int) -> None:
+        if rows < 1 or prefill_rows % INNER:
+            raise ValueError(f"rows must be positive and prefill_rows a multiple of {INNER}")
+        self.config, self.dtype, self.device = config, dtype, weights.device
+        self.rows, self.prefill_rows = rows, prefill_rows
+        size = (config.vocab_size, config.hidden_size)
+        self.embedding = weights.take("embed_tokens.weight", size, dtype)
+        if config.tie_word_embeddings:
+            weights.discard("lm_head.weight")
+            self.head = self.embedding
+        else:
+            self.head = weights.take("lm_head.weight", size, dtype)
+        self.rope = Rope(config, self.device)
+        self.layers = [Layer(weights, i, config, dtype) for i in range(config.num_layers)]
+        self.norm = Norm(weights.take("norm.weight", size[1:], dtype), config.rms_norm_eps)
+        self.mtp: MtpHead | None = None
+        # the files decide, not the configuration: quantised repositories often lack the head they announce
+        if weights.has("mtp.fc.weight"):
+            self.mtp = MtpHead(weights, config, self.embedding, self.head, self.rope, dtype)
+        weights.finish()
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        rows: int = 8,
+        prefill_rows: int = 128,
+    ) -> Model:
+        """Loads a Hugging Face style folder. Raises ConfigError or WeightError."""
+        config = ModelConfig.load(folder)
+        return cls(Weights(folder, device), config, dtype, rows, prefill_rows)
+
+    def new_state(self) -> SequenceState:
+        """An empty sequence."""
+        deltanets = [layer.deltanet for layer in self.layers if layer.deltanet is not None]
+        full = self.config.num_layers - len(deltanets)
+        return SequenceState(
+            kv=[self._cache() for _ in range(full)],
+            linear=[d.new_state(self.device) for d in deltanets],
+            layers=deltanets,
+            mtp=self._cache() if self.mtp else None,
+        )
+
+    @torch.inference_mode()
+    def prefill(self, state: SequenceState, tokens: Sequence[int]) -> Tensor:
+        """Commits `tokens`; returns their post-final-norm hidden states [n, H]. Raises ContextOverflow."""
+        self._check_room(state, len(tokens))
+        hidden, done = [], 0
+        while done < len(tokens):
+            base = state.length // self.prefill_rows * self.prefill_rows
+            offset = state.length - base
+            count = min(self.prefill_rows - offset, len(tokens) - done)
+            hidden.append(self._prefill_chunk(state, tokens[done : done + count], base, offset))
+            done += count
+        return torch.cat(hidden)
+
+    @torch.inference_mode()
+    def decode(self, state: SequenceState, tokens: Sequence[int], fault: Fault | None = None) -> Rows:
+        """Computes 1..rows tokens at state.length.. without committing them; see `commit`. Raises ContextOverflow."""
+        real = len(tokens)
+        if not 1 <= real <= self.rows:
+            raise ValueError(f"decode takes 1 to {self.rows} tokens, got {real}")
+        self._check_room(state, real)
+        position = state.length
+        blind = fault is Fault.VERIFY_IGNORES_CACHE and real > 1
+        visible_from = position if blind else 0
+        x = self._embed(tokens, 0, self.rows)
+        angles = self.rope.angles(position, self.rows)
+        caches, memories = iter(state.kv), iter(state.linear)
+        parts = []
+        for layer in self.layers:
+            y = layer.norm_in(x)
+            if layer.attention is not None:
+                span = slice(0, real)
+                x = x + layer.attention(y, self.rope, angles, next(caches), position, span, visible_from)
+            elif layer.deltanet is not None:
+                out, part = layer.deltanet.decode(y, next(memories), real)
+                parts.append(part)
+                x = x + out
+            x = x + layer.mlp(layer.norm_mid(x))
+        state.provisional = tuple(parts)
+        hidden = self.norm(x)
+        return Rows(hidden[:real], F.linear(hidden, self.head)[:real].float())
+
+    @torch.inference_mode()
+    def commit(self, state: SequenceState, count: int) -> None:
+        """Makes the first `count` rows of the last decode part of the state."""
+        state.commit(count)
+
+    def _prefill_chunk(self, state: SequenceState, tokens: Sequence[int], base: int, offset: int) -> Tensor:
+        real = slice(offset, offset + len(tokens))
+        x = self._embed(tokens, offset, self.prefill_rows)
+        angles = self.rope.angles(base, self.prefill_rows)
+        caches, memories = iter(state.kv), iter(state.linear)
+        for layer in self.layers:
+            y = layer.norm_in(x)
+            if layer.attention is not None:
+                x = x + layer.attention(y, self.rope, angles, next(caches), base, real)
+            elif layer.deltanet is not None:
+                x = x + layer.deltanet.prefill(y, next(memories), base, real)
+            x = x + layer.mlp(layer.norm_mid(x))
+        state.skip_log(len(tokens))
+        return self.norm(x)[real]
+
+    def _embed(self, tokens: Sequence[int], offset: int, rows: int) -> Tensor:
+        """Embeddings [rows, H] with the tokens at `offset`; padding rows carry token 0."""
+        ids = torch.zeros(rows, dtype=torch.long, device=self.device)
+        ids[offset : offset + len(tokens)] = torch.tensor(list(tokens), device=self.device)
+        return self.embedding[ids]
+
+    def _cache(self) -> KVCache:
+        return KVCache(self.config.num_kv_heads, self.config.head_dim, self.dtype, self.device)
+
+    def _check_room(self, state: SequenceState, count: int) -> None:
+        if state.length + count > self.config.max_context:
+            raise ContextOverflow(state.length + count, self.config.max_context)

@@ -1,0 +1,64 @@
+"""What the engine reports about its work: plain records that cross the thread boundary.
+
+Must not: hold tensors (a report outlives the step and must not keep device memory).
+Invariant: records are immutable; times are milliseconds, logarithms are natural.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+EndReason = Literal["stop", "stop_sequence", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReport:
+    """One committed token. text: what it completes; margin: top-1 minus top-2 logit; finite: no NaN or infinity."""
+
+    id: int
+    text: str
+    logprob: float
+    top1_prob: float
+    margin: float
+    entropy: float
+    finite: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """A verify step recomputed one row at a time. mismatch: first row whose logits or state differ in any bit."""
+
+    rows: int
+    mismatch: int | None
+    max_abs_diff: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One step of a turn. position: index of its first token among the turn's generated tokens.
+
+    source: who drafted (`none`, `ngram`, `mtp`); context: committed tokens after the step. `end` is set on the last
+    step; the end-of-turn token is not among `tokens`.
+    """
+
+    position: int
+    tokens: tuple[TokenReport, ...]
+    source: str
+    drafted: int
+    accepted: int
+    milliseconds: float
+    context: int
+    audit: AuditReport | None = None
+    end: EndReason | None = None
+    stop_sequence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RewindReport:
+    """position: generated tokens kept; discarded: generated tokens thrown away; rebuilt: tokens computed again."""
+
+    position: int
+    discarded: int
+    rebuilt: int
+    milliseconds: float

@@ -1,0 +1,69 @@
+"""Exactness self-test: do speculative rows have the same bits as plain ones on this very device?
+
+Must not: use a planted fault, or claim more than it has compared.
+Invariant: `bitwise` is reported only if every compared logit row and the final state are equal in every bit.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from engine.kv import TILE
+from engine.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """rows: logit rows compared; mismatches: rows that differ in any bit; state_equal: fingerprints after all."""
+
+    exactness: Literal["bitwise", "distribution"]
+    rows: int
+    mismatches: int
+    state_equal: bool
+    milliseconds: float
+
+
+def self_test(model: Model, tokens: int = 24, seed: int = 0) -> SelfTest:
+    """Decodes random tokens one at a time, then again in blocks with rejected drafts behind them.
+
+    The context ends shortly before a KV tile boundary, so that the compared rows cross it.
+    """
+    started = time.perf_counter()
+    rng = random.Random(seed)
+    context = min(TILE - tokens // 2, model.config.max_context - tokens - model.rows)
+    if context < 1:
+        raise ValueError(f"max_position_embeddings: {model.config.max_context} is too small for a self-test")
+
+    def draw(count: int) -> list[int]:
+        return [rng.randrange(model.config.vocab_size) for _ in range(count)]
+
+    forced = draw(tokens)
+    plain = model.new_state()
+    model.prefill(plain, draw(context))
+    blocks = plain.clone()
+    expected = []
+    for token in forced:
+        expected.append(model.decode(plain, [token]).logits[0])
+        model.commit(plain, 1)
+    mismatches, at = 0, 0
+    while at < tokens:
+        accepted = min(rng.randint(1, model.rows), tokens - at)
+        rejected = draw(rng.randint(0, model.rows - accepted))
+        logits = model.decode(blocks, [*forced[at : at + accepted], *rejected]).logits
+        for index in range(accepted):
+            mismatches += not torch.equal(logits[index], expected[at + index])
+        model.commit(blocks, accepted)
+        at += accepted
+    equal = plain.fingerprint() == blocks.fingerprint()
+    return SelfTest(
+        exactness="bitwise" if equal and not mismatches else "distribution",
+        rows=tokens,
+        mismatches=mismatches,
+        state_equal=equal,
+        milliseconds=(time.perf_counter() - started) * 1e3,
+    )

@@ -1,0 +1,172 @@
+"""One token sequence and everything that belongs to it: its state, its history, its provenance, its drafters.
+
+Must not: sample, or know what a turn, a request or a text is.
+Invariant: a state is defined by its tokens AND by which of them were prefilled and which decoded. `provenance`
+records that; every rebuild follows it, so a rebuilt state is bit-equal to the one plain decoding would have had.
+The last token of `tokens` is pending: it is known, but not yet in the state (`length == len(tokens) - 1`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from engine.drafters.base import Drafter
+from engine.errors import ContextOverflow
+from engine.faults import Fault
+from engine.model import Model, Rows
+from engine.state import SequenceState
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Positions [start, end) of the state, all computed in one way."""
+
+    kind: Literal["prefill", "decode"]
+    start: int
+    end: int
+
+
+class Sequence:
+    """Owns one `SequenceState`. Not thread safe: the worker thread alone touches it.
+
+    speculated_from: lowest position that a verify step (drafts beside the pending token) has computed, or None.
+    From there on the state is only as good as speculation is; `rewind(trusted=True)` goes back before it.
+    """
+
+    def __init__(self, model: Model, drafters: Mapping[str, Drafter] | None = None) -> None:
+        self.model = model
+        self.state: SequenceState = model.new_state()
+        self.tokens: list[int] = []
+        self.provenance: list[Segment] = []
+        self.speculated_from: int | None = None
+        self.drafters: dict[str, Drafter] = dict(drafters or {})
+
+    @property
+    def length(self) -> int:
+        """Committed tokens in the state."""
+        return self.state.length
+
+    def begin(self, prompt: Tokens[int]) -> int:
+        """Takes a prompt that may share a prefix with the present tokens; returns how many positions are reused.
+
+        After this, iterate `prefill()` until it ends. Raises ContextOverflow if the prompt leaves no room for a token.
+        """
+        if not prompt:
+            raise ValueError("prompt: must hold at least one token")
+        limit = self.model.config.max_context
+        if len(prompt) >= limit:
+            raise ContextOverflow(len(prompt), limit)
+        shared = common_prefix(self.tokens, prompt)
+        # the token after the reused part stays pending, so it must be a shared one too
+        reused = min(max(shared - 1, 0), self.length, len(prompt) - 1)
+        if shared:
+            self.rewind(reused, trusted=False)
+        else:
+            self.state = self.model.new_state()
+            self.provenance, self.speculated_from = [], None
+            for drafter in self.drafters.values():
+                drafter.begin(prompt[:1])
+        self.tokens = list(prompt)
+        self.state.checkpoint()
+        return reused
+
+    def prefill(self) -> Iterator[int]:
+        """Prefills what is missing, one chunk per iteration (so that a caller can stop in between); yields lengths."""
+        rows = self.model.prefill_rows
+        while self.length < len(self.tokens) - 1:
+            start = self.length
+            end = min((start // rows + 1) * rows, len(self.tokens) - 1)
+            hidden = self.model.prefill(self.state, self.tokens[start:end])
+            self._record("prefill", start, end)
+            self._observe(start, end, hidden)
+            yield end
+        self.state.checkpoint()
+
+    def decode(self, drafts: Tokens[int] = (), fault: Fault | None = None) -> Rows:
+        """Computes the pending token and `drafts` after it; nothing is committed."""
+        return self.model.decode(self.state, [self.tokens[-1], *drafts], fault=fault)
+
+    def commit(self, new: Tokens[int], hidden: Tensor, *, speculative: bool) -> None:
+        """Takes `new` tokens as the outcome of the last `decode`: its first len(new) rows become state."""
+        start = self.length
+        self.model.commit(self.state, len(new))
+        if speculative and self.speculated_from is None:
+            self.speculated_from = start
+        self._record("decode", start, start + len(new))
+        self.tokens.extend(new)
+        self._observe(start, start + len(new), hidden)
+
+    def rewind(self, length: int, *, trusted: bool) -> int:
+        """Makes the state hold exactly the first `length` tokens and the next one pending; returns tokens recomputed.
+
+        trusted: rebuild from a point that no verify step has touched, generated tokens decoded one at a time.
+        Raises ValueError if `length` is not below the number of known tokens.
+        """
+        if not 0 <= length < len(self.tokens):
+            raise ValueError(f"cannot rewind to {length}: {len(self.tokens)} tokens are known")
+        base = min(length, self.length)
+        if trusted and self.speculated_from is not None:
+            base = min(base, self.speculated_from)
+        start = self.state.nearest(base)
+        target = min(length, self.length)
+        self.state.rewind(start)
+        rebuilt = target - start
+        if rebuilt:
+            self._recompute(start, target, width=1 if trusted else self.model.rows)
+        self._truncate(length, start)
+        return rebuilt
+
+    def _recompute(self, start: int, end: int, width: int) -> None:
+        for drafter in self.drafters.values():
+            drafter.truncate(start + 1)
+        for segment in self.provenance:
+            lo, hi = max(segment.start, start), min(segment.end, end)
+            if lo >= hi:
+                continue
+            if segment.kind == "prefill":
+                hidden = self.model.prefill(self.state, self.tokens[lo:hi])
+                self._observe(lo, hi, hidden)
+                continue
+            for at in range(lo, hi, width):
+                block = self.tokens[at : min(at + width, hi)]
+                rows = self.model.decode(self.state, block)
+                self.model.commit(self.state, len(block))
+                self._observe(at, at + len(block), rows.hidden)
+
+    def _truncate(self, length: int, rebuilt_from: int) -> None:
+        del self.tokens[length + 1 :]
+        self.provenance = [
+            Segment(s.kind, s.start, min(s.end, length)) for s in self.provenance if s.start < length
+        ]
+        if self.speculated_from is not None and rebuilt_from <= self.speculated_from:
+            self.speculated_from = None
+        for drafter in self.drafters.values():
+            drafter.truncate(length + 1)
+
+    def _record(self, kind: Literal["prefill", "decode"], start: int, end: int) -> None:
+        last = self.provenance[-1] if self.provenance else None
+        if last is not None and last.kind == kind == "decode" and last.end == start:
+            self.provenance[-1] = Segment(kind, last.start, end)
+        else:
+            self.provenance.append(Segment(kind, start, end))
+
+    def _observe(self, start: int, end: int, hidden: Tensor) -> None:
+        """Rows [start, end) were committed: each predicted the token after it, which the drafters now learn."""
+        following = self.tokens[start + 1 : end + 1]
+        for drafter in self.drafters.values():
+            drafter.extend(following, hidden[: end - start])
+
+
+def common_prefix(left: Tokens[int], right: Tokens[int]) -> int:
+    """Length of the longest common prefix of two token lists."""
+    size = min(len(left), len(right))
+    if left[:size] == right[:size]:
+        return size
+    a, b = torch.tensor(left[:size]), torch.tensor(right[:size])
+    return int((a != b).nonzero()[0].item())

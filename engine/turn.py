@@ -1,0 +1,213 @@
+"""One response: prefill the prompt, then draft, verify, sample and commit, step by step.
+
+Must not: choose a mode, judge the text, or talk to a client; it is told and it reports.
+Invariant: the tokens do not depend on the drafter. Verification is equality with the token that plain decoding
+samples at that absolute position, so any drafter, any draft length and any switch give the same stream.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+
+from engine.audit import audit_step
+from engine.detokenizer import StreamDetokenizer
+from engine.faults import Fault
+from engine.reports import AuditReport, EndReason, RewindReport, StepReport, TokenReport
+from engine.sampler import Choice, SamplingParams, choose
+from engine.sequence import Sequence
+from engine.stops import StopMatcher
+from engine.tokenizer import Tokenizer
+
+DRAFT_ORDER = {"none": (), "ngram": ("ngram",), "mtp": ("mtp",), "mtp+ngram": ("ngram", "mtp")}
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOptions:
+    """How one response is generated.
+
+    drafter: `none`, `ngram`, `mtp` or `mtp+ngram` (n-gram first, MTP where it has nothing), or the name of any other
+    drafter of the sequence. max_draft: most draft tokens per step (capped by the step width). audit_every: recompute
+    the first verify step and then one in so many; 0 = never. max_tokens: None = up to the context window.
+    """
+
+    sampling: SamplingParams = SamplingParams()
+    drafter: str = "none"
+    max_tokens: int | None = None
+    stops: tuple[str, ...] = ()
+    max_draft: int = 7
+    audit_every: int = 16
+
+
+class Turn:
+    """Generates one response on a sequence. Not thread safe: the worker thread alone calls it."""
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        prompt: Tokens[int],
+        tokenizer: Tokenizer,
+        options: TurnOptions,
+        fault: Fault | None = None,
+    ) -> None:
+        self.sequence = sequence
+        self.tokenizer = tokenizer
+        self.options = options
+        self.fault = fault
+        self.drafter = options.drafter
+        self.prompt_tokens = len(prompt)
+        self.cached_tokens = sequence.begin(prompt)
+        self.verify_steps = 0
+        self.ended = False
+        self._restart_text()
+
+    @property
+    def generated(self) -> list[int]:
+        """Token ids generated so far, including an end-of-turn token."""
+        return self.sequence.tokens[self.prompt_tokens :]
+
+    def step(self) -> StepReport:
+        """Decodes one step: 1..rows tokens. Must not be called after a report that carried `end`."""
+        if self.ended:
+            raise RuntimeError("the turn has ended; rewind it before another step")
+        started = time.perf_counter()
+        sequence, model = self.sequence, self.sequence.model
+        position = len(self.generated)
+        source, drafts = self._draft(self._room() - 1)
+        rows = sequence.decode(drafts, self.fault)
+        first = len(sequence.tokens)
+        choice = choose(
+            rows.logits,
+            range(first, first + len(drafts) + 1),
+            self.options.sampling,
+            self.tokenizer.vocab_size,
+        )
+        accepted = 0
+        while accepted < len(drafts) and choice.ids[accepted] == drafts[accepted]:
+            accepted += 1
+        new, tokens, end, stop = self._cut(choice, accepted + 1, position)
+        audit: AuditReport | None = None
+        if drafts:
+            if self._audit_is_due():
+                audit = audit_step(model, sequence.state, [sequence.tokens[-1], *new[:-1]], rows)
+            self.verify_steps += 1
+            sequence.drafters[source].feedback(len(drafts), accepted)
+        sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
+        self.ended = end is not None
+        return StepReport(
+            position=position,
+            tokens=tokens,
+            source=source,
+            drafted=len(drafts),
+            accepted=min(accepted, len(new)),
+            milliseconds=(time.perf_counter() - started) * 1e3,
+            context=sequence.length,
+            audit=audit,
+            end=end,
+            stop_sequence=stop,
+        )
+
+    def rewind(self, position: int, drafter: str, *, trusted: bool) -> RewindReport:
+        """Keeps the first `position` generated tokens and continues with `drafter`; works after the end too.
+
+        trusted: rebuild the state from a point that no verify step has touched. Raises ValueError if `position` is
+        not between 0 and the number of generated tokens.
+        """
+        generated = len(self.generated)
+        if not 0 <= position <= generated:
+            raise ValueError(f"cannot rewind to generated token {position}: there are {generated}")
+        started = time.perf_counter()
+        rebuilt = self.sequence.rewind(self.prompt_tokens + position - 1, trusted=trusted)
+        self.drafter = drafter
+        self.ended = False
+        self._restart_text()
+        milliseconds = (time.perf_counter() - started) * 1e3
+        return RewindReport(position, generated - position, rebuilt, milliseconds)
+
+    def _room(self) -> int:
+        """Tokens that may still be generated; at least 1 while the turn has not ended."""
+        room = self.sequence.model.config.max_context - len(self.sequence.tokens)
+        if self.options.max_tokens is not None:
+            room = min(room, self.options.max_tokens - len(self.generated))
+        return max(room, 1)
+
+    def _draft(self, room: int) -> tuple[str, list[int]]:
+        limit = min(room, self.options.max_draft, self.sequence.model.rows - 1)
+        if limit <= 0:
+            return "none", []
+        for name in DRAFT_ORDER.get(self.drafter, (self.drafter,)):
+            drafter = self.sequence.drafters.get(name)
+            drafts = drafter.propose(limit) if drafter is not None else []
+            if drafts:
+                return name, drafts[:limit]
+        return "none", []
+
+    def _audit_is_due(self) -> bool:
+        every = self.options.audit_every
+        return every > 0 and self.verify_steps % every == 0
+
+    def _cut(
+        self, choice: Choice, count: int, position: int
+    ) -> tuple[list[int], tuple[TokenReport, ...], EndReason | None, str | None]:
+        """Cuts the first `count` sampled tokens where the response ends, be it inside an accepted run."""
+        new: list[int] = []
+        reports: list[TokenReport] = []
+        end: EndReason | None = None
+        stop: str | None = None
+        room = self._room()
+        for index in range(count):
+            token = choice.ids[index]
+            new.append(token)
+            if token in self.tokenizer.eos_ids:
+                tail = self._flush_text()
+                end = "stop"
+                if tail and reports:
+                    last = reports[-1]
+                    reports[-1] = _with_text(last, last.text + tail)
+                break
+            text, stop = self._text(token)
+            if stop is not None:
+                end = "stop_sequence"
+            elif len(new) >= room:
+                end = "length"
+                text += self._flush_text()
+            reports.append(
+                TokenReport(
+                    token,
+                    text,
+                    choice.logprob[index],
+                    choice.top1_prob[index],
+                    choice.margin[index],
+                    choice.entropy[index],
+                    choice.finite[index],
+                )
+            )
+            if end is not None:
+                break
+        return new, tuple(reports), end, stop
+
+    def _text(self, token: int) -> tuple[str, str | None]:
+        piece = self._detokenizer.feed(token)
+        if not self.options.stops:
+            return piece, None
+        return self._stops.feed(piece)
+
+    def _flush_text(self) -> str:
+        piece = self._detokenizer.flush()
+        if not self.options.stops:
+            return piece
+        safe, _ = self._stops.feed(piece)
+        return safe + self._stops.flush()
+
+    def _restart_text(self) -> None:
+        self._detokenizer = StreamDetokenizer(self.tokenizer)
+        self._stops = StopMatcher(self.options.stops)
+        for token in self.generated:
+            self._text(token)
+
+
+def _with_text(token: TokenReport, text: str) -> TokenReport:
+    return TokenReport(
+        token.id, text, token.logprob, token.top1_prob, token.margin, token.entropy, token.finite
+    )

@@ -1,0 +1,43 @@
+"""Identifiers for training tasks: a few real words and many invented ones, split into training and held-out names.
+
+Must not: use global randomness. Invariant: a held-out name never occurs in training (split by a hash of the name).
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+NOUNS = (
+    "price cost weight score point level stock order item part unit step mark count rate share bonus tax fee goal "
+    "page line word note plan task team game card coin seat room road ship train plane book shelf box bag cup plate "
+    "tree leaf seed river stone cloud rain wind field farm horse sheep fish bird light wire cell motor wheel brake pump "
+    "valve tank pipe gauge signal pulse frame layer pixel color shape angle width height depth length volume mass speed "
+    "force power heat pressure reading sample batch record entry event ticket invoice ledger account budget salary "
+    "client vendor parcel route stop station track session user group role badge token packet queue buffer cache"
+).split()
+ONSETS = "b d f g k l m n p r s t v z br dr gr kr pl st tr sk".split()
+VOWELS = "a e i o u ai ou".split()
+CODAS = ["", "", "l", "n", "r", "s", "t", "m", "k"]
+
+
+def is_held_out(name: str) -> bool:
+    """One name in six is kept for held-out tasks."""
+    return zlib.crc32(name.encode()) % 6 == 0
+
+
+def invented(rng: random.Random) -> str:
+    """A word of two or three syllables that no dictionary has."""
+    return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((2, 2, 3))))
+
+
+def pick(rng: random.Random, held_out: bool, taken: set[str], invented_share: float = 0.5) -> str:
+    """A name of the asked split that is not in `taken`; it is added there."""
+    while True:
+        stem = invented(rng) if rng.random() < invented_share else rng.choice(NOUNS)
+        if is_held_out(stem) != held_out:
+            continue
+        name = stem + rng.choice(("", "", "", "s", "_" + stem[:1]))
+        if name not in taken and name.isidentifier():
+            taken.add(name)
+            return name

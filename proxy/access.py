@@ -1,0 +1,31 @@
+"""Who may talk to the server: API keys, and the Host header when it listens on loopback.
+
+Must not: log or echo a key. Invariant: without keys only requests that name a loopback host are served, so that a
+web page cannot reach the server under a name of its own (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import hmac
+
+from aiohttp import web
+
+from proxy.config import Server, is_loopback
+from proxy.errors import RequestError
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+
+
+def check_access(request: web.Request, server: Server) -> None:
+    """Raises RequestError (`unauthorized` or `forbidden`)."""
+    if server.keys:
+        if request.path in OPEN_PATHS:
+            return
+        given = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not any(hmac.compare_digest(given.encode(), key.encode()) for key in server.keys):
+            raise RequestError("unauthorized", "the API key is missing or wrong; send it as x-api-key or Bearer token")
+        return
+    host = request.headers.get("host", "")
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    if not is_loopback(name):
+        raise RequestError("forbidden", "Host: this server answers to loopback names only; set server.keys to open it")

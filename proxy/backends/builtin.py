@@ -1,0 +1,259 @@
+"""The built-in engine as a backend: one worker thread owns the device, asyncio awaits its steps.
+
+Must not: decide anything. The only module that imports `engine`.
+Invariant: the engine is touched by the worker thread alone; a cancelled await never leaves a turn half closed,
+because closing is queued behind the step that still runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from engine import reports
+from engine.engine import DTYPES, EMBEDDED, Engine, EngineOptions
+from engine.errors import ContextOverflow, EngineError
+from engine.faults import Fault
+from engine.sampler import SamplingParams
+from engine.selftest import SelfTest
+from engine.template import TemplateError
+from engine.turn import Turn, TurnOptions
+from policies.modes import DecodeMode
+from proxy.backends.base import (
+    Audit,
+    BackendError,
+    BadPrompt,
+    Capabilities,
+    ContextTooLong,
+    Delta,
+    ModelInfo,
+    Overloaded,
+    Rebuild,
+    RewindReport,
+    StepStats,
+    Token,
+)
+from proxy.conversation import ChatRequest, Message, Tool
+
+T = TypeVar("T")
+
+
+class BuiltinBackend:
+    """folder: a model in Hugging Face layout, None = the embedded one. max_turns: responses in the making at once;
+    threads: torch threads of the worker; plant: name of a fault to plant (demo and tests only)."""
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        name: str | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        threads: int = 1,
+        audit_every: int = 16,
+        max_turns: int = 8,
+        plant: str | None = None,
+    ) -> None:
+        self.folder = folder or EMBEDDED
+        self.name = name or ("specguard-embedded" if folder is None else folder.resolve().name)
+        if dtype not in DTYPES:
+            raise BackendError(f"model.dtype: {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        try:
+            fault = Fault(plant) if plant else None
+        except ValueError:
+            known = ", ".join(Fault)
+            raise BackendError(f"plant: there is no fault {plant!r}; known faults: {known}") from None
+        self._options = EngineOptions(device=device, dtype=dtype, fault=fault)
+        self._threads, self._audit_every, self._max_turns = threads, audit_every, max_turns
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._engine: Engine | None = None
+        self._turns = 0
+        self.info = ModelInfo(self.name, "", 0)
+        self.capabilities = Capabilities(True, True, True, True, "unknown")
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            raise Overloaded("the model is still loading; retry in a moment")
+        return self._engine
+
+    async def start(self) -> None:
+        """Loads the model and runs the self-test on the worker thread."""
+        try:
+            engine, test = await self.run(self._load)
+        except EngineError as error:
+            raise BackendError(f"the model in {self.folder} cannot be loaded: {error}") from error
+        self._engine = engine
+        self.info = ModelInfo(
+            self.name,
+            engine.fingerprint,
+            engine.model.config.max_context,
+            details={
+                "architecture": engine.model.config.model_type,
+                "device": self._options.device,
+                "dtype": self._options.dtype,
+                "self_test": f"{test.rows - test.mismatches}/{test.rows} rows bitwise equal",
+            },
+        )
+        modes = tuple(str(DecodeMode(drafter)) for drafter in engine.drafters)
+        self.capabilities = Capabilities(True, True, True, True, test.exactness, modes)
+
+    async def stop(self) -> None:
+        """Waits for the running step, then ends the worker."""
+        await asyncio.to_thread(self._worker.shutdown, wait=True, cancel_futures=True)
+        self._engine = None
+
+    async def generate(self, request: ChatRequest, mode: DecodeMode) -> BuiltinGeneration:
+        """Renders, tokenises and prefills; between two chunks of the prompt a cancelled request stops."""
+        engine = self.engine
+        if mode.codec != "full":
+            raise BadPrompt(f"kv: codec {mode.codec!r} is not available in this version; use 'full'")
+        if mode.drafter not in engine.drafters:
+            raise BadPrompt(
+                f"speculative.types: {mode.drafter!r} needs an MTP head, which this model lacks; use 'ngram'"
+            )
+        if self._turns >= self._max_turns:
+            raise Overloaded(f"{self._turns} responses are in the making; retry in a moment")
+        self._turns += 1
+        try:
+            return await self._open(engine, request, mode)
+        except BaseException:
+            self._turns -= 1
+            raise
+
+    async def count_tokens(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> int:
+        engine = self.engine
+        prompt = await asyncio.to_thread(self._prompt, engine, messages, tools)
+        return len(prompt)
+
+    async def run(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Runs a call on the worker thread."""
+        return await asyncio.wrap_future(self._worker.submit(call, *arguments))
+
+    async def closed(self, turn: Turn) -> None:
+        """A generation is over: its sequence goes back for prefix reuse, behind any step that still runs."""
+        self._turns -= 1
+        with contextlib.suppress(RuntimeError):  # the worker is shut down already
+            await asyncio.shield(self.run(self.engine.close, turn))
+
+    def _load(self) -> tuple[Engine, SelfTest]:
+        torch.set_num_threads(self._threads)
+        engine = Engine(self.folder, self._options)
+        return engine, engine.self_test()
+
+    @staticmethod
+    def _prompt(engine: Engine, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> list[int]:
+        try:
+            text = engine.render([_as_template(m) for m in messages], [_as_function(t) for t in tools])
+        except TemplateError as error:
+            raise BadPrompt(str(error)) from error
+        return engine.tokenizer.encode(text)
+
+    async def _open(self, engine: Engine, request: ChatRequest, mode: DecodeMode) -> BuiltinGeneration:
+        prompt = await asyncio.to_thread(self._prompt, engine, request.messages, request.tools)
+        wanted = request.sampling
+        seed = wanted.seed if wanted.seed is not None else (secrets.randbits(63) if wanted.temperature > 0 else 0)
+        try:
+            sampling = SamplingParams(wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p, seed)
+        except ValueError as error:
+            raise BadPrompt(str(error)) from error
+        options = TurnOptions(
+            sampling=sampling,
+            drafter=mode.drafter,
+            max_tokens=request.max_tokens,
+            stops=request.stop,
+            audit_every=self._audit_every,
+        )
+        started = time.perf_counter()
+        try:
+            turn = await self.run(engine.open, prompt, options)
+        except ContextOverflow as error:
+            raise ContextTooLong(error.prompt, error.limit) from error
+        try:
+            chunks = turn.sequence.prefill()
+            while await self.run(next, chunks, None) is not None:
+                pass
+        except BaseException:
+            self._worker.submit(engine.close, turn)
+            raise
+        return BuiltinGeneration(self, turn, mode, seed, (time.perf_counter() - started) * 1e3)
+
+
+class BuiltinGeneration:
+    """One response of the built-in engine."""
+
+    def __init__(self, backend: BuiltinBackend, turn: Turn, mode: DecodeMode, seed: int, prompt_ms: float) -> None:
+        self._backend, self._turn, self._mode = backend, turn, mode
+        self._closed = False
+        self.prompt_tokens, self.cached_tokens = turn.prompt_tokens, turn.cached_tokens
+        self.prompt_ms, self.seed = prompt_ms, seed
+
+    async def next(self) -> Delta | None:
+        if self._turn.ended:
+            return None
+        return _as_delta(await self._backend.run(self._turn.step), self._mode)
+
+    async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
+        def call() -> reports.RewindReport:
+            return self._turn.rewind(position, mode.drafter, trusted=rebuild == "trusted")
+
+        report = await self._backend.run(call)
+        self._mode = mode
+        return RewindReport(report.position, report.discarded, report.rebuilt, report.milliseconds, mode)
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._backend.closed(self._turn)
+
+
+def _as_delta(step: reports.StepReport, mode: DecodeMode) -> Delta:
+    audit = step.audit
+    return Delta(
+        position=step.position,
+        tokens=tuple(Token(t.id, t.text, t.logprob, t.top1_prob, t.margin, t.entropy, t.finite) for t in step.tokens),
+        step=StepStats(
+            mode=mode,
+            source=step.source,
+            drafted=step.drafted,
+            accepted=step.accepted,
+            milliseconds=step.milliseconds,
+            context=step.context,
+            audit=Audit(audit.rows, audit.mismatch, audit.max_abs_diff) if audit else None,
+        ),
+        end=step.end,
+        stop_sequence=step.stop_sequence,
+    )
+
+
+def _as_template(message: Message) -> dict[str, Any]:
+    """A message as chat templates expect it; tool arguments stay objects."""
+    fields: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.thinking:
+        fields["reasoning_content"] = message.thinking
+    if message.calls:
+        fields["tool_calls"] = [
+            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
+            for c in message.calls
+        ]
+    if message.role == "tool":
+        fields["tool_call_id"] = message.call_id
+    return fields
+
+
+def _as_function(tool: Tool) -> dict[str, Any]:
+    # through JSON, so that the template sees plain dicts and lists whatever the wire module parsed into
+    parameters = json.loads(json.dumps(dict(tool.parameters)))
+    return {
+        "type": "function",
+        "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
+    }

@@ -1,0 +1,167 @@
+"""The command `specguard`: serve, incidents, check-config.
+
+Must not: do work that a library user would need (that is in the modules it calls).
+Invariant: a wrong call or configuration ends with status 2 and one clear line, never with a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+
+from policies.modes import DecodeMode
+from proxy import config as configuration
+from proxy.config import Config, ConfigProblem
+from proxy.incidents import IncidentStore
+from proxy.report import incident_page, incident_table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except ConfigProblem as problem:
+        print(f"specguard: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="specguard",
+        description="A guard between coding agents and a local model: speculative speed, checked tool calls, and a "
+        "fall-back to plain decoding inside the same response.",
+    )
+    parser.add_argument("--version", action="version", version=f"specguard {_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser(
+        "serve",
+        help="start the server",
+        description="Starts the server and prints how to point agents at it. Flags override the environment "
+        "(SPECGUARD_SECTION__KEY), which overrides the file.",
+    )
+    serve.add_argument("--config", type=Path, metavar="FILE", help="TOML file, see examples/config.example.toml")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1; others need server.keys)")
+    serve.add_argument("--port", type=int, help="port to listen on (default 8787)")
+    serve.add_argument("--model", metavar="DIR", help="model folder in Hugging Face layout (default: the embedded one)")
+    serve.add_argument(
+        "--mode",
+        type=_mode,
+        help="decode mode: plain, ngram, mtp or mtp+ngram (default mtp+ngram)",
+        metavar="MODE",
+    )
+    serve.add_argument("--incidents", metavar="FILE", help="where incidents are kept (SQLite)")
+    serve.add_argument("--observe", action="store_true", help="record findings, change nothing")
+    serve.add_argument("--plant", metavar="FAULT", help="plant an engine fault, for demos (verify-ignores-cache)")
+    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    serve.set_defaults(run=_serve)
+
+    incidents = commands.add_parser("incidents", help="look at what the guard has caught")
+    views = incidents.add_subparsers(required=True, metavar="VIEW")
+    listing = views.add_parser("list", help="the newest incidents, one a line")
+    listing.add_argument("--limit", type=int, default=20, help="how many (default 20)")
+    listing.set_defaults(run=_list)
+    show = views.add_parser("show", help="everything about one incident")
+    show.add_argument("id", metavar="ID", help="as listed, or its beginning if that is unique")
+    show.set_defaults(run=_show)
+    for view in (listing, show):
+        view.add_argument("--json", action="store_true", help="machine-readable (CloudEvents)")
+        view.add_argument("--incidents", metavar="FILE", help="store to read (default: as configured)")
+        view.add_argument("--config", type=Path, metavar="FILE")
+
+    check = commands.add_parser("check-config", help="check a configuration file and print what it means")
+    check.add_argument("config", type=Path, metavar="FILE")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _mode(text: str) -> str:
+    try:
+        return str(DecodeMode.parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _version() -> str:
+    from proxy.server import own_version
+
+    return own_version()
+
+
+def _load(options: argparse.Namespace) -> Config:
+    given = vars(options)
+    flags = {
+        "server.host": given.get("host"),
+        "server.port": given.get("port"),
+        "model.path": given.get("model"),
+        "decode.mode": given.get("mode"),
+        "incidents.path": given.get("incidents"),
+        "guard.action": "observe" if given.get("observe") else None,
+        "plant": given.get("plant"),
+        "log.level": given.get("log_level"),
+    }
+    return configuration.load(given.get("config"), os.environ, flags)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from proxy.serve import serve
+
+    return serve(_load(options))
+
+
+def _store(options: argparse.Namespace) -> IncidentStore:
+    path = Path(_load(options).incidents.path)
+    if not path.exists():
+        raise ConfigProblem(f"{path}: there is no incident store; name one with --incidents FILE")
+    return IncidentStore(path)
+
+
+def _list(options: argparse.Namespace) -> int:
+    store = _store(options)
+    if options.limit < 1:
+        raise ConfigProblem("--limit: must be at least 1")
+    records = store.list(options.limit)
+    if options.json:
+        for record in records:
+            print(orjson.dumps(record.cloud_event()).decode())
+    elif not records:
+        print("no incidents")
+    else:
+        Console().print(incident_table(records))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    store = _store(options)
+    record = store.get(options.id)
+    if record is None:
+        matches = [r for r in store.list(1000) if r.id.startswith(options.id)]
+        record = matches[0] if len(matches) == 1 else None
+    if record is None:
+        raise ConfigProblem(f"there is no incident {options.id}; `specguard incidents list` shows which there are")
+    if options.json:
+        print(orjson.dumps(record.cloud_event(), option=orjson.OPT_INDENT_2).decode())
+    else:
+        Console(soft_wrap=True).print(incident_page(record))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    config = _load(options)
+    shown = config.model_dump()
+    shown["server"]["keys"] = [f"({len(config.server.keys)} set)"] if config.server.keys else []
+    print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
+    return 0

@@ -1,0 +1,171 @@
+"""Configuration: a TOML file, the environment (`SPECGUARD_SECTION__KEY`), flags; in rising precedence.
+
+Must not: accept a key that nobody reads. Invariant: a Config is complete and consistent, or a ConfigProblem says
+which key is wrong and what to write instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from policies.modes import DecodeMode
+
+ENV_PREFIX = "SPECGUARD_"
+
+
+class ConfigProblem(Exception):
+    """The configuration cannot be used; the message names the key and the remedy."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(_Section):
+    """Where to listen and how much to accept."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8787, ge=0, le=65535)
+    keys: tuple[str, ...] = ()
+    max_body_bytes: int = Field(default=64 << 20, ge=1024)
+    keepalive_s: float = Field(default=10.0, gt=0, le=240)
+    drain_s: float = Field(default=20.0, ge=0)
+
+
+class Model(_Section):
+    """Which model to serve. path "" = the embedded one; any_name: answer to every model name."""
+
+    path: str = ""
+    name: str = ""
+    aliases: tuple[str, ...] = ()
+    any_name: bool = False
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int = Field(default=1, ge=1)
+    max_turns: int = Field(default=8, ge=1)
+
+
+class Decode(_Section):
+    """Decode mode and defaults. audit_every: the first verify step of a response and then one in so many."""
+
+    mode: str = "mtp+ngram"
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    audit_every: int = Field(default=16, ge=0)
+
+    @field_validator("mode")
+    @classmethod
+    def _known_mode(cls, value: str) -> str:
+        DecodeMode.parse(value)
+        return value
+
+
+class Guard(_Section):
+    """What a finding leads to; see `policies.policy`."""
+
+    action: Literal["enforce", "observe"] = "enforce"
+    max_rewinds: int = Field(default=2, ge=0, le=16)
+    hold_call_chars: int = Field(default=1 << 20, ge=1024)
+    hold_text_chars: int = Field(default=1 << 18, ge=1024)
+
+
+class Incidents(_Section):
+    """Where incidents are kept. keep_prompts stores the conversation with each incident."""
+
+    path: str = "specguard-incidents.sqlite"
+    keep_prompts: bool = False
+
+
+class Log(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(_Section):
+    """The whole configuration. plant: name of an engine fault to plant on purpose (demo, tests, qualification)."""
+
+    server: Server = Server()
+    model: Model = Model()
+    decode: Decode = Decode()
+    guard: Guard = Guard()
+    incidents: Incidents = Incidents()
+    log: Log = Log()
+    plant: str = ""
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> Config:
+        if not is_loopback(self.server.host) and not self.server.keys:
+            raise ValueError(
+                f"server.host: listening on {self.server.host} needs server.keys, or anybody who reaches this "
+                "machine can use the model; set keys or use 127.0.0.1"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Is it a loopback address or a name for one?"""
+    if host.rstrip(".").lower() == "localhost" or host.lower().endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
+    """flags: dotted keys (`server.port`) with values other than None. Raises ConfigProblem."""
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigProblem(f"{file}: there is no such file") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigProblem(f"{file}: cannot be read as TOML: {error}") from None
+    for name, text in environment.items():
+        if name.startswith(ENV_PREFIX) and "__" in name:
+            _put(values, name[len(ENV_PREFIX) :].lower().split("__"), _typed(text))
+    for name, value in flags.items():
+        if value is not None:
+            _put(values, name.split("."), value)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigProblem("\n".join(_explain(problem) for problem in error.errors(include_url=False))) from None
+
+
+def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigProblem(f"{key}: is a section, not a value")
+        values = inner
+    values[keys[-1]] = value
+
+
+def _typed(text: str) -> Any:
+    """A value from the environment: TOML syntax if it is one, else plain text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        text = str(problem["msg"]).removeprefix("Value error, ")
+        return f"{where}: {text}" if where else text
+    section: type[BaseModel] = Config
+    for part in problem["loc"][:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    near = difflib.get_close_matches(str(problem["loc"][-1]), list(section.model_fields), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(section.model_fields)}"
+    return f"{where}: there is no such key; {hint}"

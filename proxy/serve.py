@@ -1,0 +1,117 @@
+"""Runs the server in the foreground: load, announce, serve, drain on a signal.
+
+Must not: handle requests itself. Invariant: after the first SIGINT or SIGTERM no new request is taken, running
+responses get `server.drain_s` seconds to end; a second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+from rich.console import Console
+from rich.markup import escape
+
+from proxy import logging
+from proxy.app import SERVICE, build_backend, create_app
+from proxy.backends.base import BackendError
+from proxy.config import Config, ConfigProblem
+from proxy.incidents import IncidentStore
+from proxy.service import Service
+
+log = structlog.get_logger()
+
+
+def serve(config: Config) -> int:
+    """Returns the exit status: 0 after a drain, 1 if the model cannot be loaded, 2 if the port is taken."""
+    logging.configure(config.log.level)
+    return asyncio.run(_serve(config))
+
+
+async def _serve(config: Config) -> int:
+    console = Console(stderr=True, highlight=False)
+    try:
+        with console.status("starting the engine (importing torch) ..."):
+            backend = await asyncio.to_thread(build_backend, config)
+    except BackendError as error:
+        raise ConfigProblem(str(error)) from None
+    app = create_app(config, backend, IncidentStore(Path(config.incidents.path), config.incidents.keep_prompts))
+    service = app[SERVICE]
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=config.server.drain_s)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.server.host, config.server.port)
+        try:
+            await site.start()
+        except OSError as error:
+            where = f"{config.server.host}:{config.server.port}"
+            print(
+                f"specguard: cannot listen on {where} ({error.strerror}); choose another --port",
+                file=sys.stderr,
+            )
+            return 2
+        signals: asyncio.Queue[int] = asyncio.Queue()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+        with console.status("loading the model and checking its exactness ..."):
+            await _first(service.settled.wait(), signals.get())
+        if service.failure:
+            print(f"specguard: {service.failure}", file=sys.stderr)
+            return 1
+        if service.ready:
+            port = runner.addresses[0][1]
+            console.print(announcement(config, service, port))
+            await signals.get()
+        await _drain(service, signals, config.server.drain_s, console)
+        return 0
+    finally:
+        await runner.cleanup()
+
+
+async def _drain(service: Service, signals: asyncio.Queue[int], limit_s: float, console: Console) -> None:
+    service.draining = True
+    if service.in_flight:
+        console.print(
+            f"finishing {service.in_flight} response(s), at most {limit_s:g} s; press Ctrl-C again to stop now"
+        )
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(_first(service.idle.wait(), signals.get()), limit_s)
+
+
+async def _first(*waits: object) -> None:
+    """Waits until one of several awaitables is done and cancels the rest."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[call-overload]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def announcement(config: Config, service: Service, port: int) -> str:
+    """What is served and how to point agents at it, as rich markup."""
+    base = f"http://{config.server.host}:{port}"
+    info, exactness = service.backend.info, service.backend.capabilities.exactness
+    key = "YOUR-KEY" if config.server.keys else "local"
+    claim = {
+        "bitwise": "bitwise (same seed, same text, speculation on or off)",
+        "distribution": "distribution only (this device does not repeat bits)",
+    }.get(exactness, exactness)
+    fault = f"\n[bold red]planted fault[/]  {escape(config.plant)}" if config.plant else ""
+    return f"""[bold]specguard[/] is serving [bold]{escape(info.id)}[/] on [bold]{base}[/]
+mode {service.mode}   guard {service.policy.action}   exactness {claim}
+context {info.context_window} tokens   incidents {escape(config.incidents.path)}{fault}
+
+[bold]Claude Code[/]
+  export ANTHROPIC_BASE_URL={base} ANTHROPIC_AUTH_TOKEN={key} ANTHROPIC_MODEL={escape(info.id)}
+  export CLAUDE_CODE_ATTRIBUTION_HEADER=0 CLAUDE_CODE_MAX_CONTEXT_TOKENS={info.context_window}
+[bold]Codex[/]  speaks only /v1/responses, which is not served yet; any chat-completions agent works:
+  export OPENAI_BASE_URL={base}/v1 OPENAI_API_KEY={key}
+[bold]Python SDKs[/]
+  openai.OpenAI(base_url="{base}/v1", api_key="{key}")
+  anthropic.Anthropic(base_url="{base}", api_key="{key}")
+"""

@@ -1,0 +1,221 @@
+"""HTTP handlers: from client bytes to a guarded session and back.
+
+Must not: look into tokens, retry anything, or end a stream as if it were complete when it is not.
+Invariant: a failure before the first event is a real HTTP status in the API's own shape; after it, the API's in-stream
+error and a closed connection. A client that leaves stops the generation at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import orjson
+import structlog
+from aiohttp import web
+
+from proxy import errors
+from proxy.access import check_access
+from proxy.backends.base import BackendError
+from proxy.conversation import ChatRequest
+from proxy.errors import RequestError
+from proxy.service import Service
+from proxy.streaming import Encoder, Outcome, stream
+from proxy.wire import anthropic_parse, openai_chat_parse
+from proxy.wire.anthropic_messages import AnthropicEncoder
+from proxy.wire.openai_chat import OpenAIChatEncoder
+from proxy.wire.parsed import Parsed
+
+log = structlog.get_logger()
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+SESSION_HEADERS = ("x-claude-code-session-id", "x-session-id", "x-litellm-session-id", "session-id")
+
+
+def wire_of(request: web.Request) -> errors.Wire:
+    """Whose error shape a client expects."""
+    anthropic = request.path.startswith("/v1/messages") or "anthropic-version" in request.headers
+    return "anthropic" if anthropic else "openai"
+
+
+def middleware(service: Service) -> Any:
+    """Request ids, access checks, and errors in the API's own shape."""
+
+    @web.middleware
+    async def outer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        request["id"] = request_id
+        wire = wire_of(request)
+        try:
+            check_access(request, service.config.server)
+            response = await handler(request)
+        except RequestError as error:
+            response = failed(wire, error, request_id)
+        except BackendError as error:
+            response = failed(wire, errors.translate(wire, error), request_id)
+        except web.HTTPRequestEntityTooLarge:
+            limit = service.config.server.max_body_bytes
+            problem = RequestError(
+                "request_too_large", f"the body is larger than {limit} bytes (server.max_body_bytes)"
+            )
+            response = failed(wire, problem, request_id)
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            problem = RequestError("method_not_allowed", f"{request.method} is not possible here; use {allowed}")
+            response = failed(wire, problem, request_id)
+        except web.HTTPNotFound:
+            problem = RequestError("not_found", f"there is no {request.path[:200]}; see GET / for what there is")
+            response = failed(wire, problem, request_id)
+        except web.HTTPException:
+            raise
+        except Exception:
+            log.exception("request.failed", request_id=request_id, path=request.path)
+            response = failed(wire, RequestError("internal", "the server failed; its log says why"), request_id)
+        if not response.prepared:
+            response.headers["x-request-id"] = response.headers["request-id"] = request_id
+        return response
+
+    return outer
+
+
+def failed(wire: errors.Wire, error: RequestError, request_id: str) -> web.Response:
+    log.info("request.refused", request_id=request_id, kind=error.kind, param=error.param)
+    return web.Response(
+        status=errors.status(wire, error),
+        body=orjson.dumps(errors.body(wire, error, request_id)),
+        content_type="application/json",
+        headers=errors.headers(error),
+    )
+
+
+class Handlers:
+    """One method per route."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def openai_chat(self, http: web.Request) -> web.StreamResponse:
+        parsed = openai_chat_parse.parse(await http.read(), self._service.config.decode.temperature)
+        return await self._respond(http, parsed, OpenAIChatEncoder)
+
+    async def anthropic_messages(self, http: web.Request) -> web.StreamResponse:
+        parsed = anthropic_parse.parse(await http.read(), self._service.config.decode.temperature)
+        return await self._respond(http, parsed, AnthropicEncoder)
+
+    async def count_tokens(self, http: web.Request) -> web.StreamResponse:
+        request = anthropic_parse.parse(await http.read(), counting=True).request
+        self._check_ready()
+        self._service.session(request)
+        return _json({"input_tokens": await self._service.backend.count_tokens(request.messages, request.tools)})
+
+    async def models(self, http: web.Request) -> web.StreamResponse:
+        cards = [self._card(wire_of(http), name) for name in self._service.known_models()]
+        if wire_of(http) == "anthropic":
+            ends = {"first_id": cards[0]["id"], "last_id": cards[-1]["id"]}
+            return _json({"data": cards, "has_more": False, **ends})
+        return _json({"object": "list", "data": cards})
+
+    async def model(self, http: web.Request) -> web.StreamResponse:
+        name = http.match_info["model"]
+        if name not in self._service.known_models():
+            known = ", ".join(self._service.known_models())
+            raise RequestError(
+                "unknown_model", f"model: there is no model {name[:80]!r} here; use one of {known}", "model"
+            )
+        return _json(self._card(wire_of(http), name))
+
+    async def health(self, _: web.Request) -> web.StreamResponse:
+        """The process lives; never touches the engine."""
+        return _json({"status": "ok"})
+
+    async def ready(self, _: web.Request) -> web.StreamResponse:
+        service = self._service
+        info, capabilities = service.backend.info, service.backend.capabilities
+        reason = service.not_ready()
+        body = {
+            "ready": not reason,
+            "reason": reason or None,
+            "model": {"id": info.id, "fingerprint": info.fingerprint, "context_window": info.context_window}
+            | info.details,
+            "mode": str(service.mode),
+            "exactness": capabilities.exactness,
+            "modes": list(capabilities.modes),
+            "guard": service.policy.action,
+            "planted_fault": service.config.plant or None,
+            "in_flight": service.in_flight,
+        }
+        return _json(body, 503 if reason else 200)
+
+    async def version(self, _: web.Request) -> web.StreamResponse:
+        return _json({"version": own_version()})
+
+    async def root(self, _: web.Request) -> web.StreamResponse:
+        """Clients probe the base URL; tell a human what is here."""
+        paths = ["POST /v1/chat/completions", "POST /v1/messages", "POST /v1/messages/count_tokens"]
+        return _json({"service": "specguard", "endpoints": [*paths, "GET /v1/models", "GET /health", "GET /ready"]})
+
+    def _card(self, wire: errors.Wire, name: str) -> dict[str, Any]:
+        if wire == "anthropic":
+            return {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
+        window = self._service.backend.info.context_window
+        return {"id": name, "object": "model", "created": 0, "owned_by": "specguard", "max_model_len": window}
+
+    def _check_ready(self) -> None:
+        if reason := self._service.not_ready():
+            raise RequestError("internal" if self._service.failure else "overloaded", reason)
+
+    async def _respond(
+        self, http: web.Request, parsed: Parsed, make_encoder: Callable[[ChatRequest, str, bool], Encoder]
+    ) -> web.StreamResponse:
+        """Guards one response. The first event is awaited before headers are sent, so early failures are statuses."""
+        service = self._service
+        request = replace(parsed.request, request_id=http["id"], session=session_key(http, parsed.request))
+        self._check_ready()
+        session = service.session(request)
+        transcript = http.headers.get("x-specguard-transcript") == "1"
+        encoder = make_encoder(request, request.model, transcript)
+        extra = {"x-request-id": http["id"], "request-id": http["id"], "x-specguard-mode": str(session.mode)}
+        if parsed.ignored:
+            extra["x-specguard-ignored"] = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
+        outcome = Outcome(request)
+        with service.counted(), outcome.logged():
+            async with aclosing(session.events()) as events:
+                if request.stream:
+                    keep_alive_s = service.config.server.keepalive_s
+                    return await stream(http, extra, outcome.watch(events), encoder, keep_alive_s)
+                async for event in outcome.watch(events):
+                    encoder.collect(event)
+            return _json(encoder.body(), headers=extra)
+
+
+def session_key(http: web.Request, request: ChatRequest) -> str:
+    """Which conversation a request belongs to: what the client says, else a hash of how it began."""
+    for name in SESSION_HEADERS:
+        value = http.headers.get(name, "")
+        if REQUEST_ID.fullmatch(value):
+            return value
+    opening = "\0".join(m.text for m in request.messages[:2])
+    return f"auto-{hashlib.sha256(opening.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+def own_version() -> str:
+    try:
+        return version("specguard")
+    except PackageNotFoundError:
+        return "source"
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    body = orjson.dumps(value)
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+def _header_safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "?", name)[:64]

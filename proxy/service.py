@@ -1,0 +1,75 @@
+"""What all handlers share: configuration, backend, policy, incident store, and whether the model is ready.
+
+Must not: handle a request. Invariant: `ready` is True only after the backend has started; `failure` says why not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from policies.modes import DecodeMode
+from policies.policy import Policy
+from proxy.backends.base import Backend
+from proxy.config import Config
+from proxy.conversation import ChatRequest
+from proxy.errors import RequestError
+from proxy.incidents import IncidentStore
+from proxy.session import GuardedSession
+
+
+@dataclass(slots=True)
+class Service:
+    """One running server. settled: set when loading has ended, either way. mode: decode mode of the server."""
+
+    config: Config
+    backend: Backend
+    incidents: IncidentStore
+    policy: Policy
+    mode: DecodeMode
+    ready: bool = False
+    failure: str = ""
+    draining: bool = False
+    in_flight: int = 0
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts a response as in flight; `idle` is set while there is none."""
+        self.in_flight += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.idle.set()
+
+    def not_ready(self) -> str:
+        """Why requests cannot be served now; empty if they can."""
+        if self.failure:
+            return self.failure
+        if self.draining:
+            return "the server is shutting down"
+        return "" if self.ready else "the model is still loading"
+
+    def known_models(self) -> list[str]:
+        """The model's own name first, then its aliases."""
+        return [self.backend.info.id, *self.config.model.aliases]
+
+    def session(self, request: ChatRequest) -> GuardedSession:
+        """A guarded session for a parsed request. Raises RequestError for an unknown model or an impossible mode."""
+        known = self.known_models()
+        if request.model not in known and not self.config.model.any_name:
+            raise RequestError(
+                "unknown_model",
+                f"model: there is no model {request.model[:80]!r} here; use one of {', '.join(known)}",
+                "model",
+            )
+        mode = self.mode
+        if request.mode is not None:
+            mode = replace(mode, drafter=request.mode)
+        return GuardedSession(request, self.backend, self.policy, self.incidents, mode)

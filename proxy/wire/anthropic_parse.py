@@ -1,0 +1,165 @@
+"""Reads `POST /v1/messages` (and count_tokens) into the canonical request.
+
+Must not: silently ignore a field: what cannot be honoured is refused, what is a harmless hint is listed as ignored.
+Invariant: messages keep their order; billing headers that clients put into the system prompt are dropped, because
+they change with every session and would defeat prefix reuse.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field
+
+from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
+from proxy.wire.body import Loose, arguments_of, read_json, read_model, refuse, reminder, stops_of, text_of
+from proxy.wire.parsed import Parsed
+
+BILLING = re.compile(r"^x-anthropic-billing-header:")
+
+
+class ToolModel(Loose):
+    name: str = Field(min_length=1, max_length=256)
+    type: str | None = None
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class MessageModel(Loose):
+    role: Literal["user", "assistant", "system"]
+    content: Any
+
+
+class Body(Loose):
+    model: str
+    messages: list[MessageModel] = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    system: Any = None
+    tools: list[ToolModel] | None = None
+    tool_choice: dict[str, Any] | None = None
+    stop_sequences: list[str] | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    stream: bool | None = None
+    thinking: dict[str, Any] | None = None
+
+
+def parse(raw: bytes, default_temperature: float = 0.0, *, counting: bool = False) -> Parsed:
+    """Raises RequestError. counting: the body of count_tokens, where max_tokens may be absent."""
+    body = read_model(Body, read_json(raw))
+    if body.max_tokens is None and not counting:
+        refuse("max_tokens", "is required; state how many tokens may be generated")
+    ignored = list(body.unknown)
+    if body.thinking and body.thinking.get("type") != "disabled":
+        ignored.append("thinking")
+    request = ChatRequest(
+        api="anthropic.messages",
+        model=body.model,
+        messages=_messages(body),
+        tools=_tools(body),
+        sampling=Sampling(
+            temperature=default_temperature if body.temperature is None else body.temperature,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            top_k=body.top_k or 0,
+        ),
+        max_tokens=body.max_tokens,
+        stop=stops_of(body.stop_sequences, "stop_sequences"),
+        stream=bool(body.stream),
+        include_usage=True,
+    )
+    return Parsed(request, tuple(sorted(ignored)))
+
+
+def _tools(body: Body) -> tuple[Tool, ...]:
+    kind = (body.tool_choice or {}).get("type", "auto")
+    if kind not in ("auto", "none"):
+        refuse("tool_choice.type", f"{kind!r} is not supported yet; use 'auto' or 'none'")
+    if body.tool_choice and body.tool_choice.get("disable_parallel_tool_use"):
+        refuse("tool_choice.disable_parallel_tool_use", "true is not supported yet; leave it out")
+    if kind == "none":
+        return ()
+    tools: list[Tool] = []
+    for index, tool in enumerate(body.tools or ()):
+        if tool.type not in (None, "custom"):
+            refuse(f"tools[{index}].type", f"server tool {tool.type!r} is not available here; remove it")
+        if any(tool.name == other.name for other in tools):
+            refuse(f"tools[{index}].name", f"{tool.name!r} is declared twice; names must be unique")
+        tools.append(Tool(tool.name, tool.description or "", tool.input_schema or {}, bool(tool.strict)))
+    return tuple(tools)
+
+
+def _messages(body: Body) -> tuple[Message, ...]:
+    messages: list[Message] = []
+    system = _system(body.system)
+    if system:
+        messages.append(Message("system", system))
+    for index, model in enumerate(body.messages):
+        where = f"messages[{index}].content"
+        if model.role == "system":
+            messages.append(Message("user", reminder(text_of(model.content, where))))
+        elif model.role == "assistant":
+            messages.append(_assistant(model.content, where))
+        else:
+            messages += _user(model.content, where)
+    return tuple(messages)
+
+
+def _system(system: Any) -> str:
+    if isinstance(system, list):
+        kept = [p for p in system if not (isinstance(p, dict) and BILLING.match(str(p.get("text", ""))))]
+        return text_of(kept, "system")
+    return text_of(system, "system")
+
+
+def _assistant(content: Any, where: str) -> Message:
+    if isinstance(content, str):
+        return Message("assistant", content)
+    texts: list[str] = []
+    thinking: list[str] = []
+    calls: list[PastCall] = []
+    for index, block in enumerate(_blocks(content, where)):
+        kind, at = block.get("type"), f"{where}[{index}]"
+        if kind == "text":
+            texts.append(text_of([block], where))
+        elif kind == "thinking":
+            thinking.append(str(block.get("thinking", "")))
+        elif kind == "redacted_thinking":
+            continue
+        elif kind == "tool_use":
+            if not isinstance(block.get("name"), str) or not isinstance(block.get("id"), str):
+                refuse(at, "a tool_use block needs a string `id` and `name`")
+            calls.append(PastCall(block["id"], block["name"], arguments_of(block.get("input"))))
+        else:
+            refuse(at, f"blocks of type {kind!r} are not supported in assistant messages")
+    return Message("assistant", "\n".join(texts), "\n".join(thinking), tuple(calls))
+
+
+def _user(content: Any, where: str) -> list[Message]:
+    """Tool results become messages of their own, in order; neighbouring text blocks are joined."""
+    if isinstance(content, str):
+        return [Message("user", content)]
+    messages: list[Message] = []
+    texts: list[str] = []
+    for index, block in enumerate(_blocks(content, where)):
+        if block.get("type") != "tool_result":
+            texts.append(text_of([block], f"{where}[{index}]"))
+            continue
+        if not isinstance(block.get("tool_use_id"), str):
+            refuse(f"{where}[{index}].tool_use_id", "is missing; name the call that this result answers")
+        if texts:
+            messages.append(Message("user", "\n".join(texts)))
+            texts = []
+        result = text_of(block.get("content"), f"{where}[{index}].content")
+        messages.append(Message("tool", result, call_id=block["tool_use_id"]))
+    if texts:
+        messages.append(Message("user", "\n".join(texts)))
+    return messages
+
+
+def _blocks(content: Any, where: str) -> list[dict[str, Any]]:
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        refuse(where, "must be a string or a list of content blocks")
+    return content

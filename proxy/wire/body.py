@@ -1,0 +1,128 @@
+"""What both APIs share in reading a body: JSON, pydantic errors in words, content that is text or parts.
+
+Must not: know the fields of one API. Invariant: whatever a client sends, the only error raised is RequestError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from proxy.errors import RequestError
+
+M = TypeVar("M", bound=BaseModel)
+MAX_STOPS = 16
+MAX_DEPTH = 200
+
+
+class Loose(BaseModel):
+    """Base of wire models: unknown keys are kept, so that they can be listed as ignored."""
+
+    model_config = ConfigDict(extra="allow", strict=False)
+
+    @property
+    def unknown(self) -> list[str]:
+        return sorted(self.model_extra or {})
+
+
+def read_json(raw: bytes) -> dict[str, Any]:
+    """The body as an object."""
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise RequestError("invalid_request", f"the body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RequestError("invalid_request", "the body must be a JSON object")
+    if _depth(value) > MAX_DEPTH:
+        raise RequestError("invalid_request", f"the body is nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+def read_model(model: type[M], value: Mapping[str, Any]) -> M:
+    """Validates; the first error becomes a message such as `messages[2].content: ...`."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = path(first["loc"])
+        refuse(where, f"{first['msg'][:1].lower()}{first['msg'][1:]}")
+
+
+def refuse(field: str, problem: str) -> NoReturn:
+    raise RequestError("invalid_request", f"{field}: {problem}", field)
+
+
+def path(parts: Iterable[int | str]) -> str:
+    """(`messages`, 2, `content`) -> `messages[2].content`; names of union branches are left out."""
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif "[" not in part and "-" not in part and part not in ("str", "list", "dict", "int", "float", "bool"):
+            text += f".{part}" if text else part
+    return text or "body"
+
+
+def text_of(content: Any, where: str, kinds: tuple[str, ...] = ("text",)) -> str:
+    """Text of a string or of a list of text parts; anything else is refused by name."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        refuse(where, "must be a string or a list of parts")
+    texts = []
+    for index, part in enumerate(content):
+        at = f"{where}[{index}]"
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("image", "image_url", "input_image", "document", "file", "input_audio"):
+            refuse(at, f"this model reads text only; remove the part of type {kind!r}")
+        if kind not in kinds or not isinstance(part.get("text"), str):
+            refuse(at, f"parts must be of type {' or '.join(map(repr, kinds))} with a string `text`")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def arguments_of(raw: Any) -> dict[str, Any]:
+    """Arguments of a past call. Broken JSON stays visible to the model instead of failing the request for ever."""
+    if raw in (None, ""):
+        return {}
+    if isinstance(raw, dict):
+        return raw
+    try:
+        value = orjson.loads(raw) if isinstance(raw, str) else raw
+    except orjson.JSONDecodeError:
+        return {"__raw": str(raw)}
+    return value if isinstance(value, dict) else {"__raw": str(raw)}
+
+
+def stops_of(stop: str | list[str] | None, field: str) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > MAX_STOPS:
+        refuse(field, f"at most {MAX_STOPS} stop strings are possible, got {len(stops)}")
+    if any(not s for s in stops):
+        refuse(field, "a stop string must not be empty")
+    return stops
+
+
+def reminder(text: str) -> str:
+    """A system message in mid-conversation, folded in place: hoisting it would change the cached prefix each time."""
+    return f"<system-reminder>\n{text}\n</system-reminder>"
+
+
+def _depth(value: Any) -> int:
+    deepest, stack = 0, [(value, 1)]
+    while stack:
+        item, level = stack.pop()
+        deepest = max(deepest, level)
+        if level > MAX_DEPTH:
+            return level
+        children = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        stack.extend((child, level + 1) for child in children if isinstance(child, dict | list))
+    return deepest

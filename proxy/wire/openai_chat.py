@@ -1,0 +1,149 @@
+"""Encodes events as OpenAI chat completions: chunks of a stream, or one body.
+
+Must not: send `[DONE]` after anything but a true end.
+Invariant: the role chunk comes first, every call is sent whole in one delta, the finish reason comes last but usage.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import asdict
+from typing import Any
+
+from proxy import errors
+from proxy.conversation import ChatRequest
+from proxy.errors import RequestError
+from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, ToolCall, Usage
+from proxy.sse import DONE, frame
+
+REASONS = {"stop": "stop", "stop_sequence": "stop", "length": "length", "tool_calls": "tool_calls"}
+
+
+class OpenAIChatEncoder:
+    """One response. transcript: add token ids, decode mode and incidents as the extension `specguard`."""
+
+    wire: errors.Wire = "openai"
+
+    def __init__(self, request: ChatRequest, model: str, transcript: bool = False) -> None:
+        self._request, self._model, self._transcript = request, model, transcript
+        self._id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._created = int(time.time())
+        self._text: list[str] = []
+        self._thinking: list[str] = []
+        self._calls: list[dict[str, Any]] = []
+        self._finished: Finished | None = None
+
+    def encode(self, event: Event) -> bytes:
+        """Frames of one event."""
+        if isinstance(event, Started):
+            return self._chunk({"role": "assistant", "content": ""})
+        if isinstance(event, ThinkingDelta):
+            return self._chunk({"reasoning_content": event.text})
+        if isinstance(event, TextDelta):
+            return self._chunk({"content": event.text})
+        if isinstance(event, ToolCall):
+            return self._chunk({"tool_calls": [{"index": event.index, **_call(event)}]})
+        if isinstance(event, Failed):
+            return self.error(RequestError(event.kind, event.message))
+        last = self._envelope("chat.completion.chunk", [_choice({}, REASONS[event.reason])])
+        last["timings"] = _timings(event)
+        if self._transcript:
+            last["specguard"] = _extension(event)
+        frames = frame(last)
+        if self._request.include_usage:
+            frames += frame(self._envelope("chat.completion.chunk", []) | {"usage": _usage(event.usage)})
+        return frames + DONE
+
+    def keep_alive(self) -> bytes:
+        """A chunk with an empty delta: some clients do not count SSE comments as a sign of life."""
+        return self._chunk({})
+
+    def error(self, error: RequestError) -> bytes:
+        """In-stream error; the server then closes the connection without `[DONE]`."""
+        return frame(errors.body(self.wire, error, self._request.request_id))
+
+    def collect(self, event: Event) -> None:
+        """Gathers an event for `body`."""
+        if isinstance(event, ThinkingDelta):
+            self._thinking.append(event.text)
+        elif isinstance(event, TextDelta):
+            self._text.append(event.text)
+        elif isinstance(event, ToolCall):
+            self._calls.append(_call(event))
+        elif isinstance(event, Finished):
+            self._finished = event
+        elif isinstance(event, Failed):
+            raise RequestError(event.kind, event.message)
+
+    def body(self) -> dict[str, Any]:
+        """The whole response; call after the last event."""
+        end = self._finished
+        if end is None:
+            raise RequestError("internal", "the response ended without a result")
+        text = "".join(self._text)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": text or (None if self._calls else ""),
+            "refusal": None,
+        }
+        if self._thinking:
+            message["reasoning_content"] = "".join(self._thinking)
+        if self._calls:
+            message["tool_calls"] = self._calls
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": REASONS[end.reason]}
+        body = self._envelope("chat.completion", [choice]) | {
+            "usage": _usage(end.usage),
+            "timings": _timings(end),
+        }
+        if self._transcript:
+            body["specguard"] = _extension(end)
+        return body
+
+    def _chunk(self, delta: dict[str, Any]) -> bytes:
+        return frame(self._envelope("chat.completion.chunk", [_choice(delta, None)]))
+
+    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self._model,
+            "choices": choices,
+        }
+
+
+def _choice(delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+def _call(event: ToolCall) -> dict[str, Any]:
+    function = {"name": event.name, "arguments": event.arguments}
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def _timings(event: Finished) -> dict[str, Any]:
+    timings = asdict(event.timings)
+    for name in ("prompt", "predicted"):
+        milliseconds = timings[f"{name}_ms"]
+        timings[f"{name}_per_second"] = timings[f"{name}_n"] / milliseconds * 1e3 if milliseconds else 0.0
+    return timings
+
+
+def _extension(event: Finished) -> dict[str, Any]:
+    return {
+        "token_ids": list(event.token_ids),
+        "mode": event.mode,
+        "incidents": list(event.incidents),
+        "discarded_tokens": event.usage.discarded_tokens,
+    }

@@ -1,0 +1,203 @@
+"""Reads `POST /v1/chat/completions` into the canonical request.
+
+Must not: silently ignore a field: what cannot be honoured is refused, what is a harmless hint is listed as ignored.
+Invariant: messages keep their order; a system message that is not the first is folded in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
+from proxy.wire.body import (
+    Loose,
+    arguments_of,
+    read_json,
+    read_model,
+    refuse,
+    reminder,
+    stops_of,
+    text_of,
+)
+from proxy.wire.parsed import Parsed
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "repetition_penalty": (None, 1),
+    "logit_bias": (None, {}),
+    "functions": (None, []),
+    "function_call": (None, "auto", "none"),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "web_search_options": (None,),
+}
+"""Fields that are not supported yet, with the values that ask for nothing."""
+
+
+class Function(Loose):
+    name: str = Field(min_length=1, max_length=256)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolModel(Loose):
+    type: str = "function"
+    function: Function | None = None
+
+
+class CallFunction(Loose):
+    name: str
+    arguments: Any = None
+
+
+class CallModel(Loose):
+    id: str = ""
+    type: str = "function"
+    function: CallFunction
+
+
+class MessageModel(Loose):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Any = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[CallModel] | None = None
+    tool_call_id: str | None = None
+
+
+class StreamOptions(Loose):
+    include_usage: bool = False
+
+
+class Speculative(Loose):
+    enabled: bool = True
+    types: str | list[str] | None = None
+    n_max: int | None = None
+
+
+class Body(Loose):
+    model: str
+    messages: list[MessageModel] = Field(min_length=1)
+    tools: list[ToolModel] | None = None
+    tool_choice: Any = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
+    stop: str | list[str] | None = None
+    response_format: dict[str, Any] | None = None
+    speculative: Speculative | None = None
+
+
+def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
+    """Raises RequestError. `session` and `request_id` are filled in by the server."""
+    body = read_model(Body, read_json(raw))
+    ignored = _check_extras(body)
+    kind = (body.response_format or {"type": "text"}).get("type")
+    if kind != "text":
+        refuse("response_format", f"type {kind!r} is not supported yet; use 'text' or a tool with a schema")
+    tools = _tools(body)
+    if body.speculative and body.speculative.n_max is not None:
+        ignored.append("speculative.n_max")
+    request = ChatRequest(
+        api="openai.chat",
+        model=body.model,
+        messages=_messages(body.messages),
+        tools=tools,
+        sampling=Sampling(
+            temperature=default_temperature if body.temperature is None else body.temperature,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            top_k=body.top_k or 0,
+            min_p=body.min_p or 0.0,
+            seed=body.seed,
+        ),
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        stop=stops_of(body.stop, "stop"),
+        stream=bool(body.stream),
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        mode=_mode(body.speculative),
+    )
+    return Parsed(request, tuple(ignored))
+
+
+def _check_extras(body: Body) -> list[str]:
+    extras = body.model_extra or {}
+    for name, neutral in NEUTRAL.items():
+        if name in extras and extras[name] not in neutral:
+            refuse(name, f"is not supported yet; leave it out or use {neutral[-1]!r}")
+    if extras.get("parallel_tool_calls") is False and body.tools:
+        refuse("parallel_tool_calls", "false is not supported yet; leave it out or use true")
+    return [name for name in body.unknown if name not in NEUTRAL]
+
+
+def _tools(body: Body) -> tuple[Tool, ...]:
+    choice = body.tool_choice
+    kind = choice.get("type") if isinstance(choice, dict) else choice
+    if kind not in (None, "auto", "none"):
+        refuse("tool_choice", f"{kind!r} is not supported yet; use 'auto' or 'none'")
+    if kind == "none":
+        return ()
+    tools: list[Tool] = []
+    for index, tool in enumerate(body.tools or ()):
+        if tool.type != "function" or tool.function is None:
+            refuse(f"tools[{index}].type", f"{tool.type!r} is not supported; use 'function'")
+        function = tool.function
+        if any(function.name == other.name for other in tools):
+            field = f"tools[{index}].function.name"
+            refuse(field, f"{function.name!r} is declared twice; names must be unique")
+        tools.append(Tool(function.name, function.description or "", function.parameters or {}, bool(function.strict)))
+    return tuple(tools)
+
+
+def _messages(models: list[MessageModel]) -> tuple[Message, ...]:
+    messages: list[Message] = []
+    for index, model in enumerate(models):
+        where = f"messages[{index}]"
+        text = text_of(model.content, f"{where}.content")
+        if model.role in ("system", "developer"):
+            if not messages:
+                messages.append(Message("system", text))
+            elif len(messages) == 1 and messages[0].role == "system":
+                messages[0] = Message("system", f"{messages[0].text}\n\n{text}")
+            else:
+                messages.append(Message("user", reminder(text)))
+        elif model.role == "tool":
+            if not model.tool_call_id:
+                refuse(f"{where}.tool_call_id", "is missing; name the call that this result answers")
+            messages.append(Message("tool", text, call_id=model.tool_call_id))
+        elif model.role == "assistant":
+            past = ((c.id, c.function.name, arguments_of(c.function.arguments)) for c in model.tool_calls or ())
+            calls = tuple(PastCall(*call) for call in past)
+            thinking = model.reasoning_content or model.reasoning or ""
+            messages.append(Message("assistant", text, thinking, calls))
+        else:
+            messages.append(Message("user", text))
+    return tuple(messages)
+
+
+def _mode(wanted: Speculative | None) -> str | None:
+    if wanted is None:
+        return None
+    if not wanted.enabled:
+        return "none"
+    if wanted.types is None:
+        return None
+    types = wanted.types.split("+") if isinstance(wanted.types, str) else wanted.types
+    names = {"ngram-mod": "ngram", "draft-mtp": "mtp"}
+    chosen = {names.get(t, t) for t in types}
+    if not chosen <= {"ngram", "mtp", "none"}:
+        refuse("speculative.types", f"{sorted(chosen)} is unknown; use 'ngram', 'mtp', 'mtp+ngram' or 'none'")
+    return "+".join(t for t in ("mtp", "ngram") if t in chosen) or "none"
