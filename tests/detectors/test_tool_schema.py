@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -101,6 +104,31 @@ def test_a_declaration_that_is_no_schema_is_refused(schema: dict[str, Any], path
     assert (caught.value.tool, caught.value.path) == ("edit", path)
 
 
+def test_no_reference_is_ever_fetched(tmp_path: Path) -> None:
+    """Both would resolve, if they were followed."""
+    (tmp_path / "any.json").write_text("{}")
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            for target in ((tmp_path / "any.json").as_uri(), f"http://127.0.0.1:{server.server_port}/any.json"):
+                with pytest.raises(BadSchema):
+                    check({"properties": {"a": {"$ref": target}}}, {})
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked == []
+
+
 def test_the_draft_is_that_of_the_schema() -> None:
     tuple_items = {"properties": {"a": {"items": [{"type": "string"}]}}}
     draft7 = {"$schema": "http://json-schema.org/draft-07/schema#", **tuple_items}
@@ -146,8 +174,7 @@ def extend(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries(
         {},
         optional={
-            "type": st.sampled_from(TYPES)
-            | st.lists(st.sampled_from(TYPES), min_size=1, max_size=2, unique=True),
+            "type": st.sampled_from(TYPES) | st.lists(st.sampled_from(TYPES), min_size=1, max_size=2, unique=True),
             "properties": st.dictionaries(st.sampled_from("abc"), inner, max_size=2),
             "required": st.lists(st.sampled_from("abc"), max_size=2, unique=True),
             "additionalProperties": inner,
@@ -172,9 +199,7 @@ OBJECTS = st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3)
 
 
 @given(extend(SCHEMAS), extend(st.booleans()), OBJECTS)
-def test_jsonschema_is_of_the_same_opinion(
-    schema: dict[str, Any], shared: dict[str, Any], value: Any
-) -> None:
+def test_jsonschema_is_of_the_same_opinion(schema: dict[str, Any], shared: dict[str, Any], value: Any) -> None:
     shared.pop("$ref", None)
     schema = {**schema, "$defs": {"d": shared}}
     reference = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing
 
 import pytest
@@ -13,6 +14,7 @@ from proxy.backends.base import BackendError, Overloaded
 from proxy.conversation import Sampling, Tool
 from proxy.events import Event, Failed, TextDelta
 from proxy.session import GuardedSession
+from tests.proxy import scripted
 from tests.proxy.played import GOOD, LS, REQUEST, Sink, play
 from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text, cut, token_ids
 
@@ -118,6 +120,24 @@ def test_every_kind_of_bad_call_is_decoded_again(bad: str, detector: str) -> Non
     assert played.told() == ["<< text so", GOOD, "<< finished tool_calls in plain"]
     assert played.sink.incidents[0].detector == detector
     assert played.traces()[-1] == "<< blame speculation certain"
+
+
+def test_plain_decoding_that_ends_its_turn_instead_is_a_difference() -> None:
+    played = play(Script("so", fast=f"so{call_text('rm')}"))
+    assert played.told() == ["<< text so", "<< finished stop in plain"]
+    assert played.traces()[1:] == ["<< incident tool.unknown rewind recovered", "<< blame speculation certain"]
+
+
+def test_tokens_that_straddle_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`so<to` is partly delivered, so nothing can go back before it; the bad call after it must not leave."""
+    monkeypatch.setattr(scripted, "PIECES", re.compile(".{1,5}", re.DOTALL))
+    cut.cache_clear()
+    bad = call_text("rm", path="src")
+    assert play(Script(f"so{LS}", fast=f"so{bad}")).told() == ["<< text so", GOOD, "<< finished tool_calls in plain"]
+    assert play(f"so{bad}").told()[0] == (
+        "<< text so\n\n[specguard] A call of tool `rm` was not sent: no such tool was declared."
+    )
+    cut.cache_clear()
 
 
 def test_a_call_longer_than_the_limit_is_given_up() -> None:

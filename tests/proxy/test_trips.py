@@ -30,9 +30,7 @@ class Response:
         generation = asyncio.run(backend.generate(REQUEST, FAST))
         self.trips = Trips(REQUEST, backend, generation, self.sink)
 
-    def open(
-        self, found: Finding, decision: Decision, mode: DecodeMode = FAST, lost: tuple[int, ...] = ()
-    ) -> None:
+    def open(self, found: Finding, decision: Decision, mode: DecodeMode = FAST, lost: tuple[int, ...] = ()) -> None:
         self.trips.open(found, decision, mode, self.transcript, lost)
 
     def redecode(self, *tokens: int) -> None:
@@ -66,6 +64,14 @@ def test_another_finding_is_another_incident() -> None:
     response.open(finding(), BACK, lost=(1, 2, 3))
     response.redecode(1, 9)
     response.open(finding(began=40), End("invalid_call", 40), PLAIN)
+    assert response.close() == [("recovered", "speculation", "certain"), ("ended", "model", "certain")]
+
+
+def test_the_model_s_own_fault_in_place_of_the_discarded_one_is_another_incident() -> None:
+    response = Response()
+    response.open(finding(), BACK, lost=(1, 2, 3))
+    response.redecode(1, 9)
+    response.open(finding(), End("invalid_call", 5), PLAIN)
     assert response.close() == [("recovered", "speculation", "certain"), ("ended", "model", "certain")]
 
 
