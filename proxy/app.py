@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -88,6 +89,10 @@ async def _start(service: Service) -> None:
         service.failure = f"the model could not be loaded ({type(error).__name__})"
         log.exception("model.failed")
     else:
+        if str(service.mode) not in service.backend.capabilities.modes:
+            usable = replace(service.mode, drafter="ngram")
+            log.warning("mode.reduced", wanted=str(service.mode), mode=str(usable), reason="the model has no MTP head")
+            service.mode = usable
         service.ready = True
         info, capabilities = service.backend.info, service.backend.capabilities
         log.info("model.ready", model=info.id, exactness=capabilities.exactness, **info.details)

@@ -36,6 +36,9 @@ class Service:
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def __post_init__(self) -> None:
+        self.idle.set()
+
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Counts a response as in flight; `idle` is set while there is none."""
@@ -72,4 +75,5 @@ class Service:
         mode = self.mode
         if request.mode is not None:
             mode = replace(mode, drafter=request.mode)
-        return GuardedSession(request, self.backend, self.policy, self.incidents, mode)
+        thinking = self.backend.info.opens_thinking
+        return GuardedSession(request, self.backend, self.policy, self.incidents, mode, thinking)

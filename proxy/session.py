@@ -227,6 +227,9 @@ class _Response:
             token_ids=self._transcript.ids,
         )
 
-    def _fail(self, kind: str, message: str) -> Failed:
+    def _fail(self, kind: str, message: str) -> Finished | Failed:
+        """A client has begun to act on a call that was sent: an error now would make some ask for it again."""
+        if self._holdback.calls:
+            return self._finished("stop", None, "ended")
         self._trips.close("ended", "", self._transcript)
         return Failed(kind, message)

@@ -128,12 +128,16 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """fingerprint: hash over weights and configuration; context_window in tokens."""
+    """fingerprint: hash over weights and configuration; context_window in tokens.
+
+    opens_thinking: the chat template ends a prompt inside `<think>`, so a response begins with thinking.
+    """
 
     id: str
     fingerprint: str
     context_window: int
     tool_format: Literal["qwen_xml"] = "qwen_xml"
+    opens_thinking: bool = False
     details: dict[str, str] = field(default_factory=dict)
 
 

@@ -97,6 +97,7 @@ class BuiltinBackend:
             self.name,
             engine.fingerprint,
             engine.model.config.max_context,
+            opens_thinking=engine.render([{"role": "user", "content": ""}], ()).rstrip().endswith("<think>"),
             details={
                 "architecture": engine.model.config.model_type,
                 "device": self._options.device,

@@ -152,11 +152,23 @@ def _user(content: Any, where: str) -> list[Message]:
         if texts:
             messages.append(Message("user", "\n".join(texts)))
             texts = []
-        result = text_of(block.get("content"), f"{where}[{index}].content")
+        result = text_of(_without_references(block.get("content")), f"{where}[{index}].content")
         messages.append(Message("tool", result, call_id=block["tool_use_id"]))
     if texts:
         messages.append(Message("user", "\n".join(texts)))
     return messages
+
+
+def _without_references(content: Any) -> Any:
+    """A tool search answers with references to tools; the model reads their names."""
+    if not isinstance(content, list):
+        return content
+    return [
+        {"type": "text", "text": f"tool {block.get('tool_name')} is available"}
+        if isinstance(block, dict) and block.get("type") == "tool_reference"
+        else block
+        for block in content
+    ]
 
 
 def _blocks(content: Any, where: str) -> list[dict[str, Any]]:

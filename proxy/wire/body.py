@@ -5,6 +5,7 @@ Must not: know the fields of one API. Invariant: whatever a client sends, the on
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -33,7 +34,9 @@ def read_json(raw: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise RequestError("invalid_request", f"the body is not valid JSON: {error}") from None
+        value = _half_characters(raw)
+        if value is None:
+            raise RequestError("invalid_request", f"the body is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise RequestError("invalid_request", "the body must be a JSON object")
     if _depth(value) > MAX_DEPTH:
@@ -114,6 +117,22 @@ def stops_of(stop: str | list[str] | None, field: str) -> tuple[str, ...]:
 def reminder(text: str) -> str:
     """A system message in mid-conversation, folded in place: hoisting it would change the cached prefix each time."""
     return f"<system-reminder>\n{text}\n</system-reminder>"
+
+
+def _half_characters(raw: bytes) -> Any:
+    """JSON that is valid but for lone surrogates (half an emoji cut off by a client), which become U+FFFD; else None.
+
+    Such a text stays in a client's history: refusing it would end the session for ever.
+    """
+    try:
+        value = json.loads(raw, parse_constant=lambda name: _no_number(name))
+        return orjson.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(name)
 
 
 def _depth(value: Any) -> int:

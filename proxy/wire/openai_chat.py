@@ -29,6 +29,7 @@ class OpenAIChatEncoder:
         self._request, self._model, self._transcript = request, model, transcript
         self._id = f"chatcmpl-{secrets.token_hex(12)}"
         self._created = int(time.time())
+        self._opened = False
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._calls: list[dict[str, Any]] = []
@@ -37,7 +38,7 @@ class OpenAIChatEncoder:
     def encode(self, event: Event) -> bytes:
         """Frames of one event."""
         if isinstance(event, Started):
-            return self._chunk({"role": "assistant", "content": ""})
+            return self._opening()
         if isinstance(event, ThinkingDelta):
             return self._chunk({"reasoning_content": event.text})
         if isinstance(event, TextDelta):
@@ -57,7 +58,7 @@ class OpenAIChatEncoder:
 
     def keep_alive(self) -> bytes:
         """A chunk with an empty delta: some clients do not count SSE comments as a sign of life."""
-        return self._chunk({})
+        return self._opening() or self._chunk({})
 
     def error(self, error: RequestError) -> bytes:
         """In-stream error; the server then closes the connection without `[DONE]`."""
@@ -99,6 +100,13 @@ class OpenAIChatEncoder:
         if self._transcript:
             body["specguard"] = _extension(end)
         return body
+
+    def _opening(self) -> bytes:
+        """The role chunk, which comes first, be it as a keep-alive during prefill."""
+        if self._opened:
+            return b""
+        self._opened = True
+        return self._chunk({"role": "assistant", "content": ""})
 
     def _chunk(self, delta: dict[str, Any]) -> bytes:
         return frame(self._envelope("chat.completion.chunk", [_choice(delta, None)]))
