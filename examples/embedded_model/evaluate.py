@@ -27,8 +27,8 @@ from policies.policy import Policy
 from proxy.backends.base import Backend, Delta, Generation
 from proxy.backends.builtin import BuiltinBackend
 from proxy.conversation import ChatRequest, Message, PastCall, Tool
-from proxy.events import Finished, TextDelta, ToolCall
-from proxy.incidents import Closure, Incident
+from proxy.events import Event, Finished, TextDelta, ToolCall
+from proxy.incidents import Closure, Incident, IncidentSink
 from proxy.session import GuardedSession
 
 MAX_TURNS = 12
@@ -106,9 +106,18 @@ class Incidents:
         pass
 
 
-async def run_task(backend: Backend, task: Task, mode: DecodeMode, score: Score) -> tuple[bool, list[int]]:
-    """Lets the model work until it answers without a call; returns (repaired, all generated token ids)."""
-    ids: list[int] = []
+@dataclass(slots=True)
+class Run:
+    """One task as the client saw it. events: everything that was sent but timings; ids: generated token ids."""
+
+    repaired: bool = False
+    events: list[Event] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+
+
+async def run_task(backend: Backend, task: Task, mode: DecodeMode, incidents: IncidentSink) -> Run:
+    """Lets the model work until it answers without a call."""
+    run = Run()
     with tempfile.TemporaryDirectory() as folder:
         for name, content in task.files.items():
             Path(folder, name).write_text(content, encoding="utf-8")
@@ -117,18 +126,16 @@ async def run_task(backend: Backend, task: Task, mode: DecodeMode, score: Score)
         messages = [Message("system", protocol.SYSTEM_PROMPT), Message("user", opening)]
         for _ in range(MAX_TURNS):
             request = ChatRequest("evaluation", backend.info.id, tuple(messages), TOOLS, max_tokens=MAX_TOKENS)
-            session = GuardedSession(request, backend, Policy(), Incidents(score), mode)
+            session = GuardedSession(request, backend, Policy(), incidents, mode)
             text, calls = "", []
             async for event in session.events():
+                run.events.append(event)
                 if isinstance(event, TextDelta):
                     text += event.text
                 elif isinstance(event, ToolCall):
                     calls.append(event)
                 elif isinstance(event, Finished):
-                    ids += event.token_ids
-                    score.tokens += event.usage.completion_tokens
-            score.turns += 1
-            score.calls += len(calls)
+                    run.ids += event.token_ids
             if not calls:
                 break
             past = tuple(PastCall(f"call_{i}", c.name, json.loads(c.arguments)) for i, c in enumerate(calls))
@@ -138,7 +145,9 @@ async def run_task(backend: Backend, task: Task, mode: DecodeMode, score: Score)
                 messages.append(Message("tool", result, call_id=call.id))
         tests = f"test_{task.module}"
         unchanged = Path(folder, tests).read_text(encoding="utf-8") == task.files[tests]
-        return unchanged and "failed" not in (result := workspace.run_tests()) and "passed" in result, ids
+        result = workspace.run_tests()
+        run.repaired = unchanged and "failed" not in result and "passed" in result
+    return run
 
 
 async def evaluate(folder: Path | None, tasks: Sequence[Task], mode: DecodeMode, show: bool = False) -> Score:
@@ -150,10 +159,13 @@ async def evaluate(folder: Path | None, tasks: Sequence[Task], mode: DecodeMode,
     started = time.perf_counter()
     try:
         for number, task in enumerate(tasks, 1):
-            repaired, _ = await run_task(backend, task, mode, score)
+            run = await run_task(backend, task, mode, Incidents(score))
             score.tasks += 1
-            score.repaired += repaired
-            if not repaired:
+            score.repaired += run.repaired
+            score.tokens += len(run.ids)
+            score.turns += sum(isinstance(event, Finished) for event in run.events)
+            score.calls += sum(isinstance(event, ToolCall) for event in run.events)
+            if not run.repaired:
                 score.failed.append(f"{task.combination}: {task.old!r} should be {task.new!r}")
             if show:
                 line = f"\r{number}/{len(tasks)} tasks, {score.repaired} repaired, {score.invalid} invalid calls"

@@ -1,0 +1,232 @@
+"""Same seed, same text: any drafter, any switch, any rewind gives the tokens of plain decoding, bit for bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from engine.drafters.mtp import MtpDrafter
+from engine.drafters.ngram import NgramDrafter, NgramParams
+from engine.engine import EMBEDDED
+from engine.faults import Fault
+from engine.model import Model
+from engine.reports import StepReport
+from engine.sampler import SamplingParams
+from engine.sequence import Sequence as TokenSequence
+from engine.tokenizer import Tokenizer
+from engine.turn import Turn, TurnOptions
+
+GREEDY = SamplingParams()
+WARM = SamplingParams(temperature=0.8, seed=1234)
+COUNT = 48
+
+
+class Fixed:
+    """Proposes from a list of what will come, right or wrong on demand."""
+
+    name = "fixed"
+
+    def __init__(self, truth: Sequence[int], right: float, seed: int = 0) -> None:
+        self.truth, self.right, self.rng, self.known = list(truth), right, random.Random(seed), 0
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        self.known = len(tokens)
+
+    def extend(self, tokens: Sequence[int], hidden: Tensor | None) -> None:
+        self.known += len(tokens)
+
+    def truncate(self, length: int) -> None:
+        self.known = min(self.known, length)
+
+    def feedback(self, drafted: int, accepted: int) -> None:
+        assert 0 <= accepted <= drafted
+
+    def propose(self, limit: int) -> list[int]:
+        coming = self.truth[self.known : self.known + self.rng.randint(1, limit)]
+        return [t if self.rng.random() < self.right else (t + 1) % 256 for t in coming]
+
+
+@pytest.fixture(scope="module", params=["random", "embedded"])
+def loaded(request: pytest.FixtureRequest, tiny_folder: Path) -> tuple[Model, Tokenizer]:
+    folder = tiny_folder if request.param == "random" else EMBEDDED
+    return Model.load(folder), Tokenizer.load(folder)
+
+
+def prompt_for(tokenizer: Tokenizer) -> list[int]:
+    return tokenizer.encode("<|im_start|>user\nred green blue red green blue red green<|im_end|>\n<|im_start|>assistant\n")
+
+
+def sequence_for(model: Model, tokenizer: Tokenizer) -> TokenSequence:
+    sequence = TokenSequence(model)
+    sequence.drafters = {
+        "ngram": NgramDrafter(NgramParams(n_match=2, n_min=1, n_max=8)),
+        "mtp": MtpDrafter(model, lambda: sequence.state, min(tokenizer.vocab_size, model.config.vocab_size)),
+    }
+    return sequence
+
+
+def start(
+    loaded: tuple[Model, Tokenizer],
+    drafter: str = "none",
+    sampling: SamplingParams = GREEDY,
+    fault: Fault | None = None,
+    sequence: TokenSequence | None = None,
+    prompt: list[int] | None = None,
+    **options: object,
+) -> Turn:
+    model, tokenizer = loaded
+    sequence = sequence or sequence_for(model, tokenizer)
+    for each in sequence.drafters.values():
+        if isinstance(each, MtpDrafter):
+            each.sampling = sampling
+    fields = {"max_tokens": COUNT, **options}
+    made = TurnOptions(sampling=sampling, drafter=drafter, **fields)  # type: ignore[arg-type]
+    turn = Turn(sequence, prompt or prompt_for(tokenizer), tokenizer, made, fault)
+    for _ in sequence.prefill():
+        pass
+    return turn
+
+
+def run(turn: Turn, steps: int | None = None) -> list[StepReport]:
+    reports: list[StepReport] = []
+    while not turn.ended and (steps is None or len(reports) < steps):
+        reports.append(turn.step())
+    return reports
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "0.8"])
+@pytest.mark.parametrize("drafter", ["ngram", "mtp", "mtp+ngram"])
+def test_every_drafter_gives_the_tokens_of_plain(
+    loaded: tuple[Model, Tokenizer], sampling: SamplingParams, drafter: str
+) -> None:
+    plain, fast = start(loaded, "none", sampling), start(loaded, drafter, sampling)
+    run(plain)
+    reports = run(fast)
+    assert fast.generated == plain.generated
+    assert fast.sequence.state.fingerprint() == plain.sequence.state.fingerprint()
+    assert all(r.audit is None or r.audit.mismatch is None for r in reports)
+    texts = ["".join(t.text for r in run_reports for t in r.tokens) for run_reports in (reports, run(start(loaded, "none", sampling)))]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "0.8"])
+@pytest.mark.parametrize("right", [0.0, 0.5, 0.9, 1.0])
+def test_no_drafter_can_change_the_tokens(
+    loaded: tuple[Model, Tokenizer], sampling: SamplingParams, right: float
+) -> None:
+    plain = start(loaded, "none", sampling)
+    run(plain)
+    sequence = sequence_for(*loaded)
+    fixed = Fixed(plain.sequence.tokens, right, seed=int(right * 10))
+    sequence.drafters["fixed"] = fixed
+    turn = start(loaded, "fixed", sampling, sequence=sequence)
+    reports = run(turn)
+    assert turn.generated == plain.generated
+    assert turn.sequence.state.fingerprint() == plain.sequence.state.fingerprint()
+    drafted, accepted = sum(r.drafted for r in reports), sum(r.accepted for r in reports)
+    if len(plain.generated) > 10:
+        assert drafted > 0
+        assert right < 1 or accepted > 0.6 * drafted
+        assert right > 0 or accepted == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_switching_off_at_any_token_changes_nothing(loaded: tuple[Model, Tokenizer], seed: int) -> None:
+    rng = random.Random(seed)
+    sampling = rng.choice([GREEDY, WARM])
+    plain = start(loaded, "none", sampling)
+    run(plain)
+    turn = start(loaded, "mtp+ngram", sampling)
+    run(turn, rng.randint(1, 8))
+    kept = rng.randint(0, len(turn.generated))
+    trusted = rng.random() < 0.5
+    report = turn.rewind(kept, "none", trusted=trusted)
+    assert (report.position, len(turn.generated)) == (kept, kept)
+    reports = run(turn)
+    assert not any(r.drafted for r in reports)
+    assert turn.generated == plain.generated
+    assert turn.sequence.state.fingerprint() == plain.sequence.state.fingerprint()
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "0.8"])
+def test_a_planted_fault_is_audited_and_healed(loaded: tuple[Model, Tokenizer], sampling: SamplingParams) -> None:
+    plain = start(loaded, "none", sampling)
+    run(plain)
+    sequence = sequence_for(*loaded)
+    sequence.drafters["fixed"] = Fixed(plain.sequence.tokens, 0.9)
+    faulty = start(loaded, "fixed", sampling, Fault.VERIFY_IGNORES_CACHE, sequence, audit_every=1000)
+    reports = run(faulty, 6)
+    first = next(r for r in reports if r.drafted)
+    assert first.audit is not None
+    assert first.audit.mismatch is not None
+    assert first.audit.max_abs_diff > 0
+    faulty.rewind(first.position, "none", trusted=True)
+    run(faulty)
+    assert faulty.generated == plain.generated
+    assert faulty.sequence.state.fingerprint() == plain.sequence.state.fingerprint()
+    assert faulty.sequence.speculated_from is None
+
+
+def test_the_next_turn_on_a_healed_sequence_is_plain_too(loaded: tuple[Model, Tokenizer]) -> None:
+    tokenizer = loaded[1]
+    plain = start(loaded, max_tokens=12)
+    run(plain)
+    sequence = sequence_for(*loaded)
+    sequence.drafters["fixed"] = Fixed(plain.sequence.tokens, 0.9)
+    healed = start(loaded, "fixed", GREEDY, Fault.VERIFY_IGNORES_CACHE, sequence, max_tokens=12)
+    run(healed, 3)
+    healed.rewind(0, "none", trusted=True)
+    run(healed)
+    longer = [*plain.sequence.tokens, *tokenizer.encode("<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n")]
+    turns = [start(loaded, max_tokens=12, sequence=s, prompt=longer) for s in (plain.sequence, healed.sequence)]
+    for turn in turns:
+        run(turn)
+    assert turns[0].cached_tokens == turns[1].cached_tokens
+    assert turns[0].cached_tokens > 0
+    assert turns[0].generated == turns[1].generated
+    assert turns[0].sequence.state.fingerprint() == turns[1].sequence.state.fingerprint()
+
+
+def test_token_limits_cut_inside_an_accepted_run(loaded: tuple[Model, Tokenizer]) -> None:
+    plain = start(loaded)
+    run(plain)
+    for limit in range(1, 12):
+        if limit >= len(plain.generated):
+            break
+        sequence = sequence_for(*loaded)
+        sequence.drafters["fixed"] = Fixed(plain.sequence.tokens, 1.0)
+        turn = start(loaded, "fixed", sequence=sequence, max_tokens=limit)
+        reports = run(turn)
+        assert turn.generated == plain.generated[:limit]
+        assert reports[-1].end == "length"
+
+
+def test_stop_strings_cut_inside_an_accepted_run(loaded: tuple[Model, Tokenizer]) -> None:
+    plain = start(loaded, "none", WARM)
+    text = "".join(t.text for r in run(plain) for t in r.tokens)
+    stop = next((text[i : i + 2] for i in range(3, len(text) - 4) if text[i : i + 2].isascii()), None)
+    if stop is None:
+        pytest.skip("the model said too little to stop it")
+    sequence = sequence_for(*loaded)
+    sequence.drafters["fixed"] = Fixed(plain.sequence.tokens, 1.0)
+    turn = start(loaded, "fixed", WARM, sequence=sequence, stops=(stop,))
+    reports = run(turn)
+    assert "".join(t.text for r in reports for t in r.tokens) == text[: text.index(stop)]
+    assert (reports[-1].end, reports[-1].stop_sequence) == ("stop_sequence", stop)
+
+
+def test_a_turn_can_be_rewound_after_its_end(loaded: tuple[Model, Tokenizer]) -> None:
+    turn = start(loaded, "mtp")
+    run(turn)
+    before = list(turn.generated)
+    with pytest.raises(RuntimeError, match="ended"):
+        turn.step()
+    turn.rewind(len(before) // 2, "none", trusted=False)
+    run(turn)
+    assert turn.generated == before
+    with pytest.raises(ValueError, match="cannot rewind"):
+        turn.rewind(len(before) + 1, "none", trusted=False)
