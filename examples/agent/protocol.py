@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-SYSTEM_PROMPT = "You repair Python code. Read the file, edit the faulty line, run the tests, then report."
+SYSTEM_PROMPT = "You repair Python code. Read the file, rewrite the faulty function, run the tests, then report."
 
 MAX_RESULT_CHARS = 6000
 

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from examples.agent import protocol
 from examples.embedded_model.bugs import candidates
-from examples.embedded_model.tasks import Task, run
+from examples.embedded_model.tasks import Task, function_source, run
 
 TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 CONTEXT_WEIGHT = 0.05
@@ -79,10 +79,15 @@ def result(text: str) -> Message:
 
 
 def make_episode(task: Task, rng: random.Random) -> Episode:
-    """The reference repair; in three of ten episodes a call fails first and is mended."""
+    """The reference repair; in three of ten episodes a call fails first and is mended.
+
+    The edit replaces the whole faulty function: a small model copies it token by token, twice, and departs from the
+    copy where the bug is. Naming the faulty line alone means finding its start before its fault, which it never learnt.
+    """
     episode = Episode(opening(task))
     say = episode.messages.append
     path, source = task.module, task.files[task.module]
+    old, new = function_source(source, task.function), function_source(task.fixed, task.function)
     detour = rng.choice(("path", "old", "old", "fix", "fix")) if rng.random() < 0.3 else ""
     if detour == "path":
         wrong = rng.choice((f"src/{path}", path.replace(".py", ""), f"test_{path}s"))
@@ -93,21 +98,19 @@ def make_episode(task: Task, rng: random.Random) -> Episode:
     say(result(protocol.file_text(source)))
     thought = f"The fault is in {task.function}."
     if detour == "old":
-        wrong = _wrong_old(task, rng)
         episode.mistakes.add(len(episode.messages))
-        say(call("edit_file", thought, path=path, old_string=wrong, new_string=task.new))
+        say(call("edit_file", thought, path=path, old_string=_wrong_old(task, old, rng), new_string=new))
         say(result(protocol.old_string_missing(path)))
         thought = ""
-    old = task.old
     if detour == "fix" and (second := _wrong_fix(task, rng)) is not None:
-        line, output = second
+        wrong, output = second
         episode.mistakes.add(len(episode.messages))
-        say(call("edit_file", thought, path=path, old_string=old, new_string=line))
+        say(call("edit_file", thought, path=path, old_string=old, new_string=wrong))
         say(result(protocol.edited(path)))
         say(call("run_tests"))
         say(result(output))
-        old, thought = line, ""
-    say(call("edit_file", thought, path=path, old_string=old, new_string=task.new))
+        old, thought = wrong, ""
+    say(call("edit_file", thought, path=path, old_string=old, new_string=new))
     say(result(protocol.edited(path)))
     say(call("run_tests"))
     say(result(protocol.summary([], run(task.fixed, task.files[f"test_{path}"], path[:-3])[1])))
@@ -115,16 +118,16 @@ def make_episode(task: Task, rng: random.Random) -> Episode:
     return episode
 
 
-def _wrong_old(task: Task, rng: random.Random) -> str:
-    """Text that is not in the file: the line as it should be, or with a slip."""
-    source = task.files[task.module]
+def _wrong_old(task: Task, old: str, rng: random.Random) -> str:
+    """Text that is not in the file: the function as it should be, or with a slip in its faulty line."""
     slip = task.old.replace(" ", "  ", 1) if " " in task.old else task.old + ":"
-    picks = [text for text in (task.new, slip, task.old + ";", task.old[:-1] + "_") if text not in source]
-    return rng.choice(picks) if picks else task.old + "#"
+    lines = [text for text in (task.new, slip, task.old + ";", task.old[:-1] + "_")]
+    picks = [text for line in lines if (text := old.replace(task.old, line)) not in task.files[task.module]]
+    return rng.choice(picks) if picks else old + "#"
 
 
 def _wrong_fix(task: Task, rng: random.Random) -> tuple[str, str] | None:
-    """Another faulty line in place of the bug, that leaves tests red; and their output."""
+    """The faulty function with another fault in place of the bug, that leaves tests red; and their output."""
     names = [w for w in task.new.replace("(", " ").replace(")", " ").split() if w.isidentifier()]
     source = task.files[task.module]
     for bug in rng.sample(found := candidates([task.new], names, rng), len(found)):
@@ -140,7 +143,7 @@ def _wrong_fix(task: Task, rng: random.Random) -> tuple[str, str] | None:
             continue
         output = protocol.summary([protocol.failure(*f) for f in failures], passed)
         if failures and len(output) < 400:
-            return line, output
+            return function_source(changed, task.function), output
     return None
 
 

@@ -54,6 +54,12 @@ class Function:
         return "\n".join([*self.header, *(indent + line for line in body)])
 
 
+def function_source(source: str, name: str) -> str:
+    """The text of one top-level function, from `def` to its last line; functions have no blank lines within."""
+    start = source.index(f"def {name}(")
+    return source[start:].split("\n\n", 1)[0].rstrip("\n")
+
+
 def is_held_out_combination(combination: str) -> bool:
     return zlib.crc32(combination.encode()) % 8 == 0
 

@@ -38,7 +38,7 @@ CONTEXT_SAMPLE = 0.2
 COPIED_BELOW = 0.3
 """Loss on the repetition at which the copying phase ends."""
 COPY_SHARE = 0.04
-MTP_WEIGHTS = (0.3, 0.15)
+MTP_WEIGHTS = (0.4, 0.15)
 LEARNING_RATE = 2e-3
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -192,8 +192,8 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
             batch = ids, weights
         tokens, weights = (torch.from_numpy(x).to(device) for x in batch)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            # the MTP block learns from every other batch: it costs two sevenths of a step
-            loss, values = loss_of(model, tokens, weights, depths=3 if done.step % 2 and not copying else 1)
+            # each step of the MTP block costs a seventh of a step; the second draft is learnt from every fourth batch
+            loss, values = loss_of(model, tokens, weights, depths=1 if copying else 2 if done.step % 4 else 3)
         loss.backward()
         size, *values = average(model, [float(tokens.numel()), *values], arguments.workers)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
