@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
+from keyword import iskeyword
 
 SWAPS: tuple[tuple[str, str, str], ...] = (
     ("operator", r" \+ ", " - "),
@@ -96,7 +97,7 @@ def misspell(name: str, rng: random.Random) -> str:
     """One typing error: a letter dropped, doubled or exchanged with its neighbour."""
     at = rng.randrange(len(name) - 1) if len(name) > 1 else 0
     ways = (name[:at] + name[at + 1 :], name[:at] + name[at] + name[at:], name[:at] + name[at : at + 2][::-1] + name[at + 2 :])
-    picks = [w for w in ways if w and w != name and w.isidentifier()]
+    picks = [w for w in ways if w != name and w.isidentifier() and not iskeyword(w)]
     return rng.choice(picks) if picks else name + name[-1]
 
 
