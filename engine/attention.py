@@ -51,7 +51,7 @@ class Attention:
         """
         rows = x.shape[0]
         mixed = F.linear(x, self.qkv)
-        gated, k, v = mixed.split((2 * self.q_dim, self.kv_dim, self.kv_dim), dim=-1)
+        gated, k, v = torch.split(mixed, [2 * self.q_dim, self.kv_dim, self.kv_dim], dim=-1)
         q, gate = gated.view(rows, self.heads, 2 * self.dim).chunk(2, dim=-1)
         k, v = k.view(rows, self.kv_heads, self.dim), v.view(rows, self.kv_heads, self.dim)
         q = rope.rotate(self.q_norm(q), angles)

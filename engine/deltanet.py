@@ -117,7 +117,8 @@ class DeltaNet:
         memory = state.memory
         for start in range(0, rows, INNER):
             at = slice(start, start + INNER)
-            out, memory = chunk(*(y[at].transpose(0, 1) for y in (q, k, v)), beta[at].T, g[at].T, memory)
+            qs, ks, vs = (y[at].transpose(0, 1) for y in (q, k, v))
+            out, memory = chunk(qs, ks, vs, beta[at].T, g[at].T, memory)
             outs.append(out.transpose(0, 1))
         state.memory = memory
         state.conv = torch.cat((state.conv, mixed[real]))[-(self.kernel - 1) :].clone()
@@ -126,7 +127,7 @@ class DeltaNet:
     def _inputs(self, x: Tensor, conv: Tensor, real: slice) -> tuple[Tensor, ...]:
         """Projections and convolution: (conv inputs, z, q, k, v, beta, g), fp32, rows first."""
         rows = x.shape[0]
-        mixed, z, b, a = F.linear(x, self.project).float().split(self.splits, dim=-1)
+        mixed, z, b, a = torch.split(F.linear(x, self.project).float(), self.splits, dim=-1)
         window = torch.zeros(rows + self.kernel - 1, self.channels, device=x.device)
         # the kept inputs stand directly before the first real row, wherever padding has put it
         window[real.start : real.start + self.kernel - 1] = conv
@@ -134,7 +135,7 @@ class DeltaNet:
         mixed_by_time = window[:rows] * self.taps[0]
         for tap in range(1, self.kernel):
             mixed_by_time = mixed_by_time + window[tap : tap + rows] * self.taps[tap]
-        q, k, v = F.silu(mixed_by_time).split((self.keys, self.keys, self.values), dim=-1)
+        q, k, v = torch.split(F.silu(mixed_by_time), [self.keys, self.keys, self.values], dim=-1)
         groups = self.heads // self.key_heads
         q = _unit(q.reshape(rows, self.key_heads, self.dk)) * self.dk**-0.5
         k = _unit(k.reshape(rows, self.key_heads, self.dk))

@@ -1,8 +1,8 @@
 """KV cache of one attention layer, read in fixed tiles of 256 tokens. Codec `full`: keys and values as computed.
 
-Must not: know which tokens are committed (the state's cursor does), or move data when it is truncated.
-Invariant: a tile's content at a position depends only on the last write to it; rows behind the newest are zero or
-stale but finite, because attention masks them by adding, not by branching.
+Must not: know which tokens are committed (the state's cursor does).
+Invariant: a tile's content at a position depends only on the last write to it; rows behind the newest are zero,
+because attention weighs masked values with 0 instead of leaving them out, and 0 * NaN is NaN.
 """
 
 from __future__ import annotations
@@ -37,9 +37,14 @@ class KVCache:
         self.keys[:, position : position + rows] = keys.transpose(0, 1)
         self.values[:, position : position + rows] = values.transpose(0, 1)
         if clear:
-            # a rejected row may hold NaN, and 0 * NaN would reach every later row of the tile
+            # a rejected row may hold NaN
             self.keys[:, position + rows : position + rows + clear] = 0
             self.values[:, position + rows : position + rows + clear] = 0
+
+    def truncate(self, length: int) -> None:
+        """Zeroes all rows from `length` on."""
+        self.keys[:, length:] = 0
+        self.values[:, length:] = 0
 
     def tile(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values [heads, 256, dim] fp32 of positions 256 * index on."""

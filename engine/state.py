@@ -1,7 +1,7 @@
 """The state of one sequence: KV caches, DeltaNet memories, the cursor, and what a rewind needs.
 
 Must not: know tokens. Invariant: `length` positions are committed; what lies behind the cursor is garbage that nothing
-reads. Attention rewinds by moving the cursor; DeltaNet by restoring a checkpoint and folding logged ingredients.
+reads. Attention rewinds by moving the cursor (what lay behind it is zeroed); DeltaNet by restoring a checkpoint and folding logged ingredients.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ class SequenceState:
             for layer, state, part in zip(self.layers, self.linear, row, strict=True):
                 layer.fold(state, part)
         self.checkpoints = [c for c in self.checkpoints if c.position <= position]
+        for cache in (*self.kv, *((self.mtp,) if self.mtp else ())):
+            cache.truncate(position)
         del self.log[max(position - self.log_start, 0) :]
         self.log_start = min(self.log_start, position)
         self.length = position

@@ -85,7 +85,8 @@ class MtpDrafter:
         state = self.state()
         rows = torch.cat(self._hidden)
         following = self._tokens[self._first + 1 : self._first + 1 + rows.shape[0]]
-        assert state.mtp is not None
+        if state.mtp is None:
+            raise ValueError("drafter mtp: the sequence's state was made without a cache for the head")
         hidden, logits = self.head.fill(state.mtp, self._first, following, rows)
         self._first += rows.shape[0]
         # the newest row stays queued, so that a second proposal without a commit can start from it again
