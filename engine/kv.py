@@ -41,6 +41,7 @@ class KVCache:
             self.keys[:, position + rows : position + rows + clear] = 0
             self.values[:, position + rows : position + rows + clear] = 0
 
+    @torch.inference_mode()
     def truncate(self, length: int) -> None:
         """Zeroes all rows from `length` on."""
         self.keys[:, length:] = 0

@@ -18,7 +18,7 @@ from engine.kv import KVCache
 
 MAX_CHECKPOINTS = 8
 MAX_LOG = 1024
-"""Committed rows whose ingredients are kept; beyond it a checkpoint is made and the older half dropped."""
+"""Most committed rows whose ingredients are kept; at least the newest half of as many stay restorable one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,7 @@ class SequenceState:
             self.log.append(tuple(part.rows(row, row + 1) for part in accepted))
         self.length += count
         self.provisional = None
-        if len(self.log) > MAX_LOG:
-            self.checkpoint()
-            drop = len(self.log) - MAX_LOG // 2
-            del self.log[:drop]
-            self.log_start += drop
+        self._shorten_log()
 
     def skip_log(self, count: int) -> None:
         """`count` rows were prefilled: they advance the cursor and leave no ingredients."""
@@ -140,6 +136,17 @@ class SequenceState:
         for tensor in tensors:
             digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    def _shorten_log(self) -> None:
+        """Drops rows that only lead away from old checkpoints; makes checkpoints so that this is possible."""
+        half = MAX_LOG // 2
+        if self.length - self.checkpoints[-1].position >= half:
+            self.checkpoint()
+        if len(self.log) > MAX_LOG:
+            base = max((c.position for c in self.checkpoints if c.position <= self.length - half), default=0)
+            drop = max(base - self.log_start, 0)
+            del self.log[:drop]
+            self.log_start += drop
 
     def _reach(self, checkpoint: Checkpoint, position: int) -> int:
         """How far towards `position` the log leads from a checkpoint."""

@@ -1,0 +1,125 @@
+"""The MTP drafter keeps its head's cache in step with the sequence through proposals, rejections and rewinds."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.drafters.mtp import MtpDrafter
+from engine.model import Model
+from engine.sampler import SamplingParams
+from engine.sequence import Sequence
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path) -> Model:
+    return Model.load(tiny_folder)
+
+
+def ids(count: int, seed: int = 0) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(256) for _ in range(count)]
+
+
+def begun(model: Model, prompt: list[int], max_chain: int = 3) -> tuple[Sequence, MtpDrafter]:
+    sequence = Sequence(model)
+    drafter = MtpDrafter(model, lambda: sequence.state, 260, max_chain)
+    sequence.drafters = {"mtp": drafter}
+    sequence.begin(prompt)
+    list(sequence.prefill())
+    return sequence, drafter
+
+
+def commit(sequence: Sequence, tokens: list[int]) -> None:
+    for token in tokens:
+        sequence.commit([token], sequence.decode().hidden, speculative=False)
+
+
+def expected(model: Model, tokens: list[int], count: int) -> list[int]:
+    """Greedy drafts for what follows `tokens`, from hidden states that one prefill gives."""
+    assert model.mtp is not None
+    state = model.new_state()
+    hidden = model.prefill(state, tokens)[:-1]
+    cache = model.new_state().mtp
+    assert cache is not None
+    drafts: list[int] = []
+    step, logits = model.mtp.fill(cache, 0, tokens[1:], hidden)
+    while True:
+        drafts.append(int(logits[0, :260].argmax()))
+        if len(drafts) == count:
+            return drafts
+        step, logits = model.mtp.step(cache, len(tokens) - 2 + len(drafts), drafts[-1], step)
+
+
+def test_drafts_chain_from_the_pending_token(model: Model) -> None:
+    prompt = ids(50)
+    _, drafter = begun(model, prompt)
+    assert drafter.propose(3) == expected(model, prompt, 3)
+    assert drafter.propose(7) == expected(model, prompt, 3), "max_chain is the limit, and asking again changes nothing"
+    assert drafter.propose(1) == expected(model, prompt, 1)
+    assert drafter.propose(0) == []
+
+
+def test_drafts_do_not_depend_on_the_way(model: Model) -> None:
+    """Proposals after commits, after drafts that were never taken, and after rewinds are those of a fresh start.
+
+    Right after a rewind there may be none: the row before the pending token is only computed with the next step.
+    """
+    rng = random.Random(4)
+    prompt, truth = ids(40), ids(60, 1)
+    sequence, drafter = begun(model, prompt)
+    done = 0
+    for _ in range(40):
+        rewound = done > 0 and rng.random() < 0.3
+        if rewound:
+            done = rng.randint(0, done)
+            sequence.rewind(len(prompt) - 1 + done, trusted=rng.random() < 0.5)
+        else:
+            count = min(rng.randint(1, 4), 60 - done)
+            commit(sequence, truth[done : done + count])
+            done += count
+        if rng.random() < 0.7:
+            drafts = drafter.propose(2)
+            assert drafts == expected(model, [*prompt, *truth[:done]], 2) or (rewound and not drafts)
+
+
+def test_a_history_without_rows_yields_no_draft(model: Model) -> None:
+    _, drafter = begun(model, [7])
+    assert drafter.propose(3) == []
+
+
+def test_sampled_drafts_use_the_noise_of_their_positions(model: Model) -> None:
+    """With the target's own logits the draft would be the target's token: noise is shared by seed and position."""
+    prompt = ids(50)
+    _, drafter = begun(model, prompt)
+    greedy = drafter.propose(3)
+    seen = set()
+    for seed in range(6):
+        drafter.sampling = SamplingParams(temperature=1.5, seed=seed)
+        seen.add(tuple(drafter.propose(3)))
+        assert tuple(drafter.propose(3)) in seen
+    assert len(seen) > 1
+    assert all(token < 260 for drafts in seen for token in drafts)
+    drafter.sampling = SamplingParams()
+    assert drafter.propose(3) == greedy
+
+
+def test_what_it_cannot_do_is_said(model: Model, untied_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"no mtp\.\* tensors"):
+        MtpDrafter(Model.load(untied_folder), lambda: model.new_state(), 260)
+    _, drafter = begun(model, ids(5))
+    with pytest.raises(ValueError, match="hidden states"):
+        drafter.extend([1], None)
+
+
+def test_rows_are_copied(model: Model) -> None:
+    sequence, drafter = begun(model, ids(20))
+    rows = sequence.decode()
+    hidden = rows.hidden.clone()
+    sequence.commit([9], hidden, speculative=False)
+    with torch.inference_mode():
+        hidden.zero_()
+    assert drafter.propose(2) == expected(model, [*ids(20), 9], 2)

@@ -1,0 +1,187 @@
+"""A sequence rebuilds its state as plain decoding would have made it, whatever happened on the way."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence as Tokens
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.errors import ContextOverflow
+from engine.faults import Fault
+from engine.model import Model
+from engine.sequence import Segment, Sequence, common_prefix
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path) -> Model:
+    return Model.load(tiny_folder)
+
+
+def ids(count: int, seed: int = 0) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(256) for _ in range(count)]
+
+
+class Recorder:
+    """A drafter that checks the contract: every token once, in order, each with the row before it."""
+
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.rows: list[Tensor] = []
+
+    def begin(self, tokens: Tokens[int]) -> None:
+        self.tokens, self.rows = list(tokens), []
+
+    def extend(self, tokens: Tokens[int], hidden: Tensor | None) -> None:
+        assert hidden is not None
+        assert len(tokens) == hidden.shape[0]
+        self.tokens += tokens
+        self.rows += list(hidden)
+
+    def truncate(self, length: int) -> None:
+        del self.tokens[length:]
+        del self.rows[max(length - 1, 0) :]
+
+    def feedback(self, drafted: int, accepted: int) -> None: ...
+
+    def propose(self, limit: int) -> list[int]:
+        return []
+
+
+def begun(model: Model, prompt: list[int]) -> tuple[Sequence, Recorder]:
+    recorder = Recorder()
+    sequence = Sequence(model, {"recorder": recorder})
+    sequence.begin(prompt)
+    list(sequence.prefill())
+    return sequence, recorder
+
+
+def advance(sequence: Sequence, tokens: list[int], block: int = 1, fault: Fault | None = None) -> None:
+    """Commits `tokens`, verified in blocks as drafts would be."""
+    for at in range(0, len(tokens), block):
+        new = tokens[at : at + block]
+        rows = sequence.decode(new[:-1], fault)
+        sequence.commit(new, rows.hidden, speculative=len(new) > 1)
+
+
+def test_the_last_token_stays_pending(model: Model) -> None:
+    prompt = ids(150)
+    sequence = Sequence(model)
+    assert sequence.begin(prompt) == 0
+    assert list(sequence.prefill()) == [128, 149]
+    assert (sequence.length, sequence.tokens) == (149, prompt)
+    assert sequence.provenance == [Segment("prefill", 0, 128), Segment("prefill", 128, 149)]
+    advance(sequence, ids(3, 1))
+    assert sequence.length == len(sequence.tokens) - 1 == 152
+    assert sequence.provenance[-1] == Segment("decode", 149, 152)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, 128, 140, 149, 150, 155, 165, 169])
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_rewind_gives_the_state_of_plain_decoding(model: Model, keep: int, trusted: bool) -> None:
+    prompt, tokens = ids(150), ids(20, 1)
+    plain, _ = begun(model, prompt)
+    advance(plain, tokens)
+    fast, recorder = begun(model, prompt)
+    advance(fast, tokens[:6])
+    advance(fast, tokens[6:], block=5)
+    assert fast.speculated_from == 155
+    fast.rewind(keep, trusted=trusted)
+    assert fast.length == keep
+    assert fast.tokens == [*prompt, *tokens][: keep + 1]
+    assert recorder.tokens == fast.tokens
+    assert len(recorder.rows) == keep
+    if keep >= 149:
+        plain.rewind(keep, trusted=False)
+        assert fast.state.fingerprint() == plain.state.fingerprint()
+    whole = [*prompt, *tokens]
+    rest = whole[keep + 1 :]
+    advance(fast, rest)
+    assert fast.tokens == whole
+    assert recorder.tokens == whole
+    if keep >= 149:
+        advance(plain, rest)
+        assert fast.state.fingerprint() == plain.state.fingerprint()
+
+
+def test_a_trusted_rewind_cures_what_a_fault_has_damaged(model: Model) -> None:
+    prompt, tokens = ids(60), ids(16, 1)
+    plain, _ = begun(model, prompt)
+    advance(plain, tokens)
+    hurt, recorder = begun(model, prompt)
+    advance(hurt, tokens[:4])
+    advance(hurt, tokens[4:], block=4, fault=Fault.VERIFY_IGNORES_CACHE)
+    assert hurt.state.fingerprint() != plain.state.fingerprint()
+    hurt.rewind(70, trusted=False)
+    plain.rewind(70, trusted=False)
+    assert hurt.state.fingerprint() != plain.state.fingerprint()
+    rebuilt = hurt.rewind(70, trusted=True)
+    assert rebuilt == 70 - 63
+    assert hurt.state.fingerprint() == plain.state.fingerprint()
+    assert hurt.speculated_from is None
+    reference, clean = begun(model, prompt)
+    advance(reference, tokens[:11])
+    assert all(torch.equal(a, b) for a, b in zip(recorder.rows, clean.rows, strict=True))
+
+
+def test_a_rewind_that_stays_behind_the_speculation_remembers_it(model: Model) -> None:
+    sequence, _ = begun(model, ids(20))
+    advance(sequence, ids(12, 1), block=4)
+    sequence.rewind(25, trusted=False)
+    assert sequence.speculated_from == 19
+    sequence.rewind(19, trusted=False)
+    assert sequence.speculated_from is None
+
+
+def test_a_longer_prompt_reuses_the_shared_part(model: Model) -> None:
+    sequence, recorder = begun(model, ids(100))
+    advance(sequence, ids(10, 1), block=3)
+    longer = [*sequence.tokens, *ids(30, 2)]
+    assert sequence.begin(longer) == 109
+    list(sequence.prefill())
+    assert sequence.tokens == longer == recorder.tokens
+    other = [*longer[:50], *ids(10, 3)]
+    assert sequence.begin(other) == 49
+    list(sequence.prefill())
+    assert sequence.tokens == other == recorder.tokens
+
+
+def test_a_prompt_without_a_common_token_starts_anew(model: Model) -> None:
+    sequence, recorder = begun(model, [1, *ids(20)])
+    advance(sequence, ids(8, 1), block=4)
+    assert sequence.begin([2, *ids(20)]) == 0
+    assert (sequence.length, sequence.provenance, sequence.speculated_from) == (0, [], None)
+    list(sequence.prefill())
+    assert recorder.tokens == [2, *ids(20)]
+
+
+def test_the_same_prompt_again_keeps_one_token_pending(model: Model) -> None:
+    sequence, _ = begun(model, ids(40))
+    assert sequence.begin(ids(40)) == 39
+    assert list(sequence.prefill()) == []
+
+
+def test_prompts_and_positions_are_checked(model: Model) -> None:
+    sequence, _ = begun(model, ids(10))
+    with pytest.raises(ValueError, match="at least one token"):
+        sequence.begin([])
+    with pytest.raises(ContextOverflow):
+        sequence.begin(ids(1024))
+    for wrong in (-1, 10):
+        with pytest.raises(ValueError, match="cannot rewind"):
+            sequence.rewind(wrong, trusted=False)
+    assert sequence.length == 9
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "length"),
+    [([], [1], 0), ([1, 2], [1, 2, 3], 2), ([1, 2, 9], [1, 2, 3], 2), ([5], [6], 0), ([1, 2], [1, 2], 2)],
+)
+def test_common_prefix(left: list[int], right: list[int], length: int) -> None:
+    assert common_prefix(left, right) == common_prefix(right, left) == length
