@@ -35,7 +35,7 @@ class LinearState:
 
 @dataclass(frozen=True, slots=True)
 class Ingredients:
-    """What rows contribute to the state: conv [n, channels], k [n, heads, dk], u [n, heads, dv], decay e^g [n, heads]."""
+    """What rows add to the state: conv [n, channels], k [n, heads, dk], u [n, heads, dv], decay e^g [n, heads]"""
 
     conv: Tensor
     k: Tensor

@@ -1,7 +1,8 @@
 """The state of one sequence: KV caches, DeltaNet memories, the cursor, and what a rewind needs.
 
 Must not: know tokens. Invariant: `length` positions are committed; what lies behind the cursor is garbage that nothing
-reads. Attention rewinds by moving the cursor (what lay behind it is zeroed); DeltaNet by restoring a checkpoint and folding logged ingredients.
+reads. Attention rewinds by moving the cursor (and zeroing what lay behind it), DeltaNet by restoring a checkpoint and
+folding logged ingredients.
 """
 
 from __future__ import annotations

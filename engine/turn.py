@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.audit import audit_step
 from engine.detokenizer import StreamDetokenizer
@@ -32,7 +32,7 @@ class TurnOptions:
     the first verify step and then one in so many; 0 = never. max_tokens: None = up to the context window.
     """
 
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     drafter: str = "none"
     max_tokens: int | None = None
     stops: tuple[str, ...] = ()

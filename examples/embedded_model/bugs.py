@@ -96,7 +96,8 @@ def candidates(lines: list[str], names: list[str], rng: random.Random) -> list[B
 def misspell(name: str, rng: random.Random) -> str:
     """One typing error: a letter dropped, doubled or exchanged with its neighbour."""
     at = rng.randrange(len(name) - 1) if len(name) > 1 else 0
-    ways = (name[:at] + name[at + 1 :], name[:at] + name[at] + name[at:], name[:at] + name[at : at + 2][::-1] + name[at + 2 :])
+    before, letter, after = name[:at], name[at], name[at + 1 :]
+    ways = (before + after, before + letter + letter + after, before + after[:1] + letter + after[1:])
     picks = [w for w in ways if w != name and w.isidentifier() and not iskeyword(w)]
     return rng.choice(picks) if picks else name + name[-1]
 

@@ -119,8 +119,7 @@ async def run_task(backend: Backend, task: Task, mode: DecodeMode, incidents: In
     """Lets the model work until it answers without a call."""
     run = Run()
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in task.files.items():
-            Path(folder, name).write_text(content, encoding="utf-8")
+        write_files(Path(folder), task)
         workspace = Workspace(Path(folder))
         opening = protocol.first_message(workspace.files(), workspace.run_tests())
         messages = [Message("system", protocol.SYSTEM_PROMPT), Message("user", opening)]
@@ -143,11 +142,21 @@ async def run_task(backend: Backend, task: Task, mode: DecodeMode, incidents: In
             for call in past:
                 result = await asyncio.to_thread(workspace.call, call.name, call.arguments)
                 messages.append(Message("tool", result, call_id=call.id))
-        tests = f"test_{task.module}"
-        unchanged = Path(folder, tests).read_text(encoding="utf-8") == task.files[tests]
-        result = workspace.run_tests()
-        run.repaired = unchanged and "failed" not in result and "passed" in result
+        run.repaired = tests_pass(workspace, task)
     return run
+
+
+def write_files(folder: Path, task: Task) -> None:
+    for name, content in task.files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+def tests_pass(workspace: Workspace, task: Task) -> bool:
+    """Whether the task's own tests are still what they were, and pass."""
+    tests = f"test_{task.module}"
+    unchanged = (workspace.directory / tests).read_text(encoding="utf-8") == task.files[tests]
+    result = workspace.run_tests()
+    return unchanged and "failed" not in result and "passed" in result
 
 
 async def evaluate(folder: Path | None, tasks: Sequence[Task], mode: DecodeMode, show: bool = False) -> Score:

@@ -123,7 +123,8 @@ class Attention(nn.Module):
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True)
         out = out.transpose(1, 2).reshape(b, t, -1) * torch.sigmoid(gate.reshape(b, t, -1))
-        return self.o_proj(out)
+        mixed: Tensor = self.o_proj(out)
+        return mixed
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
@@ -154,7 +155,29 @@ class DeltaNet(nn.Module):
         self.dt_bias = nn.Parameter(steps + torch.log(-torch.expm1(-steps)))
         self.norm = GatedNorm(s.linear_value_head_dim, s.rms_norm_eps)
         self.out_proj = nn.Linear(values, s.hidden_size, bias=False)
-        self.sizes = (keys, keys, values)
+        self.sizes = [keys, keys, values]
+
+    @torch.no_grad()
+    def start_as_induction_head(self) -> None:
+        """Sets weights that recall what followed the present token earlier.
+
+        Keys see the previous token, queries and values the present one, queries and keys share a projection, and the
+        output undoes the values' projection. Copying of unseen names then forms in about 100 steps; from random
+        weights it did not form in 380.
+        """
+        keys, values = self.sizes[1], 2 * self.sizes[1]
+        weight, taps = self.in_proj_qkv.weight, self.conv1d.weight
+        nn.init.orthogonal_(weight[:keys])
+        weight[keys:values] = weight[:keys]
+        nn.init.orthogonal_(weight[values:])
+        self.out_proj.weight.copy_(weight[values:].T)
+        nn.init.normal_(taps, std=0.02)
+        present, previous = taps.shape[-1] - 1, taps.shape[-1] - 2
+        taps[:keys, 0, present] = taps[values:, 0, present] = 1.0
+        taps[keys:values, 0, previous] = 1.0
+        self.dt_bias.copy_(torch.logspace(-3, -1.7, self.dt_bias.numel()).expm1().log())
+        nn.init.zeros_(self.A_log)
+        nn.init.normal_(self.in_proj_z.weight, std=0.06)
 
     def forward(self, x: Tensor) -> Tensor:
         b, t, _ = x.shape
@@ -164,8 +187,10 @@ class DeltaNet(nn.Module):
         width = s.linear_conv_kernel_dim
         padded = F.pad(mixed, (0, 0, width - 1, 0))
         taps = self.conv1d.weight[:, 0].to(mixed.dtype)
-        mixed = F.silu(sum(padded[:, i : i + t] * taps[:, i] for i in range(width)))
-        q, k, v = mixed.split(self.sizes, dim=-1)
+        convolved = padded[:, :t] * taps[:, 0]
+        for i in range(1, width):
+            convolved = convolved + padded[:, i : i + t] * taps[:, i]
+        q, k, v = torch.split(F.silu(convolved), self.sizes, dim=-1)
         q = unit(q.view(b, t, s.linear_num_key_heads, -1).float()) * s.linear_key_head_dim**-0.5
         k = unit(k.view(b, t, s.linear_num_key_heads, -1).float())
         v = v.view(b, t, s.linear_num_value_heads, -1).float()
@@ -173,17 +198,19 @@ class DeltaNet(nn.Module):
         q, k = q.repeat_interleave(groups, 2), k.repeat_interleave(groups, 2)
         beta = torch.sigmoid(self.in_proj_b(x).float())
         g = -self.A_log.float().exp() * F.softplus(self.in_proj_a(x).float() + self.dt_bias)
-        out = gated_delta_rule(*(y.transpose(1, 2) for y in (q, k, v, beta, g)))
+        # in fp32 whatever the caller casts to
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            out = gated_delta_rule(*(y.transpose(1, 2) for y in (q, k, v, beta, g)))
         z = self.in_proj_z(x).view(b, t, s.linear_num_value_heads, -1)
-        return self.out_proj(self.norm(out.transpose(1, 2), z).reshape(b, t, -1).to(x.dtype))
+        mixed = self.norm(out.transpose(1, 2), z).reshape(b, t, -1)
+        y: Tensor = self.out_proj(mixed.to(x.dtype))
+        return y
 
 
 def unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6)
 
 
-@torch.autocast("cpu", enabled=False)
-@torch.autocast("cuda", enabled=False)
 def gated_delta_rule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor) -> Tensor:
     """Chunked gated delta rule (Yang et al. 2412.06464) from a zero state.
 
@@ -228,7 +255,8 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(s.intermediate_size, s.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return y
 
 
 class Layer(nn.Module):
@@ -248,7 +276,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         y = self.input_layernorm(x)
         x = x + (self.self_attn(y, rope) if self.kind == "full_attention" else self.linear_attn(y))
-        return x + self.mlp(self.post_attention_layernorm(x))
+        z: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return z
 
 
 class Decoder(nn.Module):
@@ -272,7 +301,8 @@ class MtpBlock(nn.Module):
 
     def forward(self, embedded: Tensor, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         x = self.fc(torch.cat((self.pre_fc_norm_embedding(embedded), self.pre_fc_norm_hidden(hidden)), -1))
-        return self.norm(self.layers[0](x, rope))
+        y: Tensor = self.norm(self.layers[0](x, rope))
+        return y
 
 
 class TrainableModel(nn.Module):
@@ -287,35 +317,15 @@ class TrainableModel(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Residual branches start at zero, except that every linear layer starts as an induction head.
-
-        Its keys see the previous token, its queries and values the present one, queries and keys share a projection,
-        and the output undoes the values' projection: it recalls what followed the present token earlier. Copying
-        of unseen names then forms in about 100 steps; from random weights it did not form in 380.
-        """
+        """Residual branches start at zero, except that every linear layer starts as an induction head."""
         for name, p in self.named_parameters():
             if p.dim() == 2:
                 nn.init.normal_(p, std=0.02)
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     nn.init.zeros_(p)
-        for layer in self.model.layers:
-            if layer.kind == "full_attention":
-                continue
-            net = layer.linear_attn
-            keys, values = net.sizes[1], 2 * net.sizes[1]
-            weight, taps = net.in_proj_qkv.weight, net.conv1d.weight
-            nn.init.orthogonal_(weight[:keys])
-            weight[keys:values] = weight[:keys]
-            nn.init.orthogonal_(weight[values:])
-            net.out_proj.weight.copy_(weight[values:].T)
-            nn.init.normal_(taps, std=0.02)
-            present, previous = taps.shape[-1] - 1, taps.shape[-1] - 2
-            taps[:keys, 0, present] = taps[values:, 0, present] = 1.0
-            taps[keys:values, 0, previous] = 1.0
-            heads = net.dt_bias.numel()
-            net.dt_bias.copy_(torch.logspace(-3, -1.7, heads).expm1().log())
-            nn.init.zeros_(net.A_log)
-            nn.init.normal_(net.in_proj_z.weight, std=0.06)
+        for module in self.model.modules():
+            if isinstance(module, DeltaNet):
+                module.start_as_induction_head()
 
     def rope(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         n = int(self.shape.head_dim * self.shape.partial_rotary_factor)
@@ -330,7 +340,8 @@ class TrainableModel(nn.Module):
         x = self.model.embed_tokens(tokens)
         for layer in self.model.layers:
             x = layer(x, rope)
-        return self.model.norm(x)
+        hidden: Tensor = self.model.norm(x)
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.model.embed_tokens.weight)

@@ -10,11 +10,12 @@ import zlib
 
 NOUNS = (
     "price cost weight score point level stock order item part unit step mark count rate share bonus tax fee goal "
-    "page line word note plan task team game card coin seat room road ship train plane book shelf box bag cup plate "
-    "tree leaf seed river stone cloud rain wind field farm horse sheep fish bird light wire cell motor wheel brake pump "
-    "valve tank pipe gauge signal pulse frame layer pixel color shape angle width height depth length volume mass speed "
-    "force power heat pressure reading sample batch record entry event ticket invoice ledger account budget salary "
-    "client vendor parcel route stop station track session user group role badge token packet queue buffer cache"
+    "page line word note plan task team game card coin seat room road ship train plane book shelf box bag cup "
+    "plate tree leaf seed river stone cloud rain wind field farm horse sheep fish bird light wire cell motor "
+    "wheel brake pump valve tank pipe gauge signal pulse frame layer pixel color shape angle width height depth "
+    "length volume mass speed force power heat pressure reading sample batch record entry event ticket invoice "
+    "ledger account budget salary client vendor parcel route stop station track session user group role badge "
+    "token packet queue buffer cache"
 ).split()
 ONSETS = "b d f g k l m n p r s t v z br dr gr kr pl st tr sk".split()
 VOWELS = "a e i o u ai ou".split()

@@ -145,7 +145,8 @@ def write(rng: random.Random, kind: Kind, held_out: bool, taken: set[str]) -> Fu
     head = f"def {name}({fill(kind.args)}):"
     style = rng.random()
     header = [head, f'    """{doc}"""'] if style < 0.75 else [f"# {doc}", head]
-    used = [n for mark, n in (("$a", first), ("$b", second), ("$v", v), ("$w", w), ("$x", x)) if mark in kind.args + kind.body]
+    marks = {"$a": first, "$b": second, "$v": v, "$w": w, "$x": x}
+    used = [n for mark, n in marks.items() if mark in kind.args + kind.body]
     return Function(kind, name, used, header, [fill(line) for line in kind.lines], (k, m))
 
 

@@ -27,7 +27,7 @@ class Reference:
         )
 
         config: Any = AutoConfig.from_pretrained(folder)
-        config._attn_implementation = "eager"  # noqa: SLF001 (the public way needs a whole model)
+        config._attn_implementation = "eager"
         tensors = load_file(folder / "model.safetensors")
         self.embedding = tensors["model.embed_tokens.weight"]
         self.fc = tensors["mtp.fc.weight"]

@@ -57,7 +57,8 @@ def loaded(request: pytest.FixtureRequest, tiny_folder: Path) -> tuple[Model, To
 
 
 def prompt_for(tokenizer: Tokenizer) -> list[int]:
-    return tokenizer.encode("<|im_start|>user\nred green blue red green blue red green<|im_end|>\n<|im_start|>assistant\n")
+    words = "red green blue red green blue red green"
+    return tokenizer.encode(f"<|im_start|>user\n{words}<|im_end|>\n<|im_start|>assistant\n")
 
 
 def sequence_for(model: Model, tokenizer: Tokenizer) -> TokenSequence:

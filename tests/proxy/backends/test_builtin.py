@@ -137,9 +137,9 @@ async def test_closing_stops_within_one_step(backend: BuiltinBackend) -> None:
     await asyncio.sleep(0)
     step.cancel()
     await generation.close()
-    length = generation._turn.sequence.length  # noqa: SLF001 (nothing public tells that work went on)
+    length = generation._turn.sequence.length
     await asyncio.sleep(0.1)
-    assert generation._turn.sequence.length == length  # noqa: SLF001
+    assert generation._turn.sequence.length == length
 
 
 async def test_bad_options_and_folders_are_explained(tmp_path: Path) -> None:
