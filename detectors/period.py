@@ -56,9 +56,7 @@ class Thresholds:
         return None
 
 
-PROSE = Thresholds(
-    Threshold(Grade.SUSPECT, 3, 96), Threshold(Grade.FALLBACK, 4, 256), Threshold(Grade.ABORT, 6, 1024)
-)
+PROSE = Thresholds(Threshold(Grade.SUSPECT, 3, 96), Threshold(Grade.FALLBACK, 4, 256), Threshold(Grade.ABORT, 6, 1024))
 """Text and thinking: 0 of 887 prose documents reach FALLBACK."""
 ARGUMENTS = Thresholds(
     Threshold(Grade.SUSPECT, 4, 256), Threshold(Grade.FALLBACK, 4, 512), Threshold(Grade.ABORT, 6, 2048)
@@ -97,9 +95,7 @@ class _Scale:
 class PeriodDetector:
     """Feeds on the tokens of one channel; positions rise by one between resets. About 4 us per token."""
 
-    def __init__(
-        self, thresholds: Thresholds = PROSE, detector: str = "loop.period", channel: str = "text"
-    ) -> None:
+    def __init__(self, thresholds: Thresholds = PROSE, detector: str = "loop.period", channel: str = "text") -> None:
         self._thresholds = thresholds
         self._detector = detector
         self.channel = channel
@@ -168,10 +164,7 @@ class PeriodDetector:
         newest, tokens = self._count - 1, self._tokens
         limit = min(self._count - period, 2 * length)
         matches = 0
-        while (
-            matches < limit
-            and tokens[(newest - matches) % _RING] == tokens[(newest - matches - period) % _RING]
-        ):
+        while matches < limit and tokens[(newest - matches) % _RING] == tokens[(newest - matches - period) % _RING]:
             matches += 1
         if matches >= length:
             self._runs[period] = matches

@@ -59,9 +59,7 @@ def read_call(body: str, schema_of: Callable[[str], Mapping[str, Any] | None]) -
     """Raises MarkupError. `schema_of(name)` gives a tool's parameters, None for an unknown one (all text)."""
     name, values = read_markup(body)
     schema = schema_of(name) or {}
-    return Call(
-        name, {key: typed(text, property_schema(schema, key), schema) for key, text in values.items()}
-    )
+    return Call(name, {key: typed(text, property_schema(schema, key), schema) for key, text in values.items()})
 
 
 def read_markup(body: str) -> tuple[str, dict[str, str]]:
@@ -124,9 +122,7 @@ _NOTHING = object()
 
 def _parse(text: str) -> Any:
     if text in _PYTHON_WORDS:
-        return _PYTHON_WORDS[
-            text
-        ]  # chat templates show past booleans in Python's spelling, so models copy it
+        return _PYTHON_WORDS[text]  # chat templates show past booleans in Python's spelling, so models copy it
     try:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
         if _depth(value) > _MAX_DEPTH:

@@ -27,9 +27,7 @@ class BadSchema(ValueError):
     """A declaration is no usable JSON Schema. tool: whose; path: JSON pointer into its parameters."""
 
     def __init__(self, tool: str, path: str, problem: str) -> None:
-        super().__init__(
-            f"the parameters of tool {tool!r} are no valid JSON Schema at {path or '/'}: {problem}"
-        )
+        super().__init__(f"the parameters of tool {tool!r} are no valid JSON Schema at {path or '/'}: {problem}")
         self.tool, self.path = tool, path
 
 
@@ -67,9 +65,7 @@ class ToolSchemas:
             arguments = {}
         tool = self._tools.get(name)
         if tool is None:
-            return Violation(
-                "tool.unknown", "unknown tool", {"tool": name[:128], "declared": len(self._tools)}
-            )
+            return Violation("tool.unknown", "unknown tool", {"tool": name[:128], "declared": len(self._tools)})
         if not isinstance(arguments, dict):
             evidence = {"tool": name, "keyword": "type", "instance_path": "", "schema_path": ""}
             return Violation("tool.schema", "type", evidence)
@@ -120,13 +116,9 @@ def _compiled(tool: str, parameters: Mapping[str, Any]) -> jsonschema_rs.Validat
 
 def _compile(tool: str, schema: Any) -> jsonschema_rs.Validator:
     try:
-        return jsonschema_rs.validator_for(
-            schema, offline=True, validate_formats=False, pattern_options=_PATTERNS
-        )
+        return jsonschema_rs.validator_for(schema, offline=True, validate_formats=False, pattern_options=_PATTERNS)
     except jsonschema_rs.ValidationError as error:
-        raise BadSchema(
-            tool, _pointer(error.instance_path), error.message.partition("\n")[0][:300]
-        ) from error
+        raise BadSchema(tool, _pointer(error.instance_path), error.message.partition("\n")[0][:300]) from error
     except (jsonschema_rs.ReferencingError, ValueError, RecursionError) as error:
         raise BadSchema(tool, "", str(error).partition("\n")[0][:300]) from error
 

@@ -155,9 +155,7 @@ def _where(usable: list[bool], values: list[float]) -> list[float]:
 
 def _clean(logits: Tensor, positions: Sequence[int], valid_tokens: int) -> tuple[Tensor, Tensor]:
     if logits.dim() != 2 or logits.shape[0] != len(positions):
-        raise ValueError(
-            f"logits: must be [{len(positions)}, V] for that many positions, not {list(logits.shape)}"
-        )
+        raise ValueError(f"logits: must be [{len(positions)}, V] for that many positions, not {list(logits.shape)}")
     if not 1 <= valid_tokens <= logits.shape[1]:
         raise ValueError(f"valid_tokens: must be between 1 and {logits.shape[1]}, not {valid_tokens}")
     rows = logits[:, :valid_tokens].float()

@@ -141,9 +141,7 @@ class Sequence:
 
     def _truncate(self, length: int, rebuilt_from: int) -> None:
         del self.tokens[length + 1 :]
-        self.provenance = [
-            Segment(s.kind, s.start, min(s.end, length)) for s in self.provenance if s.start < length
-        ]
+        self.provenance = [Segment(s.kind, s.start, min(s.end, length)) for s in self.provenance if s.start < length]
         if self.speculated_from is not None and rebuilt_from <= self.speculated_from:
             self.speculated_from = None
         for drafter in self.drafters.values():

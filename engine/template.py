@@ -125,15 +125,11 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _environment(now: Callable[[], datetime]) -> _Environment:
-    environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.filters["specguard_counted"] = _counted
     environment.globals["raise_exception"] = _raise
@@ -219,9 +215,7 @@ class ChatTemplate:
         except RecursionError as error:
             raise TemplateError("it is nested too deeply", run.reading) from error
         except Exception as error:  # a template can make any expression fail; its text may hold internals
-            raise TemplateError(
-                f"it has an unexpected shape ({type(error).__name__})", run.reading
-            ) from error
+            raise TemplateError(f"it has an unexpected shape ({type(error).__name__})", run.reading) from error
         finally:
             _run.reset(token)
 

@@ -28,9 +28,7 @@ class Tokenizer:
     def __init__(self, backend: _Tokenizer, eos_ids: frozenset[int]) -> None:
         decoder = json.loads(backend.to_str()).get("decoder")
         if not any(part.get("type") == "ByteLevel" for part in _parts(decoder)):
-            raise ConfigError(
-                "tokenizer.json: its decoder is not ByteLevel; only byte-level BPE is supported"
-            )
+            raise ConfigError("tokenizer.json: its decoder is not ByteLevel; only byte-level BPE is supported")
         self._backend = backend
         added = backend.get_added_tokens_decoder()
         vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -44,9 +42,7 @@ class Tokenizer:
             self._bytes[token] = entry.content.encode("utf-8")
         unknown = sorted(token for token in eos_ids if not 0 <= token < self.vocab_size)
         if unknown:
-            raise ConfigError(
-                f"eos_token_id: {unknown} are not in the vocabulary of {self.vocab_size} tokens"
-            )
+            raise ConfigError(f"eos_token_id: {unknown} are not in the vocabulary of {self.vocab_size} tokens")
 
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
@@ -113,9 +109,7 @@ def _eos_ids(folder: Path, backend: _Tokenizer) -> frozenset[int]:
         return generation
     config = read_json(folder / "config.json")
     inner = config.get("text_config")
-    ids = set(_as_ids("config.json", inner) if isinstance(inner, dict) else ()) or set(
-        _as_ids("config.json", config)
-    )
+    ids = set(_as_ids("config.json", inner) if isinstance(inner, dict) else ()) or set(_as_ids("config.json", config))
     name = token_text(read_json(folder / "tokenizer_config.json").get("eos_token"))
     token = backend.token_to_id(name) if name else None
     return frozenset(ids if token is None else ids | {token})

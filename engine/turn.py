@@ -208,6 +208,4 @@ class Turn:
 
 
 def _with_text(token: TokenReport, text: str) -> TokenReport:
-    return TokenReport(
-        token.id, text, token.logprob, token.top1_prob, token.margin, token.entropy, token.finite
-    )
+    return TokenReport(token.id, text, token.logprob, token.top1_prob, token.margin, token.entropy, token.finite)

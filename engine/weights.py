@@ -38,9 +38,7 @@ class Weights:
                 raise WeightError(f"{path.name}: is not a readable safetensors file ({error})") from None
         if not self._where:
             raise WeightError(f"{folder}: holds no tensors")
-        self.prefix = next(
-            (p for p in TEXT_PREFIXES if f"{p}embed_tokens.weight" in self._where), TEXT_PREFIXES[-1]
-        )
+        self.prefix = next((p for p in TEXT_PREFIXES if f"{p}embed_tokens.weight" in self._where), TEXT_PREFIXES[-1])
 
     def has(self, name: str) -> bool:
         """Is there a tensor of exactly this name or, for the text model's own, with its prefix?"""

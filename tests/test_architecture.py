@@ -126,9 +126,7 @@ def test_examples_are_clients() -> None:
     for folder in ("agent", "demo"):
         for path in sorted((ROOT / "examples" / folder).glob("*.py")):
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            targets = [
-                f.target for f in _walk(tree, Module(f"examples.{folder}.{path.stem}", path), False, False)
-            ]
+            targets = [f.target for f in _walk(tree, Module(f"examples.{folder}.{path.stem}", path), False, False)]
             problems += [f"{path.name} imports {t}" for t in targets if t.partition(".")[0] in MAY_IMPORT]
     fail_if_any(problems, "examples/agent and examples/demo import nothing of the four folders:")
 
@@ -173,9 +171,7 @@ def test_every_module_has_its_test_file() -> None:
             continue
         folder = ROOT / "tests" / module.path.relative_to(ROOT).parent
         if not (folder / f"test_{module.path.name}").exists():
-            problems.append(
-                f"{module.where} has no {(folder / f'test_{module.path.name}').relative_to(ROOT)}"
-            )
+            problems.append(f"{module.where} has no {(folder / f'test_{module.path.name}').relative_to(ROOT)}")
     fail_if_any(problems, "Every module that does something is tested in a file of its own:")
 
 
@@ -205,9 +201,7 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def test_files_stay_short() -> None:
-    lengths = {
-        path.relative_to(ROOT): path.read_text(encoding="utf-8").count("\n") for path in source_files()
-    }
+    lengths = {path.relative_to(ROOT): path.read_text(encoding="utf-8").count("\n") for path in source_files()}
     for path, lines in lengths.items():
         if lines > WARN_LINES:
             print(f"long: {path} has {lines} lines (aim at {WARN_LINES} or fewer)")

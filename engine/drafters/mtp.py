@@ -28,9 +28,7 @@ class MtpDrafter:
 
     name = "mtp"
 
-    def __init__(
-        self, model: Model, state: Callable[[], SequenceState], valid_tokens: int, max_chain: int = 3
-    ) -> None:
+    def __init__(self, model: Model, state: Callable[[], SequenceState], valid_tokens: int, max_chain: int = 3) -> None:
         if model.mtp is None:
             raise ValueError("drafter mtp: this model has no mtp.* tensors; use ngram or none")
         self.head = model.mtp

@@ -51,9 +51,7 @@ class Counter(Watcher):
 class Story:
     """Tells one task. folder: scratch space for copies, logs and the incident store; command: specguard's."""
 
-    def __init__(
-        self, console: Console, task: Path, folder: Path, command: tuple[str, ...] = COMMAND
-    ) -> None:
+    def __init__(self, console: Console, task: Path, folder: Path, command: tuple[str, ...] = COMMAND) -> None:
         self.console, self._task, self._folder, self._command = console, task, folder, command
         self._store = folder / "incidents.sqlite"
 
@@ -129,9 +127,7 @@ class Story:
         return done.stdout
 
     def _introduce(self) -> None:
-        intent = (
-            "A coding agent repairs a bug through specguard, on the embedded model, on this machine's CPU."
-        )
+        intent = "A coding agent repairs a bug through specguard, on the embedded model, on this machine's CPU."
         self.console.print(Panel(Text(intent), title="specguard demo", expand=False))
         for path in sorted(self._task.glob("*.py")):
             self.console.print(Text(path.name, style="bold"))

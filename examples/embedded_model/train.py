@@ -4,7 +4,7 @@
 
 Must not: see a held-out task. Invariant: the schedule depends on elapsed training time, so `--minutes` is the budget
 on any machine; a checkpoint holds everything that `--resume` needs. Why a copying phase: induction heads do not form
-by themselves in a budget of minutes, and without them no invented name can be repeated (figures: model card).
+by themselves in a budget of minutes; `initial` writes one, and the copying phase tunes it (figures: model card).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from examples.embedded_model.episodes import encode, make_episode
 from examples.embedded_model.export import export
+from examples.embedded_model.initial import initialise
 from examples.embedded_model.model import Shape, TrainableModel
 from examples.embedded_model.tasks import make_task
 from examples.embedded_model.vocabulary import train_tokenizer
@@ -35,11 +36,9 @@ from examples.embedded_model.vocabulary import train_tokenizer
 BATCH_TOKENS = 4_500
 CONTEXT_SAMPLE = 0.2
 """Share of the lightly weighted tokens that enter the loss of a step (their weight rises in proportion)."""
-COPIED_BELOW = 0.3
-"""Loss on the repetition at which the copying phase ends."""
-COPY_SHARE = 0.04
+COPY_SHARE = 0.08
 MTP_WEIGHTS = (0.4, 0.15)
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 1e-3
 Batch = tuple[np.ndarray, np.ndarray]
 
 
@@ -81,12 +80,15 @@ def pad(rows: list[Batch]) -> Batch:
     return tokens, weights
 
 
-def copy_batch(rng: np.random.Generator, vocab: int, rows: int, length: int | None = None) -> Batch:
-    """Random strings of tokens, each repeated once; loss on the repetition only."""
-    size = length or int(rng.integers(32, 49))
-    half = rng.integers(13, vocab, (rows, size))
+def copy_batch(rng: np.random.Generator, vocab: int, rows: int) -> Batch:
+    """Random strings of tokens, each repeated once; loss on the repetition only.
+
+    Drawn from 5 to 300 different tokens: with few of them a match of one token means nothing, as in code.
+    """
+    size, alphabet = int(rng.integers(40, 130)), int(np.exp(rng.uniform(np.log(5), np.log(300))))
+    half = np.stack([rng.choice(rng.integers(13, vocab, alphabet), size) for _ in range(rows)])
     weights = np.zeros((rows, 2 * size), dtype=np.float32)
-    weights[:, size + 1 :] = 1.0
+    weights[:, size + 3 :] = 1.0
     return np.concatenate((half, half), axis=1), weights
 
 
@@ -126,10 +128,10 @@ class Progress:
     seed: int = 0
 
 
-def learning_rate(fraction: float) -> float:
-    """Multiplier over the budget: 2 % warm-up, flat, cosine to 3 % over the last 60 %."""
-    if fraction < 0.02:
-        return max(fraction / 0.02, 0.05)
+def learning_rate(fraction: float, step: int) -> float:
+    """Multiplier over the budget: 30 steps of warm-up, flat, cosine to 3 % over the last 60 %."""
+    if step < 30:
+        return (step + 1) / 30
     if fraction < 0.4:
         return 1.0
     return 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min((fraction - 0.4) / 0.6, 1.0)))
@@ -162,7 +164,9 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     shape = Shape(vocab_size=tokenizer.get_vocab_size())
-    model = TrainableModel(shape).to(device)
+    model = TrainableModel(shape)
+    initialise(model)
+    model.to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     done = Progress(seed=arguments.first_seed + rank * 100_000_000)
     checkpoint = out / "checkpoint.pt"
@@ -174,21 +178,19 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
     context = multiprocessing.get_context("spawn")
     prefixed = context.Value("d", 0.2)
     queue: Any = context.Queue(maxsize=16)
-    source = context.Process(
-        target=episode_batches, args=(tokenizer.to_str(), done.seed, prefixed, queue), daemon=True
-    )
+    source = context.Process(target=episode_batches, args=(tokenizer.to_str(), done.seed, prefixed, queue), daemon=True)
     source.start()
     rng = np.random.default_rng((arguments.seed, rank, done.step))
     budget, saved = arguments.minutes * 60.0, time.monotonic()
-    shown, copying = [0.0, 0.0, 0.0], not arguments.resume
+    shown = [0.0, 0.0, 0.0]
     while done.seconds < budget:
         started = time.monotonic()
-        if copying:
+        copying = done.step < arguments.copy_steps
+        if copying or rng.random() < COPY_SHARE:
             batch = copy_batch(rng, shape.vocab_size, 24)
-        elif rng.random() < COPY_SHARE:
-            batch = copy_batch(rng, shape.vocab_size, 16, int(rng.integers(40, 160)))
         else:
-            ids, weights, done.seed = queue.get()
+            # a generator that died must not hang the training
+            ids, weights, done.seed = queue.get(timeout=120)
             batch = ids, weights
         tokens, weights = (torch.from_numpy(x).to(device) for x in batch)
         with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -197,9 +199,8 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         loss.backward()
         size, *values = average(model, [float(tokens.numel()), *values], arguments.workers)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        factor = min(1.0, (done.step + 1) / 20) if copying else learning_rate(done.seconds / budget)
         for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * factor
+            group["lr"] = LEARNING_RATE * learning_rate(done.seconds / budget, done.step)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         prefixed.value = 0.2 if done.seconds < 0.65 * budget else 1.0
@@ -210,8 +211,6 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         done.seconds += spent
         for depth, value in enumerate(values):
             shown[depth] = 0.9 * shown[depth] + 0.1 * value if shown[depth] else value
-        if copying and (shown[0] < COPIED_BELOW or done.step >= arguments.copy_steps):
-            copying, done.seconds, shown = False, 0.0, [0.0, 0.0, 0.0]
         if rank:
             continue
         if done.step % 20 == 0:
@@ -264,7 +263,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=1_000_000, help="seed of the first training episode")
-    parser.add_argument("--copy-steps", type=int, default=400, help="at most")
+    parser.add_argument("--copy-steps", type=int, default=40, help="first steps, on copying alone")
     parser.add_argument("--save-minutes", type=float, default=4.0)
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()

@@ -107,9 +107,7 @@ def test_text_is_passed_on_at_once() -> None:
 def test_it_knows_where_it_is() -> None:
     channels = Channels()
     seen = []
-    for i, piece in enumerate(
-        ["<think>", "a", "</think>", "<tool_call>", "b", "</tool_call>", "<tool_call>"]
-    ):
+    for i, piece in enumerate(["<think>", "a", "</think>", "<tool_call>", "b", "</tool_call>", "<tool_call>"]):
         channels.feed(i, piece)
         seen.append((channels.channel, channels.call_began))
     assert seen == [

@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from detectors.finding import Finding, Grade
 from detectors.period import ARGUMENTS, MAX_PERIOD, PROSE, PeriodDetector, Threshold, Thresholds
 
-STRICT = Thresholds(
-    Threshold(Grade.SUSPECT, 3, 64), Threshold(Grade.FALLBACK, 4, 80), Threshold(Grade.ABORT, 6, 128)
-)
+STRICT = Thresholds(Threshold(Grade.SUSPECT, 3, 64), Threshold(Grade.FALLBACK, 4, 80), Threshold(Grade.ABORT, 6, 128))
 
 
 def feed(detector: PeriodDetector, tokens: list[int]) -> Iterator[Finding]:
@@ -127,9 +125,7 @@ def test_memory_is_bounded() -> None:
     draws = random.Random(1)
     for position in range(12_000):
         detector.feed(position, draws.randrange(1 << 20))
-    assert sum(len(s._new) + len(s._old) for s in detector._scales) <= 2 * sum(
-        s.length for s in detector._scales
-    )
+    assert sum(len(s._new) + len(s._old) for s in detector._scales) <= 2 * sum(s.length for s in detector._scales)
     assert not detector._runs
 
 

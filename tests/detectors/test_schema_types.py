@@ -8,9 +8,7 @@ import pytest
 
 from detectors.schema_types import ALL_TYPES, admitted_types, property_schema
 
-ROOT: dict[str, Any] = {
-    "$defs": {"id": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}, "a/b": {"type": "null"}}
-}
+ROOT: dict[str, Any] = {"$defs": {"id": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}, "a/b": {"type": "null"}}}
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,7 @@ def test_rope_is_read_from_either_place() -> None:
 
 
 def test_derived_sizes() -> None:
-    config = parse(
-        linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=8
-    )
+    config = parse(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=8)
     assert config.num_layers == 8
     assert config.conv_channels == 2 * 2 * 16 + 4 * 8
 

@@ -49,9 +49,7 @@ def test_pieces_join_to_the_whole(tokenizer: Tokenizer, tokens: list[int]) -> No
 
 
 @given(tokens=TOKENS)
-def test_every_prefix_is_right_and_holds_back_no_whole_character(
-    tokenizer: Tokenizer, tokens: list[int]
-) -> None:
+def test_every_prefix_is_right_and_holds_back_no_whole_character(tokenizer: Tokenizer, tokens: list[int]) -> None:
     stream, released = StreamDetokenizer(tokenizer), ""
     for count, token in enumerate(tokens, start=1):
         released += stream.feed(token)

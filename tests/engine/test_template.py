@@ -174,9 +174,7 @@ class TestAgreesWithTransformers:
         from tokenizers import Tokenizer, models
 
         backend = Tokenizer(models.BPE())
-        theirs = transformers.PreTrainedTokenizerFast(
-            tokenizer_object=backend, bos_token="<s>", eos_token="</s>"
-        )
+        theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
         for source, chat in ((CHATML, CHAT), (BLOCKS, PARTS), (MACROS, TREE)):
             ours = load(tmp_path, source, **TOKENS).render(chat, TOOLS, True)
             expected = theirs.apply_chat_template(
@@ -187,9 +185,7 @@ class TestAgreesWithTransformers:
 
 class TestLoading:
     def test_string_in_tokenizer_config(self, tmp_path: Path) -> None:
-        (tmp_path / "tokenizer_config.json").write_text(
-            json.dumps({"chat_template": "x{{ messages|length }}"})
-        )
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x{{ messages|length }}"}))
         assert ChatTemplate.load(tmp_path).render([{"role": "user"}]) == "x1"
 
     def test_named_templates(self, tmp_path: Path) -> None:

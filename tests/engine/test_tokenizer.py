@@ -28,9 +28,7 @@ def make_folder(folder: Path, **files: Any) -> Path:
     trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
     backend.train_from_iterator(CORPUS, trainer)
     backend.add_special_tokens(SPECIAL)
-    backend.add_tokens(
-        [AddedToken("<tool_call>", normalized=False), AddedToken("</tool_call>", normalized=False)]
-    )
+    backend.add_tokens([AddedToken("<tool_call>", normalized=False), AddedToken("</tool_call>", normalized=False)])
     backend.save(str(folder / "tokenizer.json"))
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")

@@ -61,9 +61,7 @@ def test_a_quantised_cache_falls_back_too() -> None:
 class TestWithoutASaferMode:
     def test_a_bad_call_ends_the_response(self, situation: Situation) -> None:
         assert decided(finding("tool.schema"), situation) == End("invalid_call", 50)
-        assert decided(finding("tool.truncated", reason="cut off: stop"), situation) == End(
-            "invalid_call", 50
-        )
+        assert decided(finding("tool.truncated", reason="cut off: stop"), situation) == End("invalid_call", 50)
 
     def test_a_call_cut_off_by_the_limit_says_so(self, situation: Situation) -> None:
         found = finding("tool.truncated", reason="cut off: length")

@@ -20,9 +20,7 @@ from tests.proxy.scripted import FAST, Script, ScriptedBackend, ScriptedGenerati
 
 STRING = {"type": "string"}
 TOOLS = (
-    Tool(
-        "ls", parameters={"properties": {"path": STRING}, "required": ["path"], "additionalProperties": False}
-    ),
+    Tool("ls", parameters={"properties": {"path": STRING}, "required": ["path"], "additionalProperties": False}),
     Tool("move", parameters={"properties": {"steps": {"type": "integer"}}}),
 )
 REQUEST = ChatRequest("openai.chat", "m", (Message("user", "go"),), TOOLS, request_id="req_1")
@@ -89,9 +87,7 @@ class Played:
         return lines
 
 
-def play(
-    script: Script | str, policy: Policy | None = None, mode: DecodeMode = FAST, **changes: Any
-) -> Played:
+def play(script: Script | str, policy: Policy | None = None, mode: DecodeMode = FAST, **changes: Any) -> Played:
     backend, sink = ScriptedBackend(script), Sink()
 
     async def run() -> list[Event]:

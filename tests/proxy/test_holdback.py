@@ -99,9 +99,7 @@ SAID = st.lists(st.sampled_from(["a", "bc", "E", "N", "#"]), max_size=20)
 
 
 @given(SAID, SAID, st.data())
-def test_after_a_rewind_exactly_the_rest_is_sent(
-    first: list[str], second: list[str], data: st.DataObject
-) -> None:
+def test_after_a_rewind_exactly_the_rest_is_sent(first: list[str], second: list[str], data: st.DataObject) -> None:
     def push(words: list[str], holdback: HoldBack) -> list[Event]:
         sent: list[Event] = []
         for position, word in enumerate(words):

@@ -42,9 +42,7 @@ INCIDENT = Incident(
     rebuild="trusted",
     evidence={"keyword": "required"},
 )
-CLOSURE = Closure(
-    "inc_1", "recovered", "speculation", "certain", "tool_calls", 2.0, 4, 30, 17, {"compared": 3}
-)
+CLOSURE = Closure("inc_1", "recovered", "speculation", "certain", "tool_calls", 2.0, 4, 30, 17, {"compared": 3})
 
 
 @pytest.fixture

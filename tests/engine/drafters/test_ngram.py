@@ -44,9 +44,7 @@ def drafter_of(history: list[int], params: NgramParams) -> NgramDrafter:
 
 class TestDefinition:
     @given(TOKENS, RULES, LIMITS)
-    def test_proposes_what_the_definition_says(
-        self, history: list[int], params: NgramParams, limit: int
-    ) -> None:
+    def test_proposes_what_the_definition_says(self, history: list[int], params: NgramParams, limit: int) -> None:
         assert drafter_of(history, params).propose(limit) == defined(history, params, limit)
 
     @given(TOKENS, RULES, st.lists(st.integers(0, 80), max_size=6))

@@ -40,9 +40,7 @@ REPAIR = (
 )
 
 
-async def work(
-    server: ScriptedServer, repository: Path, watcher: Watcher | None = None, **options: Any
-) -> Transcript:
+async def work(server: ScriptedServer, repository: Path, watcher: Watcher | None = None, **options: Any) -> Transcript:
     async with server.run() as url, ChatClient(url, "scripted") as client:
         return await repair(client, Workspace(repository), watcher or Watcher(), **options)
 

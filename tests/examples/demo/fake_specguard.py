@@ -50,9 +50,7 @@ def chat(options: argparse.Namespace) -> Any:
         if number < len(CALLS):
             name, arguments = CALLS[number]
             function = {"name": name, "arguments": json.dumps(arguments)}
-            delta = {
-                "tool_calls": [{"index": 0, "id": f"c{number}", "type": "function", "function": function}]
-            }
+            delta = {"tool_calls": [{"index": 0, "id": f"c{number}", "type": "function", "function": function}]}
         reason = "tool_calls" if number < len(CALLS) else "stop"
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)

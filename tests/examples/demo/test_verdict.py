@@ -83,7 +83,4 @@ def test_tally_leaves_out_what_is_unknown() -> None:
     assert tally(run("plain")) == "2 turns, 3 tokens, 0.0 s"
     numbers = {"predicted_n": 10, "predicted_ms": 100.0, "draft_n": 8, "draft_n_accepted": 6}
     turn = Turn(usage={"completion_tokens": 10}, timings=numbers, seconds=0.5)
-    assert (
-        tally(Transcript([turn]))
-        == "1 turns, 10 tokens, 0.5 s, 100 tokens/s, 75% of 8 drafted tokens accepted"
-    )
+    assert tally(Transcript([turn])) == "1 turns, 10 tokens, 0.5 s, 100 tokens/s, 75% of 8 drafted tokens accepted"
