@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,7 @@ from proxy.backends.base import BackendError
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.service import Service
-from proxy.streaming import Encoder, Outcome, stream
+from proxy.streaming import Encoder, Outcome, stream, without_thinking
 from proxy.wire import anthropic_parse, openai_chat_parse
 from proxy.wire.anthropic_messages import AnthropicEncoder
 from proxy.wire.openai_chat import OpenAIChatEncoder
@@ -34,6 +34,7 @@ from proxy.wire.parsed import Parsed
 
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+REQUEST: web.RequestKey[str] = web.RequestKey("request_id", str)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SESSION_HEADERS = ("x-claude-code-session-id", "x-session-id", "x-litellm-session-id", "session-id")
 
@@ -51,7 +52,7 @@ def middleware(service: Service) -> Any:
     async def outer(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
-        request["id"] = request_id
+        request[REQUEST] = request_id
         wire = wire_of(request)
         try:
             check_access(request, service.config.server)
@@ -70,6 +71,7 @@ def middleware(service: Service) -> Any:
             allowed = ", ".join(sorted(error.allowed_methods))
             problem = RequestError("method_not_allowed", f"{request.method} is not possible here; use {allowed}")
             response = failed(wire, problem, request_id)
+            response.headers["allow"] = allowed
         except web.HTTPNotFound:
             problem = RequestError("not_found", f"there is no {request.path[:200]}; see GET / for what there is")
             response = failed(wire, problem, request_id)
@@ -176,31 +178,35 @@ class Handlers:
     ) -> web.StreamResponse:
         """Guards one response. The first event is awaited before headers are sent, so early failures are statuses."""
         service = self._service
-        request = replace(parsed.request, request_id=http["id"], session=session_key(http, parsed.request))
+        request = replace(parsed.request, request_id=http[REQUEST], session=session_key(http.headers, parsed.request))
         self._check_ready()
         session = service.session(request)
         transcript = http.headers.get("x-specguard-transcript") == "1"
         encoder = make_encoder(request, request.model, transcript)
-        extra = {"x-request-id": http["id"], "request-id": http["id"], "x-specguard-mode": str(session.mode)}
+        extra = {"x-request-id": http[REQUEST], "request-id": http[REQUEST], "x-specguard-mode": str(session.mode)}
         if parsed.ignored:
             extra["x-specguard-ignored"] = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
         outcome = Outcome(request)
         with service.counted(), outcome.logged():
-            async with aclosing(session.events()) as events:
+            async with aclosing(session.events()) as guarded:
+                events = outcome.watch(guarded)
+                if not parsed.thinking:
+                    events = without_thinking(events)
                 if request.stream:
-                    keep_alive_s = service.config.server.keepalive_s
-                    return await stream(http, extra, outcome.watch(events), encoder, keep_alive_s)
-                async for event in outcome.watch(events):
+                    return await stream(http, extra, events, encoder, service.config.server.keepalive_s)
+                async for event in events:
                     encoder.collect(event)
             return _json(encoder.body(), headers=extra)
 
 
-def session_key(http: web.Request, request: ChatRequest) -> str:
+def session_key(headers: Mapping[str, str], request: ChatRequest) -> str:
     """Which conversation a request belongs to: what the client says, else a hash of how it began."""
     for name in SESSION_HEADERS:
-        value = http.headers.get(name, "")
+        value = headers.get(name, "")
         if REQUEST_ID.fullmatch(value):
             return value
+    if request.session:
+        return request.session
     opening = "\0".join(m.text for m in request.messages[:2])
     return f"auto-{hashlib.sha256(opening.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 

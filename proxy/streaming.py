@@ -19,7 +19,7 @@ from proxy import errors
 from proxy.backends.base import BackendError
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
-from proxy.events import Event, Failed, Finished
+from proxy.events import Event, Failed, Finished, ThinkingDelta
 
 log = structlog.get_logger()
 
@@ -49,7 +49,7 @@ class Encoder(Protocol):
 async def stream(
     http: web.Request, extra: dict[str, str], events: AsyncIterator[Event], encoder: Encoder, every_s: float
 ) -> web.StreamResponse:
-    """Writes a response as it comes. Raises BackendError only while no header was sent."""
+    """Writes a response as it comes. Raises only while no header was sent."""
     response = web.StreamResponse(headers=HEADERS | extra)
     complete = False
     try:
@@ -59,13 +59,21 @@ async def stream(
                     await response.prepare(http)
                 await response.write(data)
                 complete = isinstance(event, Finished)
-    except BackendError as error:
+    except Exception as error:
         if not response.prepared:
             raise
-        await response.write(encoder.error(errors.translate(encoder.wire, error)))
+        if not isinstance(error, ConnectionError):  # else nobody is there to be told anything
+            await response.write(encoder.error(_as_request_error(encoder.wire, error)))
     if not complete and http.transport is not None:
         http.transport.close()  # clients take a clean end for success
     return response
+
+
+def _as_request_error(wire: errors.Wire, error: Exception) -> RequestError:
+    if isinstance(error, BackendError):
+        return errors.translate(wire, error)
+    log.error("stream.failed", exc_info=error)
+    return RequestError("internal", "the response could not be completed; the server's log says why")
 
 
 async def with_keep_alive(
@@ -91,6 +99,13 @@ async def with_keep_alive(
         if pending is not None:
             pending.cancel()
             await asyncio.gather(pending, return_exceptions=True)
+
+
+async def without_thinking(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
+    """For clients that switched thinking off: the model may think all the same, but they do not get to see it."""
+    async for event in events:
+        if not isinstance(event, ThinkingDelta):
+            yield event
 
 
 class Outcome:

@@ -7,20 +7,35 @@ they change with every session and would defeat prefix reuse.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Literal
 
 from pydantic import Field
 
 from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
-from proxy.wire.body import Loose, arguments_of, read_json, read_model, refuse, reminder, stops_of, text_of
+from proxy.wire.body import (
+    Loose,
+    arguments_of,
+    check_prefill,
+    read_json,
+    read_model,
+    refuse,
+    reminder,
+    session_of,
+    stops_of,
+    text_of,
+)
 from proxy.wire.parsed import Parsed
 
-BILLING = re.compile(r"^x-anthropic-billing-header:")
+BILLING = re.compile(r"\A\s*x-anthropic-billing-header:[^\n]*\n*")
+HOSTED = re.compile(r"(web_search|web_fetch|code_execution|tool_search_tool|mcp_toolset|advisor)(_|$)")
+"""Tools that the API's own servers run. Nobody runs them here, so the model is not told of them."""
+SESSION = re.compile(r"_session_([A-Za-z0-9-]{1,64})\Z")
 
 
 class ToolModel(Loose):
-    name: str = Field(min_length=1, max_length=256)
+    name: str = Field(default="", max_length=256)
     type: str | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None
@@ -45,6 +60,10 @@ class Body(Loose):
     top_k: int | None = Field(default=None, ge=0)
     stream: bool | None = None
     thinking: dict[str, Any] | None = None
+    mcp_servers: list[Any] | None = None
+    output_config: dict[str, Any] | None = None
+    output_format: Any = None
+    metadata: dict[str, Any] | None = None
 
 
 def parse(raw: bytes, default_temperature: float = 0.0, *, counting: bool = False) -> Parsed:
@@ -52,14 +71,19 @@ def parse(raw: bytes, default_temperature: float = 0.0, *, counting: bool = Fals
     body = read_model(Body, read_json(raw))
     if body.max_tokens is None and not counting:
         refuse("max_tokens", "is required; state how many tokens may be generated")
-    ignored = list(body.unknown)
-    if body.thinking and body.thinking.get("type") != "disabled":
+    _check_promises(body)
+    if not counting:
+        check_prefill(body.messages[-1].role, f"messages[{len(body.messages) - 1}]")
+    tools, ignored = _tools(body)
+    thinking = (body.thinking or {}).get("type") != "disabled"
+    if body.thinking and thinking:
         ignored.append("thinking")
+    ignored += [name for name in ("metadata", "output_config") if getattr(body, name)]
     request = ChatRequest(
         api="anthropic.messages",
         model=body.model,
         messages=_messages(body),
-        tools=_tools(body),
+        tools=tools,
         sampling=Sampling(
             temperature=default_temperature if body.temperature is None else body.temperature,
             top_p=1.0 if body.top_p is None else body.top_p,
@@ -69,26 +93,60 @@ def parse(raw: bytes, default_temperature: float = 0.0, *, counting: bool = Fals
         stop=stops_of(body.stop_sequences, "stop_sequences"),
         stream=bool(body.stream),
         include_usage=True,
+        session=_session(body.metadata),
     )
-    return Parsed(request, tuple(sorted(ignored)))
+    return Parsed(request, tuple(sorted([*ignored, *body.unknown])), thinking)
 
 
-def _tools(body: Body) -> tuple[Tool, ...]:
+def _check_promises(body: Body) -> None:
+    """Refuses what a client would rely on and nobody here can keep."""
+    if body.mcp_servers:
+        refuse("mcp_servers", "this server connects to no other; connect in the client and declare the tools")
+    formats = {"output_config.format": (body.output_config or {}).get("format"), "output_format": body.output_format}
+    for name, value in formats.items():
+        if value:
+            refuse(name, "an output format cannot be guaranteed yet; leave it out, or use a tool with a schema")
+
+
+def _session(metadata: dict[str, Any] | None) -> str:
+    """The session in `metadata.user_id`, in the forms that agents put it there. A user alone is no conversation."""
+    user = (metadata or {}).get("user_id")
+    if not isinstance(user, str):
+        return ""
+    if found := SESSION.search(user):
+        return found[1]
+    try:
+        value = json.loads(user)
+    except (ValueError, RecursionError):
+        return ""
+    return session_of(value.get("session_id")) if isinstance(value, dict) else ""
+
+
+def _tools(body: Body) -> tuple[tuple[Tool, ...], list[str]]:
+    """The declared tools, and the names of those that are left out because nobody here runs them."""
     kind = (body.tool_choice or {}).get("type", "auto")
     if kind not in ("auto", "none"):
         refuse("tool_choice.type", f"{kind!r} is not supported yet; use 'auto' or 'none'")
     if body.tool_choice and body.tool_choice.get("disable_parallel_tool_use"):
         refuse("tool_choice.disable_parallel_tool_use", "true is not supported yet; leave it out")
     if kind == "none":
-        return ()
+        return (), []
     tools: list[Tool] = []
+    hosted: list[str] = []
     for index, tool in enumerate(body.tools or ()):
+        if tool.type is not None and HOSTED.match(tool.type):
+            hosted.append(f"tools.{tool.name or tool.type}")
+            continue
         if tool.type not in (None, "custom"):
-            refuse(f"tools[{index}].type", f"server tool {tool.type!r} is not available here; remove it")
+            refuse(f"tools[{index}].type", f"{tool.type!r} is unknown here; declare the tool with an input_schema")
+        if not tool.name:
+            refuse(f"tools[{index}].name", "is missing; every tool needs a name")
         if any(tool.name == other.name for other in tools):
             refuse(f"tools[{index}].name", f"{tool.name!r} is declared twice; names must be unique")
         tools.append(Tool(tool.name, tool.description or "", tool.input_schema or {}, bool(tool.strict)))
-    return tuple(tools)
+    if hosted and not tools:
+        refuse("tools", "tools that the API's own servers run are not available here; declare tools of your own")
+    return tuple(tools), hosted
 
 
 def _messages(body: Body) -> tuple[Message, ...]:
@@ -109,9 +167,16 @@ def _messages(body: Body) -> tuple[Message, ...]:
 
 def _system(system: Any) -> str:
     if isinstance(system, list):
-        kept = [p for p in system if not (isinstance(p, dict) and BILLING.match(str(p.get("text", ""))))]
-        return text_of(kept, "system")
-    return text_of(system, "system")
+        return text_of([part for part in map(_without_billing, system) if part is not None], "system")
+    return text_of(BILLING.sub("", system) if isinstance(system, str) else system, "system")
+
+
+def _without_billing(part: Any) -> Any:
+    """A part without the billing line; None if that was all of it."""
+    if not isinstance(part, dict) or not isinstance(part.get("text"), str) or not BILLING.match(part["text"]):
+        return part
+    rest = BILLING.sub("", part["text"])
+    return part | {"text": rest} if rest else None
 
 
 def _assistant(content: Any, where: str) -> Message:

@@ -5,7 +5,9 @@ Must not: know the fields of one API. Invariant: whatever a client sends, the on
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -17,6 +19,8 @@ from proxy.errors import RequestError
 M = TypeVar("M", bound=BaseModel)
 MAX_STOPS = 16
 MAX_DEPTH = 200
+HALVES = re.compile("[\ud800-\udfff]")
+PLAIN_KEY = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class Loose(BaseModel):
@@ -114,6 +118,25 @@ def stops_of(stop: str | list[str] | None, field: str) -> tuple[str, ...]:
     return stops
 
 
+def check_prefill(last_role: str, where: str) -> None:
+    """A chat template closes every past turn, so the last assistant message cannot be continued, only answered."""
+    if last_role == "assistant":
+        refuse(
+            where,
+            "the last message is the assistant's, and continuing it (prefill) is not supported; "
+            "remove it or add a user message after it",
+        )
+
+
+def session_of(key: Any) -> str:
+    """A client's own key for its conversation, as an id that is safe in logs and headers; "" if there is none."""
+    if not isinstance(key, str) or not key:
+        return ""
+    if PLAIN_KEY.fullmatch(key):
+        return key
+    return f"key-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
 def reminder(text: str) -> str:
     """A system message in mid-conversation, folded in place: hoisting it would change the cached prefix each time."""
     return f"<system-reminder>\n{text}\n</system-reminder>"
@@ -126,7 +149,7 @@ def _half_characters(raw: bytes) -> Any:
     """
     try:
         value = json.loads(raw, parse_constant=lambda name: _no_number(name))
-        return orjson.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        return orjson.loads(HALVES.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
     except (ValueError, RecursionError):
         return None
 

@@ -14,10 +14,12 @@ from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
 from proxy.wire.body import (
     Loose,
     arguments_of,
+    check_prefill,
     read_json,
     read_model,
     refuse,
     reminder,
+    session_of,
     stops_of,
     text_of,
 )
@@ -39,6 +41,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "web_search_options": (None,),
 }
 """Fields that are not supported yet, with the values that ask for nothing."""
+
+CONSTRAINTS = (
+    "grammar json_schema regex ebnf structured_outputs guided_json guided_regex guided_choice guided_grammar"
+).split()
+"""What other servers take to constrain the output."""
+
+CONTINUATIONS: dict[str, tuple[Any, ...]] = {
+    "continue_final_message": (None, False),
+    "add_generation_prompt": (None, True),
+}
+"""Fields of other servers that ask for prefill, with the values that do not."""
 
 
 class Function(Loose):
@@ -67,6 +80,7 @@ class CallModel(Loose):
 class MessageModel(Loose):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Any = None
+    refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[CallModel] | None = None
@@ -94,21 +108,23 @@ class Body(Loose):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0)
+    top_k: int | None = Field(default=None, ge=-1)
     min_p: float | None = Field(default=None, ge=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
     stop: str | list[str] | None = None
     response_format: dict[str, Any] | None = None
+    prompt_cache_key: str | None = None
     speculative: Speculative | None = None
 
 
 def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
-    """Raises RequestError. `session` and `request_id` are filled in by the server."""
+    """Raises RequestError. `request_id` is filled in by the server, and `session` where the body names none."""
     body = read_model(Body, read_json(raw))
     ignored = _check_extras(body)
     kind = (body.response_format or {"type": "text"}).get("type")
     if kind != "text":
-        refuse("response_format", f"type {kind!r} is not supported yet; use 'text' or a tool with a schema")
+        refuse("response_format", f"type {kind!r} cannot be guaranteed yet; use 'text', or a tool with a schema")
+    check_prefill(body.messages[-1].role, f"messages[{len(body.messages) - 1}]")
     tools = _tools(body)
     if body.speculative and body.speculative.n_max is not None:
         ignored.append("speculative.n_max")
@@ -120,7 +136,7 @@ def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
         sampling=Sampling(
             temperature=default_temperature if body.temperature is None else body.temperature,
             top_p=1.0 if body.top_p is None else body.top_p,
-            top_k=body.top_k or 0,
+            top_k=max(body.top_k or 0, 0),
             min_p=body.min_p or 0.0,
             seed=body.seed,
         ),
@@ -128,6 +144,7 @@ def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
         stop=stops_of(body.stop, "stop"),
         stream=bool(body.stream),
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        session=session_of(body.prompt_cache_key),
         mode=_mode(body.speculative),
     )
     return Parsed(request, tuple(ignored))
@@ -138,9 +155,15 @@ def _check_extras(body: Body) -> list[str]:
     for name, neutral in NEUTRAL.items():
         if name in extras and extras[name] not in neutral:
             refuse(name, f"is not supported yet; leave it out or use {neutral[-1]!r}")
+    for name in CONSTRAINTS:
+        if extras.get(name):
+            refuse(name, "constrained output cannot be guaranteed yet; leave it out, or use a tool with a schema")
+    for name, neutral in CONTINUATIONS.items():
+        if name in extras and extras[name] not in neutral:
+            refuse(name, "continuing a message (prefill) is not supported; leave it out")
     if extras.get("parallel_tool_calls") is False and body.tools:
         refuse("parallel_tool_calls", "false is not supported yet; leave it out or use true")
-    return [name for name in body.unknown if name not in NEUTRAL]
+    return [name for name in body.unknown if name not in (*NEUTRAL, *CONSTRAINTS, *CONTINUATIONS)]
 
 
 def _tools(body: Body) -> tuple[Tool, ...]:
@@ -166,7 +189,8 @@ def _messages(models: list[MessageModel]) -> tuple[Message, ...]:
     messages: list[Message] = []
     for index, model in enumerate(models):
         where = f"messages[{index}]"
-        text = text_of(model.content, f"{where}.content")
+        content = _with_refusals(model) if model.role == "assistant" else model.content
+        text = text_of(content, f"{where}.content")
         if model.role in ("system", "developer"):
             if not messages:
                 messages.append(Message("system", text))
@@ -186,6 +210,20 @@ def _messages(models: list[MessageModel]) -> tuple[Message, ...]:
         else:
             messages.append(Message("user", text))
     return tuple(messages)
+
+
+def _with_refusals(model: MessageModel) -> Any:
+    """What a model once said instead of an answer is text like any other."""
+    if model.content is None:
+        return model.refusal
+    if not isinstance(model.content, list):
+        return model.content
+    return [
+        {"type": "text", "text": part.get("refusal")}
+        if isinstance(part, dict) and part.get("type") == "refusal"
+        else part
+        for part in model.content
+    ]
 
 
 def _mode(wanted: Speculative | None) -> str | None:

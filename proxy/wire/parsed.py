@@ -12,7 +12,8 @@ from proxy.conversation import ChatRequest
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """ignored: keys for the `x-specguard-ignored` response header."""
+    """ignored: keys for the `x-specguard-ignored` response header. thinking: whether the client wants to see it."""
 
     request: ChatRequest
     ignored: tuple[str, ...]
+    thinking: bool = True
