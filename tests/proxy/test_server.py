@@ -68,16 +68,17 @@ async def test_a_body_that_is_no_json_object(path: str, raw: bytes) -> None:
 
 @pytest.mark.parametrize("path", ROUTES)
 async def test_refusals_name_the_field(path: str) -> None:
+    bodies: list[tuple[dict[str, Any], str]] = [
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        ({"temperature": 9}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"tools": {"name": "ls"}}, "tools"),
+    ]
     async with serving("fine") as live:
-        for fields, field in [
-            ({"messages": []}, "messages"),
-            ({"messages": "hi"}, "messages"),
-            ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
-            ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
-            ({"temperature": 9}, "temperature"),
-            ({"max_tokens": 0}, "max_tokens"),
-            ({"tools": {"name": "ls"}}, "tools"),
-        ]:
+        for fields, field in bodies:
             answer = await live.post(path, **fields)
             error = error_of(answer, path)
             assert (answer.status, error["message"].startswith(f"{field}: ")) == (400, True), error
