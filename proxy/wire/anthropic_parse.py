@@ -17,6 +17,7 @@ from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
 from proxy.wire.body import (
     Loose,
     arguments_of,
+    brief,
     check_prefill,
     read_json,
     read_model,
@@ -126,7 +127,7 @@ def _tools(body: Body) -> tuple[tuple[Tool, ...], list[str]]:
     """The declared tools, and the names of those that are left out because nobody here runs them."""
     kind = (body.tool_choice or {}).get("type", "auto")
     if kind not in ("auto", "none"):
-        refuse("tool_choice.type", f"{kind!r} is not supported yet; use 'auto' or 'none'")
+        refuse("tool_choice.type", f"{brief(kind)} is not supported yet; use 'auto' or 'none'")
     if body.tool_choice and body.tool_choice.get("disable_parallel_tool_use"):
         refuse("tool_choice.disable_parallel_tool_use", "true is not supported yet; leave it out")
     if kind == "none":
@@ -138,7 +139,7 @@ def _tools(body: Body) -> tuple[tuple[Tool, ...], list[str]]:
             hosted.append(f"tools.{tool.name or tool.type}")
             continue
         if tool.type not in (None, "custom"):
-            refuse(f"tools[{index}].type", f"{tool.type!r} is unknown here; declare the tool with an input_schema")
+            refuse(f"tools[{index}].type", f"{brief(tool.type)} is unknown here; declare the tool with an input_schema")
         if not tool.name:
             refuse(f"tools[{index}].name", "is missing; every tool needs a name")
         if any(tool.name == other.name for other in tools):
@@ -198,7 +199,7 @@ def _assistant(content: Any, where: str) -> Message:
                 refuse(at, "a tool_use block needs a string `id` and `name`")
             calls.append(PastCall(block["id"], block["name"], arguments_of(block.get("input"))))
         else:
-            refuse(at, f"blocks of type {kind!r} are not supported in assistant messages")
+            refuse(at, f"blocks of type {brief(kind)} are not supported in assistant messages")
     return Message("assistant", "\n".join(texts), "\n".join(thinking), tuple(calls))
 
 

@@ -62,6 +62,12 @@ def refuse(field: str, problem: str) -> NoReturn:
     raise RequestError("invalid_request", f"{field}: {problem}", field)
 
 
+def brief(value: Any) -> str:
+    """A client's value for a message: short, whatever it is."""
+    text = repr(value)
+    return text if len(text) <= 62 else f"{text[:59]}..."
+
+
 def path(parts: Iterable[int | str]) -> str:
     """(`messages`, 2, `content`) -> `messages[2].content`; names of union branches are left out."""
     text = ""
@@ -89,7 +95,7 @@ def text_of(content: Any, where: str, kinds: tuple[str, ...] = ("text",)) -> str
             continue
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in ("image", "image_url", "input_image", "document", "file", "input_audio"):
-            refuse(at, f"this model reads text only; remove the part of type {kind!r}")
+            refuse(at, f"this model reads text only; remove the part of type {brief(kind)}")
         if kind not in kinds or not isinstance(part.get("text"), str):
             refuse(at, f"parts must be of type {' or '.join(map(repr, kinds))} with a string `text`")
         texts.append(part["text"])

@@ -14,6 +14,7 @@ from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
 from proxy.wire.body import (
     Loose,
     arguments_of,
+    brief,
     check_prefill,
     read_json,
     read_model,
@@ -123,7 +124,7 @@ def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
     ignored = _check_extras(body)
     kind = (body.response_format or {"type": "text"}).get("type")
     if kind != "text":
-        refuse("response_format", f"type {kind!r} cannot be guaranteed yet; use 'text', or a tool with a schema")
+        refuse("response_format", f"type {brief(kind)} cannot be guaranteed yet; use 'text', or a tool with a schema")
     check_prefill(body.messages[-1].role, f"messages[{len(body.messages) - 1}]")
     tools = _tools(body)
     if body.speculative and body.speculative.n_max is not None:
@@ -170,13 +171,13 @@ def _tools(body: Body) -> tuple[Tool, ...]:
     choice = body.tool_choice
     kind = choice.get("type") if isinstance(choice, dict) else choice
     if kind not in (None, "auto", "none"):
-        refuse("tool_choice", f"{kind!r} is not supported yet; use 'auto' or 'none'")
+        refuse("tool_choice", f"{brief(kind)} is not supported yet; use 'auto' or 'none'")
     if kind == "none":
         return ()
     tools: list[Tool] = []
     for index, tool in enumerate(body.tools or ()):
         if tool.type != "function" or tool.function is None:
-            refuse(f"tools[{index}].type", f"{tool.type!r} is not supported; use 'function'")
+            refuse(f"tools[{index}].type", f"{brief(tool.type)} is not supported; use 'function'")
         function = tool.function
         if any(function.name == other.name for other in tools):
             field = f"tools[{index}].function.name"
@@ -237,5 +238,5 @@ def _mode(wanted: Speculative | None) -> str | None:
     names = {"ngram-mod": "ngram", "draft-mtp": "mtp"}
     chosen = {names.get(t, t) for t in types}
     if not chosen <= {"ngram", "mtp", "none"}:
-        refuse("speculative.types", f"{sorted(chosen)} is unknown; use 'ngram', 'mtp', 'mtp+ngram' or 'none'")
+        refuse("speculative.types", f"{brief(sorted(chosen))} is unknown; use 'ngram', 'mtp', 'mtp+ngram' or 'none'")
     return "+".join(t for t in ("mtp", "ngram") if t in chosen) or "none"
