@@ -46,7 +46,12 @@ TOOLS: list[dict[str, Any]] = [
 
 def first_message(files: Sequence[str], test_output: str) -> str:
     """The task: which files there are and how the tests fail."""
-    return f"The tests fail. Files: {', '.join(files)}\n\n{test_output}\n\nFix the bug."
+    return f"The tests fail. Files:\n{_listed(files)}\n\n{test_output}\n\nFix the bug."
+
+
+def _listed(files: Sequence[str]) -> str:
+    """One name per line: a tokenizer then cuts it as it does in the parameter of a call."""
+    return "\n".join(files)
 
 
 def file_text(content: str) -> str:
@@ -59,7 +64,7 @@ def edited(path: str) -> str:
 
 
 def not_found(path: str, files: Sequence[str]) -> str:
-    return f"error: no file {path}. Files: {', '.join(files)}"
+    return f"error: no file {path}. Files:\n{_listed(files)}"
 
 
 def old_string_missing(path: str) -> str:

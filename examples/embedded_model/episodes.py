@@ -2,11 +2,13 @@
 
 Must not: touch the disk (except to read the template) or call a model.
 Invariant: texts come from `examples.agent.protocol` and the shipped chat template, so a served conversation looks
-exactly like a training one. Loss weight 1 on what the assistant writes, little elsewhere, 0 on deliberate mistakes.
+exactly like a training one. Loss weight 1 on what the assistant writes, more where a repair departs from the copied
+text, little elsewhere, 0 on deliberate mistakes.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,6 +26,8 @@ from examples.embedded_model.tasks import Task, function_source, run
 
 TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 CONTEXT_WEIGHT = 0.05
+FIX_WEIGHT = 8.0
+"""Of the few tokens of an edit that differ from the old text; the rest is copying, which soon has no loss left."""
 Message = dict[str, Any]
 
 
@@ -152,7 +156,8 @@ def encode(episode: Episode, tokenizer: Tokenizer, *, bare: bool = False) -> tup
     text = render(episode.messages)
     if bare:
         text = text[text.index("<|im_end|>\n") + len("<|im_end|>\n") :]
-    ids = np.array(tokenizer.encode(text).ids, dtype=np.int32)
+    encoded = tokenizer.encode(text)
+    ids = np.array(encoded.ids, dtype=np.int32)
     weights = np.full(len(ids), CONTEXT_WEIGHT, dtype=np.float32)
     start, end = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>")
     turns = iter([i for i, m in enumerate(episode.messages) if m["role"] == "assistant"])
@@ -161,5 +166,36 @@ def encode(episode: Episode, tokenizer: Tokenizer, *, bare: bool = False) -> tup
         if list(ids[at : at + len(header)]) != header:
             continue
         stop = at + int(np.flatnonzero(ids[at:] == end)[0]) + 1
-        weights[at + len(header) : stop] = 0.0 if next(turns) in episode.mistakes else 1.0
+        turn = next(turns)
+        weights[at + len(header) : stop] = 0.0 if turn in episode.mistakes else 1.0
+        if turn not in episode.mistakes and (change := changed_part(episode.messages[turn])) is not None:
+            # offsets are in characters of the whole text
+            begin = text.index(change.parameter, encoded.offsets[at][0]) + change.start
+            length = max(change.stop - change.start, 1)
+            for i in range(at, stop):
+                a, b = encoded.offsets[i]
+                if a < begin + length and b > begin:
+                    weights[i] = FIX_WEIGHT
     return ids, weights
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Characters start:stop of `parameter` (the rendered new_string) that the old text does not have there."""
+
+    parameter: str
+    start: int
+    stop: int
+
+
+def changed_part(message: Message) -> Change | None:
+    """Where an edit's new text departs from its old text; None if the turn holds no edit."""
+    for item in message.get("tool_calls", ()):
+        arguments = item["function"]["arguments"]
+        if item["function"]["name"] == "edit_file":
+            old, new = arguments["old_string"], arguments["new_string"]
+            head = len(os.path.commonprefix([old, new]))
+            tail = len(os.path.commonprefix([old[head:][::-1], new[head:][::-1]]))
+            opening = "<parameter=new_string>\n"
+            return Change(opening + new, len(opening) + head, len(opening) + len(new) - tail)
+    return None

@@ -33,7 +33,7 @@ from examples.embedded_model.model import Shape, TrainableModel
 from examples.embedded_model.tasks import make_task
 from examples.embedded_model.vocabulary import train_tokenizer
 
-BATCH_TOKENS = 4_500
+BATCH_TOKENS = 3_000
 CONTEXT_SAMPLE = 0.2
 """Share of the lightly weighted tokens that enter the loss of a step (their weight rises in proportion)."""
 COPY_SHARE = 0.08
@@ -93,9 +93,10 @@ def copy_batch(rng: np.random.Generator, vocab: int, rows: int) -> Batch:
 
 
 def loss_of(model: TrainableModel, tokens: Tensor, weights: Tensor, depths: int = 3) -> tuple[Tensor, list[float]]:
-    """Weighted next-token loss plus chained MTP losses (depths - 1 of them), and the plain values in nats.
+    """Weighted next-token loss plus chained MTP losses (depths - 1 of them), and plain values in nats.
 
-    The MTP losses cover fully weighted tokens only: drafts are needed where the assistant writes.
+    The values: sum and count over the tokens of fixes, then the mean over all written tokens for each depth. The MTP
+    losses cover written tokens only: drafts are needed where the assistant writes.
     """
     hidden = model(tokens)
     rope = model.rope(tokens.shape[1], tokens.device)
@@ -108,12 +109,15 @@ def loss_of(model: TrainableModel, tokens: Tensor, weights: Tensor, depths: int 
             state = model.mtp(F.pad(embedded[:, depth:], (0, 0, 0, depth)), state, rope)
         length = tokens.shape[1] - 1 - depth
         wanted, w = tokens[:, 1 + depth :], weights[:, 1 + depth :]
-        full = w == 1
+        full = w >= 1
         picked = full if depth else full | sampled[:, 1:]
         logits = model.logits(state[:, :length][picked]).float()
         losses = F.cross_entropy(logits, wanted[picked], reduction="none")
-        strong = torch.where(full, w, w / CONTEXT_SAMPLE)[picked]
+        strong = torch.where(full, w if depth == 0 else w.clamp(max=1), w / CONTEXT_SAMPLE)[picked]
         total = total + share * (losses * strong).sum() / strong.sum()
+        if depth == 0:
+            fixes = losses.detach()[w[picked] > 1]
+            shown += [float(fixes.sum()), float(fixes.numel())]
         shown.append(float(losses.detach()[full[picked]].mean()))
     return total, shown
 
@@ -182,12 +186,12 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
     source.start()
     rng = np.random.default_rng((arguments.seed, rank, done.step))
     budget, saved = arguments.minutes * 60.0, time.monotonic()
-    shown = [0.0, 0.0, 0.0]
+    shown = [0.0] * 4
     while done.seconds < budget:
         started = time.monotonic()
         copying = done.step < arguments.copy_steps
         if copying or rng.random() < COPY_SHARE:
-            batch = copy_batch(rng, shape.vocab_size, 24)
+            batch = copy_batch(rng, shape.vocab_size, 16)
         else:
             # a generator that died must not hang the training
             ids, weights, done.seed = queue.get(timeout=120)
@@ -197,7 +201,7 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
             # each step of the MTP block costs a seventh of a step; the second draft is learnt from every fourth batch
             loss, values = loss_of(model, tokens, weights, depths=1 if copying else 2 if done.step % 4 else 3)
         loss.backward()
-        size, *values = average(model, [float(tokens.numel()), *values], arguments.workers)
+        size, fixes, fixed, *values = average(model, [float(tokens.numel()), *values], arguments.workers)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * learning_rate(done.seconds / budget, done.step)
@@ -209,15 +213,15 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
         # every worker must see the same clock, or their learning rates part
         spent = average(model, [time.monotonic() - started], arguments.workers)[0]
         done.seconds += spent
-        for depth, value in enumerate(values):
-            shown[depth] = 0.9 * shown[depth] + 0.1 * value if shown[depth] else value
+        for i, value in enumerate((fixes / fixed if fixed else shown[0], *values)):
+            shown[i] = 0.9 * shown[i] + 0.1 * value if shown[i] else value
         if rank:
             continue
         if done.step % 20 == 0:
             losses = " ".join(f"{v:.3f}" for v in shown)
             print(
                 f"step {done.step}  {done.seconds / 60:.1f}/{arguments.minutes:g} min  {done.tokens / 1e6:.2f} M tokens"
-                f"  loss {losses}  {size * arguments.workers / spent:.0f} tok/s{'  (copying)' if copying else ''}",
+                f"  loss fix/text/mtp {losses}  {size * arguments.workers / spent:.0f} tok/s{'  (copying)' if copying else ''}",
                 flush=True,
             )
         if time.monotonic() - saved > arguments.save_minutes * 60:
