@@ -35,7 +35,7 @@ LS_SCHEMA = {
     "required": ["path"],
     "additionalProperties": False,
 }
-USER = [{"role": "user", "content": "go"}]
+USER: list[Any] = [{"role": "user", "content": "go"}]
 OPENAI_TOOLS: list[Any] = [{"type": "function", "function": {"name": "ls", "parameters": LS_SCHEMA}}]
 ANTHROPIC_TOOLS: list[Any] = [{"name": "ls", "input_schema": LS_SCHEMA}]
 VARIABLE = re.compile(rb'(chatcmpl-|call_|msg_|toolu_)[0-9a-f]{24}|"created":\d+')
@@ -52,12 +52,12 @@ def body_for(path: str, **fields: Any) -> dict[str, Any]:
 def stable(frames: bytes) -> list[str]:
     """Frames as lines of text, random ids and the time blanked out."""
     text = VARIABLE.sub(lambda m: (m[1] or b'"created":') + b"0", frames).decode()
-    return [line for line in text.splitlines() if line]
+    return [line for line in text.split("\n") if line]
 
 
 def payloads(frames: bytes) -> list[Any]:
     """What the `data:` lines hold; `[DONE]` as text."""
-    lines = [line.removeprefix("data: ") for line in frames.decode().splitlines() if line.startswith("data: ")]
+    lines = [line.removeprefix("data: ") for line in frames.decode().split("\n") if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
