@@ -19,6 +19,7 @@ from proxy.wire.body import (
     arguments_of,
     brief,
     check_prefill,
+    part_text,
     read_json,
     read_model,
     refuse,
@@ -189,9 +190,10 @@ def _assistant(content: Any, where: str) -> Message:
     for index, block in enumerate(_blocks(content, where)):
         kind, at = block.get("type"), f"{where}[{index}]"
         if kind == "text":
-            texts.append(text_of([block], where))
+            texts.append(part_text(block, at))
         elif kind == "thinking":
-            thinking.append(str(block.get("thinking", "")))
+            if isinstance(block.get("thinking"), str):
+                thinking.append(block["thinking"])
         elif kind == "redacted_thinking":
             continue
         elif kind == "tool_use":
@@ -211,7 +213,7 @@ def _user(content: Any, where: str) -> list[Message]:
     texts: list[str] = []
     for index, block in enumerate(_blocks(content, where)):
         if block.get("type") != "tool_result":
-            texts.append(text_of([block], f"{where}[{index}]"))
+            texts.append(part_text(block, f"{where}[{index}]"))
             continue
         if not isinstance(block.get("tool_use_id"), str):
             refuse(f"{where}[{index}].tool_use_id", "is missing; name the call that this result answers")

@@ -79,7 +79,7 @@ def path(parts: Iterable[int | str]) -> str:
     return text or "body"
 
 
-def text_of(content: Any, where: str, kinds: tuple[str, ...] = ("text",)) -> str:
+def text_of(content: Any, where: str) -> str:
     """Text of a string or of a list of text parts; anything else is refused by name."""
     if content is None:
         return ""
@@ -87,19 +87,20 @@ def text_of(content: Any, where: str, kinds: tuple[str, ...] = ("text",)) -> str
         return content
     if not isinstance(content, list):
         refuse(where, "must be a string or a list of parts")
-    texts = []
-    for index, part in enumerate(content):
-        at = f"{where}[{index}]"
-        if isinstance(part, str):
-            texts.append(part)
-            continue
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind in ("image", "image_url", "input_image", "document", "file", "input_audio"):
-            refuse(at, f"this model reads text only; remove the part of type {brief(kind)}")
-        if kind not in kinds or not isinstance(part.get("text"), str):
-            refuse(at, f"parts must be of type {' or '.join(map(repr, kinds))} with a string `text`")
-        texts.append(part["text"])
-    return "\n".join(texts)
+    return "\n".join(part_text(part, f"{where}[{index}]") for index, part in enumerate(content))
+
+
+def part_text(part: Any, where: str) -> str:
+    """Text of one part of a content list."""
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("image", "image_url", "input_image", "document", "file", "input_audio"):
+        refuse(where, f"this model reads text only; remove the part of type {kind!r}")
+    if kind != "text" or not isinstance(part.get("text"), str):
+        refuse(where, "parts must be of type 'text' with a string `text`")
+    text: str = part["text"]
+    return text
 
 
 def arguments_of(raw: Any) -> dict[str, Any]:
