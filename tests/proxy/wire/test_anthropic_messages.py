@@ -244,11 +244,14 @@ async def test_official_client_stream() -> None:
 async def test_official_client_with_signs_of_life_before_the_message() -> None:
     gate = Gate()
     backend = ScriptedBackend("fine", pace=gate)
-    async with serving(backend, server={"keepalive_s": 0.01}) as live, live.anthropic() as client:
-        async with client.messages.stream(**OPTIONS) as stream:  # headers come with the first sign of life
-            assert backend.generations[0].steps == 0
-            gate.let(100)
-            assert await stream.get_final_text() == "fine"
+    async with (
+        serving(backend, server={"keepalive_s": 0.01}) as live,
+        live.anthropic() as client,
+        client.messages.stream(**OPTIONS) as stream,  # headers come with the first sign of life
+    ):
+        assert backend.generations[0].steps == 0
+        gate.let(100)
+        assert await stream.get_final_text() == "fine"
 
 
 @pytest.mark.parametrize("stream", [False, True])
