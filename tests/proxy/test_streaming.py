@@ -193,10 +193,15 @@ Respond = Callable[[web.Request], AsyncGenerator[Event, None]]
 
 @asynccontextmanager
 async def streaming(respond: Respond) -> AsyncIterator[str]:
-    """A server that streams what `respond` yields; its address."""
+    """A server that streams what `respond` yields; its address. Once headers are out, `stream` must not raise."""
+    raised: list[Exception] = []
 
     async def handler(http: web.Request) -> web.StreamResponse:
-        return await stream(http, {"x-extra": "1"}, respond(http), AnthropicEncoder(REQUEST, "m"), NEVER)
+        try:
+            return await stream(http, {"x-extra": "1"}, respond(http), AnthropicEncoder(REQUEST, "m"), NEVER)
+        except Exception as error:
+            raised.append(error)
+            raise
 
     app = web.Application()
     app.router.add_get("/", handler)
@@ -207,6 +212,7 @@ async def streaming(respond: Respond) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+    assert raised == []
 
 
 @pytest.mark.parametrize("late", [BackendError("it broke"), RuntimeError("internals"), RequestError("internal", "x")])
