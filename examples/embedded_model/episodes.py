@@ -2,14 +2,14 @@
 
 Must not: touch the disk (except to read the template) or call a model.
 Invariant: texts come from `examples.agent.protocol` and the shipped chat template, so a served conversation looks
-exactly like a training one. Loss weight 1 on what the assistant writes, more where a repair departs from the copied
-text, little elsewhere, 0 on deliberate mistakes.
+exactly like a training one. Loss weights: 1 on what the assistant writes, more where a repair departs from the copied
+text, little on sound code that is shown, less elsewhere, 0 on deliberate mistakes.
 """
 
 from __future__ import annotations
 
-import os
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,16 +26,22 @@ from examples.embedded_model.tasks import Task, function_source, run
 
 TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 CONTEXT_WEIGHT = 0.05
-FIX_WEIGHT = 8.0
-"""Of the few tokens of an edit that differ from the old text; the rest is copying, which soon has no loss left."""
+BODY_WEIGHT = 0.2
+"""Of shown lines of code other than the faulty one: predicting them teaches what a docstring demands of a body."""
+FIX_WEIGHT = 6.0
+"""Of the few tokens in which the texts of an edit differ; the rest is copying, which soon has no loss left. In the old
+text too: else the model hedges there, and writes the repair where the fault should be quoted."""
+EDIT = "<function=edit_file>"
+ASSISTANT, TURN_END = "<|im_start|>assistant\n", "<|im_end|>"
 Message = dict[str, Any]
 
 
 @dataclass(slots=True)
 class Episode:
-    """mistakes: indices of assistant turns that are wrong on purpose and must not be learnt."""
+    """mistakes: indices of assistant turns that are wrong on purpose and must not be learnt; fault: the faulty line."""
 
     messages: list[Message]
+    fault: str
     mistakes: set[int] = field(default_factory=set)
 
 
@@ -83,16 +89,16 @@ def result(text: str) -> Message:
 
 
 def make_episode(task: Task, rng: random.Random) -> Episode:
-    """The reference repair; in three of ten episodes a call fails first and is mended.
+    """The reference repair; in two of ten episodes a call fails first and is mended.
 
     The edit replaces the whole faulty function: a small model copies it token by token, twice, and departs from the
     copy where the bug is. Naming the faulty line alone means finding its start before its fault, which it never learnt.
     """
-    episode = Episode(opening(task))
+    episode = Episode(opening(task), task.old)
     say = episode.messages.append
     path, source = task.module, task.files[task.module]
     old, new = function_source(source, task.function), function_source(task.fixed, task.function)
-    detour = rng.choice(("path", "old", "old", "fix", "fix")) if rng.random() < 0.3 else ""
+    detour = rng.choice(("path", "old", "old", "fix", "fix")) if rng.random() < 0.2 else ""
     if detour == "path":
         wrong = rng.choice((f"src/{path}", path.replace(".py", ""), f"test_{path}s"))
         episode.mistakes.add(len(episode.messages))
@@ -158,44 +164,60 @@ def encode(episode: Episode, tokenizer: Tokenizer, *, bare: bool = False) -> tup
         text = text[text.index("<|im_end|>\n") + len("<|im_end|>\n") :]
     encoded = tokenizer.encode(text)
     ids = np.array(encoded.ids, dtype=np.int32)
+    starts, stops = np.array(encoded.offsets).T  # in characters of `text`
     weights = np.full(len(ids), CONTEXT_WEIGHT, dtype=np.float32)
-    start, end = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<|im_end|>")
-    turns = iter([i for i, m in enumerate(episode.messages) if m["role"] == "assistant"])
-    header = tokenizer.encode("<|im_start|>assistant\n").ids
-    for at in np.flatnonzero(ids == start):
-        if list(ids[at : at + len(header)]) != header:
+
+    def weigh(begin: int, end: int, weight: float) -> None:
+        weights[(starts < max(end, begin + 1)) & (stops > begin)] = weight
+
+    def tokens_between(begin: int, end: int) -> slice:
+        """From the text's begin to the end of its parameter."""
+        stop = text.index("\n</parameter>", begin, end)
+        first = text.index("\n", begin) + 1
+        inside = np.flatnonzero((starts >= first) & (starts < stop + 1))
+        return slice(int(inside[0]), int(inside[-1]) + 1)
+
+    at = 0
+    for index, message in enumerate(episode.messages):
+        if message["role"] == "tool":
+            at = text.index(message["content"], at)
+            for begin, end in _sound_lines(message["content"], episode.fault):
+                weigh(at + begin, at + end, BODY_WEIGHT)
+        if message["role"] != "assistant":
             continue
-        stop = at + int(np.flatnonzero(ids[at:] == end)[0]) + 1
-        turn = next(turns)
-        weights[at + len(header) : stop] = 0.0 if turn in episode.mistakes else 1.0
-        if turn not in episode.mistakes and (change := changed_part(episode.messages[turn])) is not None:
-            # offsets are in characters of the whole text
-            begin = text.index(change.parameter, encoded.offsets[at][0]) + change.start
-            length = max(change.stop - change.start, 1)
-            for i in range(at, stop):
-                a, b = encoded.offsets[i]
-                if a < begin + length and b > begin:
-                    weights[i] = FIX_WEIGHT
+        at = text.index(ASSISTANT, at) + len(ASSISTANT)
+        end = text.index(TURN_END, at) + len(TURN_END)
+        wrong = index in episode.mistakes
+        weigh(at, end, 0.0 if wrong else 1.0)
+        if not wrong and EDIT in text[at:end]:
+            old, new = (tokens_between(text.index(f"{name}_string>\n", at), end) for name in ("old", "new"))
+            for i in differing(ids[old], old.start, ids[new], new.start):
+                weights[i] = FIX_WEIGHT
+        at = end
     return ids, weights
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Characters start:stop of `parameter` (the rendered new_string) that the old text does not have there."""
+def _sound_lines(content: str, fault: str) -> Iterator[tuple[int, int]]:
+    """Begin and end of each indented line of code that is not the faulty one nor a docstring."""
+    at = 0
+    for line in content.splitlines(keepends=True):
+        code = line.strip()
+        if line.startswith("    ") and code != fault and not code.startswith('"""'):
+            yield at, at + len(line)
+        at += len(line)
 
-    parameter: str
-    start: int
-    stop: int
+
+def differing(old: np.ndarray, old_start: int, new: np.ndarray, new_start: int) -> list[int]:
+    """Positions of the tokens in which two texts differ, at least one of each: the first after a text that goes on."""
+    head = equal_from_start(old, new)
+    tail = equal_from_start(old[head:][::-1], new[head:][::-1])
+    return [
+        start + i
+        for ids, start in ((old, old_start), (new, new_start))
+        for i in range(head, max(len(ids) - tail, head + 1))
+    ]
 
 
-def changed_part(message: Message) -> Change | None:
-    """Where an edit's new text departs from its old text; None if the turn holds no edit."""
-    for item in message.get("tool_calls", ()):
-        arguments = item["function"]["arguments"]
-        if item["function"]["name"] == "edit_file":
-            old, new = arguments["old_string"], arguments["new_string"]
-            head = len(os.path.commonprefix([old, new]))
-            tail = len(os.path.commonprefix([old[head:][::-1], new[head:][::-1]]))
-            opening = "<parameter=new_string>\n"
-            return Change(opening + new, len(opening) + head, len(opening) + len(new) - tail)
-    return None
+def equal_from_start(a: np.ndarray, b: np.ndarray) -> int:
+    pairs = zip(a.tolist(), b.tolist(), strict=False)
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from examples.embedded_model.episodes import encode, make_episode
+from examples.embedded_model.episodes import BODY_WEIGHT, encode, make_episode
 from examples.embedded_model.export import export
 from examples.embedded_model.initial import initialise
 from examples.embedded_model.model import Shape, TrainableModel
@@ -35,8 +35,8 @@ from examples.embedded_model.vocabulary import train_tokenizer
 
 BATCH_TOKENS = 3_000
 CONTEXT_SAMPLE = 0.2
-"""Share of the lightly weighted tokens that enter the loss of a step (their weight rises in proportion)."""
-COPY_SHARE = 0.08
+"""Share of the tokens with less than BODY_WEIGHT that enter the loss of a step (their weight rises in proportion)."""
+COPY_SHARE = 0.03
 MTP_WEIGHTS = (0.4, 0.15)
 LEARNING_RATE = 1e-3
 Batch = tuple[np.ndarray, np.ndarray]
@@ -109,11 +109,11 @@ def loss_of(model: TrainableModel, tokens: Tensor, weights: Tensor, depths: int 
             state = model.mtp(F.pad(embedded[:, depth:], (0, 0, 0, depth)), state, rope)
         length = tokens.shape[1] - 1 - depth
         wanted, w = tokens[:, 1 + depth :], weights[:, 1 + depth :]
-        full = w >= 1
-        picked = full if depth else full | sampled[:, 1:]
+        full, sure = w >= 1, w >= BODY_WEIGHT
+        picked = full if depth else sure | sampled[:, 1:]
         logits = model.logits(state[:, :length][picked]).float()
         losses = F.cross_entropy(logits, wanted[picked], reduction="none")
-        strong = torch.where(full, w if depth == 0 else w.clamp(max=1), w / CONTEXT_SAMPLE)[picked]
+        strong = (torch.ones_like(w) if depth else torch.where(sure, w, w / CONTEXT_SAMPLE))[picked]
         total = total + share * (losses * strong).sum() / strong.sum()
         if depth == 0:
             fixes = losses.detach()[w[picked] > 1]
@@ -221,7 +221,8 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
             losses = " ".join(f"{v:.3f}" for v in shown)
             print(
                 f"step {done.step}  {done.seconds / 60:.1f}/{arguments.minutes:g} min  {done.tokens / 1e6:.2f} M tokens"
-                f"  loss fix/text/mtp {losses}  {size * arguments.workers / spent:.0f} tok/s{'  (copying)' if copying else ''}",
+                f"  loss fix/text/mtp {losses}  {size * arguments.workers / spent:.0f} tok/s"
+                f"{'  (copying)' if copying else ''}",
                 flush=True,
             )
         if time.monotonic() - saved > arguments.save_minutes * 60:
