@@ -55,7 +55,8 @@ def _k(name: str, args: str, body: str, docs: tuple[str, ...], inputs: Inputs) -
     return Kind(name, args, body, docs, inputs)
 
 
-# fmt: off  (a table reads better with one kind per few lines)
+# One kind per few lines reads better than one value per line.
+# fmt: off
 KINDS: tuple[Kind, ...] = (
     _k("total", "$a", "$v = 0\nfor $w in $a:\n    $v += $w\nreturn $v",
        ("Return the sum of $a.", "Add up all numbers in $a.", "Sum over $a, starting from 0."),
