@@ -89,7 +89,7 @@ class MessageModel(Loose):
 
 
 class StreamOptions(Loose):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class Speculative(Loose):

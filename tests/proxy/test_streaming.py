@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -198,14 +198,15 @@ async def streaming(respond: Respond) -> AsyncIterator[str]:
 
     async def handler(http: web.Request) -> web.StreamResponse:
         try:
-            return await stream(http, {"x-extra": "1"}, respond(http), AnthropicEncoder(REQUEST, "m"), NEVER)
+            async with aclosing(respond(http)) as events:
+                return await stream(http, {"x-extra": "1"}, events, AnthropicEncoder(REQUEST, "m"), NEVER)
         except Exception as error:
             raised.append(error)
             raise
 
     app = web.Application()
     app.router.add_get("/", handler)
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)  # a cancelled handler would see no error
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

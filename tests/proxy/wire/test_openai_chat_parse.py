@@ -164,7 +164,7 @@ def test_hints_are_ignored_by_name() -> None:
         {"logit_bias": {}, "functions": [], "function_call": "auto", "modalities": ["text"], "audio": None},
         {"response_format": {"type": "text"}, "parallel_tool_calls": True, "tool_choice": "auto", "stop": None},
         {"grammar": "", "guided_json": None, "continue_final_message": False, "add_generation_prompt": True},
-        {"stream": None, "stream_options": None, "tools": None, "seed": None, "max_tokens": None},
+        {"stream": None, "stream_options": {"include_usage": None}, "tools": None, "seed": None, "max_tokens": None},
     ],
 )
 def test_values_that_ask_for_nothing(neutral: dict[str, Any]) -> None:
