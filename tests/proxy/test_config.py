@@ -1,0 +1,131 @@
+"""Configuration: precedence, complete defaults, and errors that name the key and the remedy."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.config import Config, ConfigProblem, is_loopback, load
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "config.example.toml"
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "specguard.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def problem(folder: Path, text: str = "", environment: dict[str, str] | None = None, **flags: Any) -> str:
+    with pytest.raises(ConfigProblem) as caught:
+        load(written(folder, text), environment or {}, flags)
+    return str(caught.value)
+
+
+def test_the_example_holds_every_key_with_its_default() -> None:
+    shown, known = tomllib.loads(EXAMPLE.read_text(encoding="utf-8")), Config().model_dump()
+    assert {name: sorted(value) for name, value in shown.items() if isinstance(value, dict)} == {
+        name: sorted(value) for name, value in known.items() if isinstance(value, dict)
+    }
+    assert sorted(shown) == sorted(known)
+    assert load(EXAMPLE, {}, {}) == Config()
+
+
+def test_nothing_given_is_the_default() -> None:
+    assert load(None, {}, {}) == Config()
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, "[server]\nport = 1\nkeepalive_s = 1\n[log]\nlevel = 'debug'")
+    environment = {"SPECGUARD_SERVER__PORT": "2", "SPECGUARD_SERVER__KEEPALIVE_S": "2.5"}
+    config = load(file, environment, {"server.port": 3, "server.host": None})
+    assert (config.server.port, config.server.keepalive_s, config.log.level) == (3, 2.5, "debug")
+    assert config.server.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [('["a", "b"]', ("a", "b")), ("['one']", ("one",))],
+)
+def test_the_environment_speaks_toml(text: str, value: tuple[str, ...]) -> None:
+    assert load(None, {"SPECGUARD_SERVER__KEYS": text}, {}).server.keys == value
+
+
+def test_plain_words_need_no_quotes_in_the_environment() -> None:
+    environment = {"SPECGUARD_DECODE__MODE": "ngram", "SPECGUARD_MODEL__ANY_NAME": "true", "SPECGUARD_HOME": "ignored"}
+    config = load(None, environment, {})
+    assert (config.decode.mode, config.model.any_name) == ("ngram", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("[server]\nprot = 1", ["server.prot", "did you mean 'port'?"]),
+        ("[server]\nzzz = 1", ["server.zzz", "known keys: host, port"]),
+        ("[sever]\nport = 1", ["sever", "did you mean 'server'?"]),
+        ("[server]\nport = 'http'", ["server.port", "integer"]),
+        ("[server]\nport = 70000", ["server.port", "65535"]),
+        ("[model]\ndtype = 'fp8'", ["model.dtype", "'float32' or 'bfloat16'"]),
+        ("[guard]\naction = 'warn'", ["guard.action", "'enforce' or 'observe'"]),
+        ("[decode]\nmode = 'warp'", ["decode.mode", "warp"]),
+        ("server = 3", ["server"]),
+        ("[server", ["specguard.toml: cannot be read as TOML"]),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path: Path, text: str, parts: list[str]) -> None:
+    message = problem(tmp_path, text)
+    assert all(part in message for part in parts), message
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    message = problem(tmp_path, "[server]\nport = -1\n[decode]\naudit_every = -1")
+    assert "server.port" in message and "decode.audit_every" in message
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigProblem, match=r"nowhere\.toml: there is no such file"):
+        load(tmp_path / "nowhere.toml", {}, {})
+
+
+def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigProblem, match="cannot be read"):
+        load(tmp_path, {}, {})
+
+
+def test_a_section_in_the_environment_that_is_a_value_in_the_file(tmp_path: Path) -> None:
+    assert "plant" in problem(tmp_path, "plant = 'x'", {"SPECGUARD_PLANT__DEEP": "1"})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "example.org", "::"])
+def test_an_open_door_needs_keys(tmp_path: Path, host: str) -> None:
+    message = problem(tmp_path, f"[server]\nhost = '{host}'")
+    assert "server.host" in message and "server.keys" in message
+    assert load(None, {}, {"server.host": host, "server.keys": ["k"]}).server.host == host
+
+
+@pytest.mark.parametrize(
+    ("host", "answer"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("Localhost.", True),
+        ("a.localhost", True),
+        ("localhost.example", False),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("", False),
+    ],
+)
+def test_what_is_loopback(host: str, answer: bool) -> None:
+    assert is_loopback(host) is answer
+
+
+def test_a_configuration_cannot_be_changed_later() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().server.port = 1  # type: ignore[misc]
