@@ -1,5 +1,7 @@
 """Configuration: a TOML file, the environment (`SPECGUARD_SECTION__KEY`), flags; in rising precedence.
 
+`examples/config.example.toml` holds every key with its default and its reason.
+
 Must not: accept a key that nobody reads. Invariant: a Config is complete and consistent, or a ConfigProblem says
 which key is wrong and what to write instead.
 """
@@ -8,8 +10,9 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +28,7 @@ class ConfigProblem(Exception):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Server(_Section):
@@ -37,6 +40,13 @@ class Server(_Section):
     max_body_bytes: int = Field(default=64 << 20, ge=1024)
     keepalive_s: float = Field(default=10.0, gt=0, le=240)
     drain_s: float = Field(default=20.0, ge=0)
+
+    @field_validator("keys")
+    @classmethod
+    def _no_empty_key(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(key.strip() == key != "" for key in value):
+            raise ValueError("a key is empty or has blanks around it, so that no client could send it; take it out")
+        return value
 
 
 class Model(_Section):
@@ -51,12 +61,23 @@ class Model(_Section):
     threads: int = Field(default=1, ge=1)
     max_turns: int = Field(default=8, ge=1)
 
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", value):
+            raise ValueError(f"{value!r} is unknown; use cpu, cuda, cuda:N or mps")
+        return value
+
 
 class Decode(_Section):
-    """Decode mode and defaults. audit_every: the first verify step of a response and then one in so many."""
+    """Decode mode and defaults. audit_every: the first verify step of a response and then one in so many.
+
+    seed: for requests that name none (the Anthropic API has no such field); -1 = another one for each response.
+    """
 
     mode: str = "mtp+ngram"
     temperature: float = Field(default=0.0, ge=0, le=2)
+    seed: int = Field(default=-1, ge=-1, lt=2**63)
     audit_every: int = Field(default=16, ge=0)
 
     @field_validator("mode")
@@ -124,12 +145,12 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
         try:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigProblem(f"{file}: there is no such file") from None
+            raise ConfigProblem(f"{file}: there is no such file; name one that is there, or none at all") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigProblem(f"{file}: cannot be read as TOML: {error}") from None
     for name, text in environment.items():
-        if name.startswith(ENV_PREFIX) and "__" in name:
-            _put(values, name[len(ENV_PREFIX) :].lower().split("__"), _typed(text))
+        if name.startswith(ENV_PREFIX) and (keys := _env_keys(name)):
+            _put(values, keys, _typed(text, _annotation(keys)))
     for name, value in flags.items():
         if value is not None:
             _put(values, name.split("."), value)
@@ -139,33 +160,73 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
         raise ConfigProblem("\n".join(_explain(problem) for problem in error.errors(include_url=False))) from None
 
 
+def _env_keys(name: str) -> list[str]:
+    """Where a variable belongs; nowhere if it is none of ours. Raises ConfigProblem if only its section is missing."""
+    keys = name[len(ENV_PREFIX) :].lower().split("__")
+    if len(keys) > 1:
+        return keys
+    if keys[0] in Config.model_fields and not _is_section(_annotation(keys)):
+        return keys
+    for section in filter(lambda field: _is_section(_annotation([field])), Config.model_fields):
+        if _annotation([section, keys[0]]) is not None:
+            known = f"{ENV_PREFIX}{section}__{keys[0]}".upper()
+            raise ConfigProblem(f"{name}: there is no such variable; did you mean {known}?")
+    return []
+
+
+def _annotation(keys: Sequence[str]) -> Any:
+    """The type of a key or section; None if there is no such key."""
+    found: Any = Config
+    for key in keys:
+        if not _is_section(found) or key not in found.model_fields:
+            return None
+        found = found.model_fields[key].annotation
+    return found
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
 def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
+    for depth, key in enumerate(keys[:-1], 1):
         inner = values.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise ConfigProblem(f"{key}: is a section, not a value")
+            path = ".".join(keys[:depth])
+            raise ConfigProblem(
+                f"{path}: {_write_section(path)}"
+                if _is_section(_annotation(keys[:depth]))
+                else f"{'.'.join(keys)}: there is no such key; {path} is a value"
+            )
         values = inner
     values[keys[-1]] = value
 
 
-def _typed(text: str) -> Any:
-    """A value from the environment: TOML syntax if it is one, else plain text."""
+def _typed(text: str, wanted: Any) -> Any:
+    """A value from the environment: TOML syntax if it is one, else plain text; a text may look like a number."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if wanted is str and not isinstance(value, str) else value
+
+
+def _write_section(name: str) -> str:
+    return f"is a section; write its keys below a line [{name}]"
 
 
 def _explain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] != "extra_forbidden":
-        text = str(problem["msg"]).removeprefix("Value error, ")
-        return f"{where}: {text}" if where else text
-    section: type[BaseModel] = Config
-    for part in problem["loc"][:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
-    near = difflib.get_close_matches(str(problem["loc"][-1]), list(section.model_fields), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(section.model_fields)}"
-    return f"{where}: there is no such key; {hint}"
+    keys = [str(part) for part in problem["loc"]]
+    where = ".".join(keys)
+    match problem["type"]:
+        case "extra_forbidden":
+            fields = list(_annotation(keys[:-1]).model_fields)
+            near = difflib.get_close_matches(keys[-1], fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
+            return f"{where}: there is no such key; {hint}"
+        case "model_type":
+            return f"{where}: {_write_section(where)}"
+        case "tuple_type":
+            return f'{where}: is a list; write ["one", "two"]'
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {text}" if where else text

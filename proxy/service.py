@@ -64,7 +64,10 @@ class Service:
         return [self.backend.info.id, *self.config.model.aliases]
 
     def session(self, request: ChatRequest) -> GuardedSession:
-        """A guarded session for a parsed request. Raises RequestError for an unknown model or an impossible mode."""
+        """A guarded session for a parsed request; a seed that it does not name is the configured one.
+
+        Raises RequestError for an unknown model or an impossible mode.
+        """
         known = self.known_models()
         if request.model not in known and not self.config.model.any_name:
             raise RequestError(
@@ -75,5 +78,7 @@ class Service:
         mode = self.mode
         if request.mode is not None:
             mode = replace(mode, drafter=request.mode)
+        if request.sampling.seed is None and self.config.decode.seed >= 0:
+            request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
         return GuardedSession(request, self.backend, self.policy, self.incidents, mode, thinking)

@@ -129,3 +129,46 @@ def test_what_is_loopback(host: str, answer: bool) -> None:
 def test_a_configuration_cannot_be_changed_later() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().server.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("text", ["3", "2026-01-02", "true", "[1]", '"3"'])
+def test_a_text_in_the_environment_may_look_like_something_else(text: str) -> None:
+    assert load(None, {"SPECGUARD_MODEL__NAME": text}, {}).model.name == text.strip('"')
+
+
+def test_a_key_outside_all_sections_has_a_variable_too() -> None:
+    assert load(None, {"SPECGUARD_PLANT": "verify-ignores-cache"}, {}).plant == "verify-ignores-cache"
+
+
+def test_a_variable_without_its_section_is_not_ignored() -> None:
+    with pytest.raises(ConfigProblem, match=r"SPECGUARD_PORT: .* did you mean SPECGUARD_SERVER__PORT"):
+        load(None, {"SPECGUARD_PORT": "1"}, {})
+
+
+@pytest.mark.parametrize("flags", [{}, {"server.port": 1}])
+def test_a_value_in_place_of_a_section(tmp_path: Path, flags: dict[str, Any]) -> None:
+    assert problem(tmp_path, "server = 3", **flags) == "server: is a section; write its keys below a line [server]"
+
+
+def test_a_section_in_place_of_a_value(tmp_path: Path) -> None:
+    message = problem(tmp_path, "[server]\nport = 3", {"SPECGUARD_SERVER__PORT__X": "1"})
+    assert message == "server.port.x: there is no such key; server.port is a value"
+
+
+@pytest.mark.parametrize("keys", [[""], ["good", " "], ["blank "]])
+def test_a_key_that_is_none_opens_no_door(tmp_path: Path, keys: list[str]) -> None:
+    message = problem(tmp_path, **{"server.host": "0.0.0.0", "server.keys": keys})
+    assert message.startswith("server.keys: a key is empty")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[server]\nkeys = 'abc'", 'server.keys: is a list; write ["one", "two"]'),
+        ("[model]\ndevice = 'tpu'", "model.device: 'tpu' is unknown; use cpu, cuda, cuda:N or mps"),
+        ("[server]\ndrain_s = inf", "server.drain_s: Input should be a finite number"),
+        ("[decode]\nseed = -2", "decode.seed: Input should be greater than or equal to -1"),
+    ],
+)
+def test_mistakes_that_are_told_exactly(tmp_path: Path, text: str, message: str) -> None:
+    assert problem(tmp_path, text) == message

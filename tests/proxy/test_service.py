@@ -10,7 +10,7 @@ import pytest
 from policies.modes import DecodeMode
 from policies.policy import Policy
 from proxy.config import Config
-from proxy.conversation import ChatRequest, Message
+from proxy.conversation import ChatRequest, Message, Sampling
 from proxy.errors import RequestError
 from proxy.events import Finished
 from proxy.incidents import IncidentStore
@@ -80,3 +80,15 @@ async def test_a_request_may_choose_its_drafter(store: IncidentStore) -> None:
         events = [event async for event in made.session(asking("scripted", mode=wanted)).events()]
         assert isinstance(events[-1], Finished)
         assert events[-1].mode == mode
+
+
+@pytest.mark.parametrize(("configured", "asked", "used"), [(-1, None, 1234), (7, None, 7), (7, 9, 9), (0, None, 0)])
+async def test_the_configured_seed_is_for_requests_that_name_none(
+    store: IncidentStore, configured: int, asked: int | None, used: int
+) -> None:
+    backend = ScriptedBackend("text")
+    config = Config.model_validate({"decode": {"seed": configured}})
+    made = Service(config, backend, store, Policy(), DecodeMode.parse("plain"))
+    request = asking("scripted", sampling=Sampling(temperature=0.5, seed=asked))
+    assert [event async for event in made.session(request).events()]
+    assert (backend.generations[0].seed, backend.requests[0].sampling.temperature) == (used, 0.5)
