@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import sys
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
@@ -15,6 +16,8 @@ from typing import Any
 
 Outcome = tuple[str, str, str]
 """(test name, failing statement, what happened)"""
+MAX_CHARS = 1000
+"""Of a statement and of what happened: a value may be long, and a model's context is not."""
 
 
 def run_namespace(namespace: dict[str, Any], source: str, filename: str) -> tuple[list[Outcome], int]:
@@ -25,13 +28,13 @@ def run_namespace(namespace: dict[str, Any], source: str, filename: str) -> tupl
         try:
             namespace[name]()
             passed += 1
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             statement, outcome = describe(error, source, filename)
-            failures.append((name, statement, outcome))
+            failures.append((name, statement[:MAX_CHARS], outcome[:MAX_CHARS]))
     return failures, passed
 
 
-def describe(error: Exception, source: str, filename: str) -> tuple[str, str]:
+def describe(error: BaseException, source: str, filename: str) -> tuple[str, str]:
     """The statement of the test that failed, and the value it got or the exception it met."""
     frame, line = _test_frame(error.__traceback__, filename)
     statement = source.splitlines()[line - 1].strip() if line else "(import)"
@@ -57,7 +60,7 @@ def _left_value(statement: str, frame: FrameType) -> str:
             left = tree.test.left if isinstance(tree.test, ast.Compare) else tree.test
             code: CodeType = compile(ast.Expression(left), "<assert>", "eval")
             return repr(eval(code, frame.f_globals, frame.f_locals))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return type(error).__name__
     return "something else"
 
@@ -72,8 +75,8 @@ def run_directory(directory: Path) -> tuple[list[Outcome], int]:
         namespace: dict[str, Any] = {"__name__": path.stem}
         try:
             exec(compile(source, path.name, "exec"), namespace)
-        except Exception as error:
-            failures.append((path.stem, "(import)", f"{type(error).__name__}: {error}"))
+        except (Exception, SystemExit) as error:
+            failures.append((path.stem, "(import)", f"{type(error).__name__}: {error}"[:MAX_CHARS]))
             continue
         more, ok = run_namespace(namespace, source, path.name)
         failures += more
@@ -82,5 +85,10 @@ def run_directory(directory: Path) -> tuple[list[Outcome], int]:
 
 
 if __name__ == "__main__":
-    found, good = run_directory(Path(sys.argv[1]).resolve())
+    report = sys.stdout
+    # what the tested code prints is not part of the report
+    with open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere:
+        sys.stdout = nowhere
+        found, good = run_directory(Path(sys.argv[1]).resolve())
+        sys.stdout = report
     print(json.dumps({"failures": found, "passed": good}))

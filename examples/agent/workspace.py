@@ -42,19 +42,26 @@ class Workspace:
         found = self._find(path)
         if found is None:
             return protocol.not_found(path, self.files())
-        return protocol.file_text(found.read_text(encoding="utf-8"))
+        content = _text(found)
+        return _no_text(path) if content is None else protocol.file_text(content)
 
     def edit_file(self, path: str, old: str, new: str) -> str:
         found = self._find(path)
         if found is None:
             return protocol.not_found(path, self.files())
-        content = found.read_text(encoding="utf-8")
+        content = _text(found)
+        if content is None:
+            return _no_text(path)
         count = content.count(old) if old else 0
         if count == 0:
             return protocol.old_string_missing(path)
         if count > 1:
             return protocol.old_string_ambiguous(path, count)
-        found.write_text(content.replace(old, new), encoding="utf-8")
+        try:
+            # encoded before the file is opened: a text that cannot be written must not empty it
+            found.write_bytes(content.replace(old, new).encode("utf-8"))
+        except (OSError, UnicodeEncodeError):
+            return f"error: {path} cannot be written with this new_string"
         return protocol.edited(path)
 
     def run_tests(self) -> str:
@@ -63,8 +70,10 @@ class Workspace:
         try:
             done = subprocess.run(
                 [sys.executable, "-I", "-B", str(runner), str(self.directory)],
-                capture_output=True,
-                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                encoding="utf-8",
+                errors="replace",
                 timeout=TEST_TIMEOUT_S,
                 cwd=self.directory,
                 check=False,
@@ -73,12 +82,26 @@ class Workspace:
             return f"error: the tests ran longer than {TEST_TIMEOUT_S} s"
         try:
             report = json.loads(done.stdout.splitlines()[-1])
-        except (ValueError, IndexError):
+            return protocol.summary([protocol.failure(*f) for f in report["failures"]], report["passed"])
+        except (ValueError, LookupError, TypeError):  # the tested code left early, or wrote something of its own
             return "error: the tests could not be run"
-        return protocol.summary([protocol.failure(*f) for f in report["failures"]], report["passed"])
 
     def _find(self, path: str) -> Path | None:
-        candidate = (self.directory / path).resolve()
-        if not candidate.is_relative_to(self.directory) or not candidate.is_file():
+        try:
+            candidate = (self.directory / path).resolve()
+            inside = candidate.is_relative_to(self.directory) and candidate.is_file()
+        except (OSError, ValueError, RuntimeError):  # no file can have this name, or links form a ring
             return None
-        return candidate
+        return candidate if inside else None
+
+
+def _text(path: Path) -> str | None:
+    """None if the file cannot be read as text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _no_text(path: str) -> str:
+    return f"error: {path} is not a text file"
