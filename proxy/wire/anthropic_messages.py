@@ -53,7 +53,7 @@ class AnthropicEncoder:
         if isinstance(event, TextDelta):
             return self._to("text", {"text": ""}) + self._delta("text_delta", text=event.text)
         if isinstance(event, ToolCall):
-            head = self._close() + self._to("tool_use", {"id": _call_id(), "name": event.name, "input": {}})
+            head = self._to("tool_use", {"id": _call_id(), "name": event.name, "input": {}})
             return head + self._delta("input_json_delta", partial_json=event.arguments) + self._close()
         if isinstance(event, Failed):
             return self.error(RequestError(event.kind, event.message))

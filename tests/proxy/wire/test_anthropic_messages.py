@@ -100,7 +100,8 @@ def test_stop_reasons(reason: Any, name: str) -> None:
     end = replace(END, reason=reason, stop_sequence="END" if reason == "stop_sequence" else None)
     assert body(end)["stop_reason"] == name
     assert body(end)["stop_sequence"] == end.stop_sequence
-    assert f'"stop_reason":"{name}"' in "".join(frames(Started(9, 0), end))
+    stop = f'"stop_reason":"{name}","stop_sequence":{orjson.dumps(end.stop_sequence).decode()}'
+    assert stop in "".join(frames(end))
 
 
 def test_every_call_is_a_block_of_its_own() -> None:
