@@ -58,7 +58,8 @@ def episode_batches(tokenizer_json: str, first_seed: int, prefixed: Any, queue: 
             pool.append(encode(make_episode(make_task(seed), rng), tokenizer, bare=bare))
             seed += 1
         pool.sort(key=lambda item: len(item[0]))
-        batches, rows = [], []
+        batches: list[Batch] = []
+        rows: list[Batch] = []
         for item in pool:
             if rows and (len(rows) + 1) * len(item[0]) > BATCH_TOKENS:
                 batches.append(pad(rows))
@@ -198,16 +199,17 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
             batch = ids, weights
         tokens, weights = (torch.from_numpy(x).to(device) for x in batch)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            # each step of the MTP block costs a seventh of a step; the second draft is learnt from every fourth batch
-            loss, values = loss_of(model, tokens, weights, depths=1 if copying else 2 if done.step % 4 else 3)
-        loss.backward()
+            # each draft of the MTP block costs a seventh of a step, so it learns one from half of the batches and two
+            # from every fourth
+            loss, values = loss_of(model, tokens, weights, depths=1 if copying else (3, 1, 2, 1)[done.step % 4])
+        torch.autograd.backward(loss)
         size, fixes, fixed, *values = average(model, [float(tokens.numel()), *values], arguments.workers)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * learning_rate(done.seconds / budget, done.step)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        prefixed.value = 0.2 if done.seconds < 0.65 * budget else 1.0
+        prefixed.value = 0.2 if done.seconds < 0.85 * budget else 1.0
         done.step += 1
         done.tokens += int(size * arguments.workers)
         # every worker must see the same clock, or their learning rates part
@@ -280,7 +282,9 @@ def main() -> None:
     if arguments.workers == 1:
         train(0, arguments)
     else:
-        torch.multiprocessing.spawn(train, (arguments,), nprocs=arguments.workers)
+        torch.multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
+            train, (arguments,), nprocs=arguments.workers
+        )
 
 
 if __name__ == "__main__":
