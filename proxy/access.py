@@ -21,11 +21,21 @@ def check_access(request: web.Request, server: Server) -> None:
     if server.keys:
         if request.path in OPEN_PATHS:
             return
-        given = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not any(hmac.compare_digest(given.encode(), key.encode()) for key in server.keys):
+        given = request.headers.get("x-api-key") or _bearer(request.headers.get("authorization", ""))
+        if not any(_equal(given, key) for key in server.keys):
             raise RequestError("unauthorized", "the API key is missing or wrong; send it as x-api-key or Bearer token")
         return
     host = request.headers.get("host", "")
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
     if not is_loopback(name):
         raise RequestError("forbidden", "Host: this server answers to loopback names only; set server.keys to open it")
+
+
+def _bearer(header: str) -> str:
+    scheme, _, token = header.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _equal(given: str, key: str) -> bool:
+    # headers are decoded with surrogates for bytes that are no UTF-8
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), key.encode())

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -19,42 +22,45 @@ from rich.markup import escape
 
 from proxy import logging
 from proxy.app import SERVICE, build_backend, create_app
-from proxy.backends.base import BackendError
+from proxy.backends.base import Backend, BackendError
 from proxy.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore
 from proxy.service import Service
 
 log = structlog.get_logger()
+CLEANUP_S = 1.0
+"""What responses get once their time to end is over; it is `server.drain_s` that gives them time."""
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+"""Addresses to listen on that are none to connect to, and what to connect to instead on the same machine."""
 
 
-def serve(config: Config) -> int:
-    """Returns the exit status: 0 after a drain, 1 if the model cannot be loaded, 2 if the port is taken."""
+def serve(config: Config, build: Callable[[Config], Backend] = build_backend) -> int:
+    """Returns the exit status: 0 after a drain, 1 if the model cannot be loaded. Raises ConfigProblem."""
+    if config.model.path and not Path(config.model.path).is_dir():
+        raise ConfigProblem(f"model.path: there is no folder {config.model.path}; name one that holds a model")
+    if Path(config.incidents.path).is_dir():
+        raise ConfigProblem(f"incidents.path: {config.incidents.path} is a folder; name a file in it")
     logging.configure(config.log.level)
-    return asyncio.run(_serve(config))
+    return asyncio.run(_serve(config, build))
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
     console = Console(stderr=True, highlight=False)
     try:
         with console.status("starting the engine (importing torch) ..."):
-            backend = await asyncio.to_thread(build_backend, config)
+            backend = await asyncio.to_thread(build, config)
     except BackendError as error:
         raise ConfigProblem(str(error)) from None
     app = create_app(config, backend, IncidentStore(Path(config.incidents.path), config.incidents.keep_prompts))
     service = app[SERVICE]
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=config.server.drain_s)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_S)
     await runner.setup()
     try:
         site = web.TCPSite(runner, config.server.host, config.server.port)
         try:
             await site.start()
         except OSError as error:
-            where = f"{config.server.host}:{config.server.port}"
-            print(
-                f"specguard: cannot listen on {where} ({error.strerror}); choose another --port",
-                file=sys.stderr,
-            )
-            return 2
+            raise ConfigProblem(_cannot_listen(config, error)) from None
         signals: asyncio.Queue[int] = asyncio.Queue()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
@@ -65,7 +71,8 @@ async def _serve(config: Config) -> int:
             return 1
         if service.ready:
             port = runner.addresses[0][1]
-            console.print(announcement(config, service, port))
+            # not wrapped, so that a command which is copied or read from a pipe is whole
+            Console(highlight=False, emoji=False, soft_wrap=True).print(announcement(config, service, port))
             await signals.get()
         await _drain(service, signals, config.server.drain_s, console)
         return 0
@@ -92,10 +99,21 @@ async def _first(*waits: object) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _cannot_listen(config: Config, error: OSError) -> str:
+    host, port = config.server.host, config.server.port
+    if error.errno == errno.EADDRINUSE:
+        return f"server.port: {port} on {host} is in use; stop what listens there or choose another with --port"
+    if error.errno == errno.EACCES:
+        return f"server.port: this user may not listen on {port}; choose one above 1023 with --port"
+    return f"server.host: cannot listen on {host} ({error.strerror}); use an address of this machine, such as 127.0.0.1"
+
+
 def announcement(config: Config, service: Service, port: int) -> str:
     """What is served and how to point agents at it, as rich markup."""
-    base = f"http://{config.server.host}:{port}"
+    host = ANYWHERE.get(config.server.host, config.server.host).strip("[]")
+    base = escape(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     info, exactness = service.backend.info, service.backend.capabilities.exactness
+    model = escape(shlex.quote(info.id))
     key = "YOUR-KEY" if config.server.keys else "local"
     claim = {
         "bitwise": "bitwise (same seed, same text, speculation on or off)",
@@ -107,7 +125,7 @@ mode {service.mode}   guard {service.policy.action}   exactness {claim}
 context {info.context_window} tokens   incidents {escape(config.incidents.path)}{fault}
 
 [bold]Claude Code[/]
-  export ANTHROPIC_BASE_URL={base} ANTHROPIC_AUTH_TOKEN={key} ANTHROPIC_MODEL={escape(info.id)}
+  export ANTHROPIC_BASE_URL={base} ANTHROPIC_AUTH_TOKEN={key} ANTHROPIC_MODEL={model}
   export CLAUDE_CODE_ATTRIBUTION_HEADER=0 CLAUDE_CODE_MAX_CONTEXT_TOKENS={info.context_window}
 [bold]Codex[/]  speaks only /v1/responses, which is not served yet; any chat-completions agent works:
   export OPENAI_BASE_URL={base}/v1 OPENAI_API_KEY={key}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from proxy.access import check_access
 from proxy.config import Server
 from proxy.errors import RequestError
+from tests.proxy.live import serving
 
 LOCKED = Server(host="0.0.0.0", keys=("first-key", "zweiter-schlüssel"))
 
@@ -66,3 +69,16 @@ def test_without_keys_loopback_names_are_served(host: str) -> None:
 @pytest.mark.parametrize("path", ["/v1/messages", "/health"])
 def test_without_keys_a_foreign_name_is_refused(host: str, path: str) -> None:
     assert refusal(Server(), path, host=host) == "forbidden"
+
+
+async def test_bytes_that_are_no_text_are_a_wrong_key() -> None:
+    async with serving("fine", server={"keys": ["first-key"]}) as live:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(live.base.rpartition(":")[2]))
+        writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-api-key: \xff\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"401"
+        writer.close()
+        await writer.wait_closed()
+
+
+def test_the_scheme_may_be_written_in_lower_case() -> None:
+    assert refusal(LOCKED, authorization="bearer first-key") is None
