@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sqlite3
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
@@ -20,6 +23,9 @@ from proxy.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore
 from proxy.report import incident_page, incident_table
 
+PIPED_WIDTH = 1000
+"""Columns of a table that no terminal limits."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
@@ -27,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)
+        sys.stdout.flush()
         return status
     except ConfigProblem as problem:
         print(f"specguard: {problem}", file=sys.stderr)
@@ -34,13 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
         return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="specguard",
+        formatter_class=_Wide,
         description="A guard between coding agents and a local model: speculative speed, checked tool calls, and a "
         "fall-back to plain decoding inside the same response.",
     )
@@ -50,8 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="start the server",
+        formatter_class=_Wide,
         description="Starts the server and prints how to point agents at it. Flags override the environment "
-        "(SPECGUARD_SECTION__KEY), which overrides the file.",
+        "(SPECGUARD_SECTION__KEY, such as SPECGUARD_SERVER__PORT=9000), which overrides the file.",
     )
     serve.add_argument("--config", type=Path, metavar="FILE", help="TOML file, see examples/config.example.toml")
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1; others need server.keys)")
@@ -63,10 +72,15 @@ def _parser() -> argparse.ArgumentParser:
         help="decode mode: plain, ngram, mtp or mtp+ngram (default mtp+ngram)",
         metavar="MODE",
     )
-    serve.add_argument("--incidents", metavar="FILE", help="where incidents are kept (SQLite)")
+    serve.add_argument(
+        "--incidents", metavar="FILE", help="where incidents are kept (default specguard-incidents.sqlite)"
+    )
     serve.add_argument("--observe", action="store_true", help="record findings, change nothing")
     serve.add_argument("--plant", metavar="FAULT", help="plant an engine fault, for demos (verify-ignores-cache)")
-    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    levels = ("debug", "info", "warning", "error")
+    serve.add_argument(
+        "--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning or error (default info)"
+    )
     serve.set_defaults(run=_serve)
 
     incidents = commands.add_parser("incidents", help="look at what the guard has caught")
@@ -80,12 +94,19 @@ def _parser() -> argparse.ArgumentParser:
     for view in (listing, show):
         view.add_argument("--json", action="store_true", help="machine-readable (CloudEvents)")
         view.add_argument("--incidents", metavar="FILE", help="store to read (default: as configured)")
-        view.add_argument("--config", type=Path, metavar="FILE")
+        view.add_argument("--config", type=Path, metavar="FILE", help="configuration that names the store")
 
     check = commands.add_parser("check-config", help="check a configuration file and print what it means")
     check.add_argument("config", type=Path, metavar="FILE")
     check.set_defaults(run=_check)
     return parser
+
+
+class _Wide(argparse.HelpFormatter):
+    """Help with room for the longest flag."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
 
 
 def _mode(text: str) -> str:
@@ -122,40 +143,51 @@ def _serve(options: argparse.Namespace) -> int:
     return serve(_load(options))
 
 
-def _store(options: argparse.Namespace) -> IncidentStore:
+@contextmanager
+def _store(options: argparse.Namespace) -> Iterator[IncidentStore]:
     path = Path(_load(options).incidents.path)
-    if not path.exists():
-        raise ConfigProblem(f"{path}: there is no incident store; name one with --incidents FILE")
-    return IncidentStore(path)
+    other = "name another with --incidents FILE"
+    if not path.is_file():
+        raise ConfigProblem(f"{path}: there is no incident store (a server makes it with its first incident); {other}")
+    try:
+        yield IncidentStore(path)
+    except sqlite3.Error as error:
+        raise ConfigProblem(f"{path}: cannot be read as an incident store ({error}); {other}") from None
+
+
+def _console() -> Console:
+    """Lines are cut to fit a terminal, and left whole for everything else."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, soft_wrap=True)
 
 
 def _list(options: argparse.Namespace) -> int:
-    store = _store(options)
     if options.limit < 1:
         raise ConfigProblem("--limit: must be at least 1")
-    records = store.list(options.limit)
+    with _store(options) as store:
+        records = store.list(options.limit)
     if options.json:
         for record in records:
             print(orjson.dumps(record.cloud_event()).decode())
     elif not records:
         print("no incidents")
     else:
-        Console().print(incident_table(records))
+        _console().print(incident_table(records))
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    store = _store(options)
-    record = store.get(options.id)
-    if record is None:
-        matches = [r for r in store.list(1000) if r.id.startswith(options.id)]
-        record = matches[0] if len(matches) == 1 else None
-    if record is None:
-        raise ConfigProblem(f"there is no incident {options.id}; `specguard incidents list` shows which there are")
+    with _store(options) as store:
+        record = store.get(options.id)
+        matches = [record] if record else [r for r in store.list(1000) if r.id.startswith(options.id)]
+    hint = "`specguard incidents list` shows which there are"
+    if not matches:
+        raise ConfigProblem(f"there is no incident {options.id}; {hint}")
+    if len(matches) > 1:
+        raise ConfigProblem(f"{len(matches)} incidents begin with {options.id!r}; write more of the id ({hint})")
     if options.json:
-        print(orjson.dumps(record.cloud_event(), option=orjson.OPT_INDENT_2).decode())
+        print(orjson.dumps(matches[0].cloud_event(), option=orjson.OPT_INDENT_2).decode())
     else:
-        Console(soft_wrap=True).print(incident_page(record))
+        _console().print(incident_page(matches[0]))
     return 0
 
 

@@ -94,7 +94,7 @@ def _cost(closed: dict[str, Any]) -> str:
         return ""
     return (
         f"{closed.get('milliseconds', 0):.1f} ms, {closed.get('rebuilt')} tokens computed again, "
-        f"{closed.get('discarded_tokens')} of {closed.get('completion_tokens')} + discarded tokens thrown away"
+        f"{closed.get('discarded_tokens')} tokens thrown away, {closed.get('completion_tokens')} kept"
     )
 
 
