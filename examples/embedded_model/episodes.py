@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from examples.agent import protocol
 from examples.embedded_model.bugs import candidates
-from examples.embedded_model.tasks import Task, function_source, run
+from examples.embedded_model.tasks import Task, function_source, is_held_out_combination, run
 
 TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 CONTEXT_WEIGHT = 0.05
@@ -137,12 +137,18 @@ def _wrong_old(task: Task, old: str, rng: random.Random) -> str:
 
 
 def _wrong_fix(task: Task, rng: random.Random) -> tuple[str, str] | None:
-    """The faulty function with another fault in place of the bug, that leaves tests red; and their output."""
+    """The faulty function with another fault in place of the bug, that leaves tests red; and their output.
+
+    The next edit mends that fault, so it must be of the task's own split too.
+    """
+    kind, _, number = task.combination.split("/")
+    held_out = is_held_out_combination(task.combination)
     names = [w for w in task.new.replace("(", " ").replace(")", " ").split() if w.isidentifier()]
     source = task.files[task.module]
     for bug in rng.sample(found := candidates([task.new], names, rng), len(found)):
         line = bug.wrong.strip()
-        if line in (task.old, task.new):
+        split = is_held_out_combination(f"{kind}/{bug.kind}/{number}")
+        if split != held_out or line in (task.old, task.new):
             continue
         changed = source.replace(task.old, line)
         if changed.count(line) != 1:

@@ -12,10 +12,12 @@ two tokens with what each earlier position has as its previous three, and copies
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from examples.embedded_model.model import Attention, DeltaNet, TrainableModel
+from examples.embedded_model.model import Attention, DeltaNet, Layer, TrainableModel
 
 EMBEDDED = 112
 """Dims of the residual stream that hold the token's embedding; dim 0 of them is a constant and serves as a bias."""
@@ -44,7 +46,7 @@ def initialise(model: TrainableModel) -> None:
     embedding[:, 1:EMBEDDED].normal_(std=(EMBEDDED - 1) ** -0.5)
     embedding[:, 0] = CONSTANT  # the same for every token, so that the tied logits do not see it
     sketch = nn.init.orthogonal_(torch.empty(SKETCH, EMBEDDED - 1))
-    first, second = model.model.layers[0], model.model.layers[1]
+    first, second = cast("list[Layer]", list(model.model.layers)[:2])
     _write_shifts(first.linear_attn, sketch)
     tokens = torch.randint(13, model.shape.vocab_size, (8, 64))
     seen = first(model.model.embed_tokens(tokens), model.rope(64, tokens.device))

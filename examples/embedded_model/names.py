@@ -6,6 +6,7 @@ Must not: use global randomness. Invariant: a held-out name never occurs in trai
 from __future__ import annotations
 
 import random
+import re
 import zlib
 
 NOUNS = (
@@ -20,6 +21,7 @@ NOUNS = (
 ONSETS = "b d f g k l m n p r s t v z br dr gr kr pl st tr sk".split()
 VOWELS = "a e i o u ai ou".split()
 CODAS = ["", "", "l", "n", "r", "s", "t", "m", "k"]
+_INVENTED = re.compile(f"(?:({'|'.join(ONSETS)})({'|'.join(VOWELS)})({'|'.join(CODAS)})){{2,3}}")
 
 
 def is_held_out(name: str) -> bool:
@@ -32,6 +34,11 @@ def invented(rng: random.Random) -> str:
     return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((2, 2, 3))))
 
 
+def readings(name: str) -> list[str]:
+    """The stems that a name can have been made from: an `s` at its end may be part of the stem or not."""
+    return [stem for stem in (name, name.removesuffix("s")) if stem in NOUNS or _INVENTED.fullmatch(stem)]
+
+
 def pick(rng: random.Random, held_out: bool, taken: set[str], invented_share: float = 0.5) -> str:
     """A name of the asked split that is not in `taken`; it is added there."""
     while True:
@@ -39,6 +46,8 @@ def pick(rng: random.Random, held_out: bool, taken: set[str], invented_share: fl
         if is_held_out(stem) != held_out:
             continue
         name = stem + rng.choice(("", "", "", "s", "_" + stem[:1]))
+        if held_out and not all(map(is_held_out, readings(name))):
+            continue
         if name not in taken and name.isidentifier():
             taken.add(name)
             return name

@@ -166,5 +166,5 @@ def test_code_that_spoils_the_report_is_an_error_and_never_a_pass(folder: Path, 
 
 def test_the_package_of_the_agent_is_not_in_reach_of_the_tests(folder: Path) -> None:
     """The tests run isolated: neither this project nor the caller's directory is on their path."""
-    (folder / "total.py").write_text("import examples.agent\n")
-    assert "ModuleNotFoundError" in Workspace(folder).run_tests()
+    (folder / "total.py").write_text("import protocol\n")
+    assert "ModuleNotFoundError: No module named 'protocol'" in Workspace(folder).run_tests()
