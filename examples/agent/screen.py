@@ -6,6 +6,8 @@ Invariant: prints in the order in which things happened.
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
+
 from rich.console import Console
 from rich.text import Text
 
@@ -68,13 +70,27 @@ def describe(turn: Turn) -> str:
 
 
 def describe_call(call: Call) -> list[Text]:
-    """A call as one line, an edit as what goes and what comes."""
+    """A call as one line, an edit with its difference below."""
     try:
         arguments = {key: str(value) for key, value in call.parsed().items()}
     except ValueError:
         return [Text(f"  > {call.name} with unreadable arguments", style="bold red")]
     if {"old_string", "new_string"} <= arguments.keys():
-        lines = [Text(f"  > {call.name} {arguments.get('path', '')}", style="bold cyan")]
-        lines += [Text(f"    - {line}", style="red") for line in arguments["old_string"].splitlines()]
-        return lines + [Text(f"    + {line}", style="green") for line in arguments["new_string"].splitlines()]
+        head = Text(f"  > {call.name} {arguments.get('path', '')}", style="bold cyan")
+        return [head, *describe_edit(arguments["old_string"], arguments["new_string"])]
     return [Text(f"  > {call.name} {' '.join(arguments.values())}".rstrip(), style="bold cyan")]
+
+
+def describe_edit(old: str, new: str) -> list[Text]:
+    """What goes and what comes, line by line, among the lines that stay."""
+    if old == new:
+        return [Text("    (replaces the text by itself)", style="yellow")]
+    before, after = old.splitlines(), new.splitlines()
+    lines = []
+    for kind, i, j, k, m in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if kind == "equal":
+            lines += [Text(f"      {line}", style="dim") for line in before[i:j]]
+        else:
+            lines += [Text(f"    - {line}", style="red") for line in before[i:j]]
+            lines += [Text(f"    + {line}", style="green") for line in after[k:m]]
+    return lines

@@ -73,6 +73,15 @@ def test_an_edit_is_shown_as_what_goes_and_what_comes() -> None:
     assert [line.plain for line in describe_call(edit)] == ["  > edit_file a.py", "    - x", "    - y", "    + z"]
 
 
+def test_an_edit_shows_which_lines_change() -> None:
+    shown = [
+        line.plain
+        for line in describe_edit("def f(a):\n    b = a + 1\n    return b", "def f(a):\n    b = a\n    return b")
+    ]
+    assert shown == ["      def f(a):", "    -     b = a + 1", "    +     b = a", "          return b"]
+    assert "itself" in describe_edit("same", "same")[0].plain
+
+
 def test_other_calls_are_one_line_and_broken_arguments_are_said() -> None:
     assert [line.plain for line in describe_call(call("read_file", path="a.py"))] == ["  > read_file a.py"]
     assert [line.plain for line in describe_call(call("f", n=1, m=None))] == ["  > f 1 None"]
