@@ -7,7 +7,7 @@ import json
 
 from rich.console import Console
 
-from examples.agent.screen import SHOWN_LINES, Screen, describe, describe_call
+from examples.agent.screen import SHOWN_LINES, Screen, describe, describe_call, describe_edit
 from examples.agent.transcript import Call, Turn
 
 
@@ -74,11 +74,13 @@ def test_an_edit_is_shown_as_what_goes_and_what_comes() -> None:
 
 
 def test_an_edit_shows_which_lines_change() -> None:
-    shown = [
-        line.plain
-        for line in describe_edit("def f(a):\n    b = a + 1\n    return b", "def f(a):\n    b = a\n    return b")
+    old, new = "def f(a):\n    b = a + 1\n    return b", "def f(a):\n    b = a\n    return b"
+    assert [line.plain for line in describe_edit(old, new)] == [
+        "      def f(a):",
+        "    -     b = a + 1",
+        "    +     b = a",
+        "          return b",
     ]
-    assert shown == ["      def f(a):", "    -     b = a + 1", "    +     b = a", "          return b"]
     assert "itself" in describe_edit("same", "same")[0].plain
 
 
