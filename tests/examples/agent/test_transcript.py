@@ -31,6 +31,7 @@ def test_speed_is_the_servers_else_measured_from_the_first_token() -> None:
     assert Turn(token_ids=[1] * 6, seconds=5.0, first_token_s=2.0).tokens_per_second == 2.0
     assert Turn(token_ids=[1] * 6).tokens_per_second == 0.0
     assert Turn(token_ids=[1] * 6, seconds=1.0, first_token_s=1.0).tokens_per_second == 0.0
+    assert Turn(token_ids=[1] * 6, seconds=1.0, first_token_s=2.0).tokens_per_second == 0.0
 
 
 def test_drafts_are_zero_where_the_server_is_silent() -> None:

@@ -61,7 +61,7 @@ MEANING: dict[str, Callable[..., Any]] = {
     "prefix": lambda k, m, a: a[: len(ENDING)] == ENDING,
     "lengths": lambda k, m, a: list(map(len, a)),
     "longer": lambda k, m, a, b: max(a, b, key=len),
-    "lookup": lambda k, m, a, b: a[b] if b in a else 0,
+    "lookup": lambda k, m, a, b: [*(v for key, v in a.items() if key == b), 0][0],
     "values_sum": lambda k, m, a: sum(a.values()),
     "key_list": lambda k, m, a: sorted(a),
     "best_key": lambda k, m, a: next(key for key in a if a[key] == max(a.values())),

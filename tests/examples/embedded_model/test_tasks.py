@@ -101,7 +101,7 @@ def test_held_out_tasks_share_no_combination_with_training_tasks(
 def test_held_out_tasks_share_no_seed_with_training_tasks() -> None:
     """Training counts up from a million, in steps of a hundred million for each worker."""
     assert make_task(0, held_out=True) != make_task(HELD_OUT_SEED)
-    assert 1_000_000 + 8 * 100_000_000 + 10_000_000 < HELD_OUT_SEED
+    assert HELD_OUT_SEED > 1_000_000 + 8 * 100_000_000 + 10_000_000
 
 
 def test_the_tasks_are_varied(training_tasks: list[Task]) -> None:
