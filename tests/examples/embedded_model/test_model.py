@@ -140,7 +140,8 @@ def test_transformers_computes_the_same_logits(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    oracle: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    oracle: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    oracle.eval()
     assert type(oracle).__name__ == "Qwen3_5ForCausalLM"
     with torch.no_grad():
         logits = oracle(tokens).logits
