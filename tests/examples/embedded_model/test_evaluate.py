@@ -17,6 +17,7 @@ from examples.embedded_model.evaluate import evaluate as measure
 from examples.embedded_model.tasks import Task
 from policies.modes import PLAIN
 from proxy.backends.base import Token
+from proxy.conversation import ChatRequest
 from proxy.events import ToolCall
 from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text
 
@@ -112,7 +113,7 @@ def test_drafts_are_counted_by_verify_step(monkeypatch: pytest.MonkeyPatch, trai
 async def test_a_step_whose_first_draft_is_rejected_counts_as_such() -> None:
     score = Score()
     backend = Counting(ScriptedBackend(Script("one two", width=1)), score)
-    request = evaluate.ChatRequest("t", "scripted", (), ())
+    request = ChatRequest("t", "scripted", (), ())
     generation = await backend.generate(request, FAST)
     while await generation.next() is not None:
         pass

@@ -38,7 +38,7 @@ def small(**changes: int) -> TrainableModel:
         "linear_key_head_dim": 16,
         "linear_value_head_dim": 16,
     }
-    return TrainableModel(Shape(**(sizes | changes)))  # type: ignore[arg-type]
+    return TrainableModel(Shape(**(sizes | changes)))
 
 
 def batch(weight: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -45,7 +45,7 @@ def test_code_and_other_scripts_come_back(tokenizer: Tokenizer, training_tasks: 
 
 
 def test_digits_stand_alone(tokenizer: Tokenizer) -> None:
-    assert tokenizer.encode("1234").tokens == ["1", "2", "3", "4"]
+    assert [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str("x1234")] == ["x", "1", "2", "3", "4"]
 
 
 def test_training_texts_become_short(tokenizer: Tokenizer, training_tasks: list[Task]) -> None:
