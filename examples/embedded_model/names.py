@@ -5,9 +5,11 @@ Must not: use global randomness. Invariant: a held-out name never occurs in trai
 
 from __future__ import annotations
 
+import builtins
 import random
 import re
 import zlib
+from keyword import iskeyword
 
 NOUNS = (
     "price cost weight score point level stock order item part unit step mark count rate share bonus tax fee goal "
@@ -21,6 +23,9 @@ NOUNS = (
 ONSETS = "b d f g k l m n p r s t v z br dr gr kr pl st tr sk".split()
 VOWELS = "a e i o u ai ou".split()
 CODAS = ["", "", "l", "n", "r", "s", "t", "m", "k"]
+LETTERS, FREQUENCIES = "etaoinshrdlcumwfgypbvk", (12, 9, 8, 8, 7, 7, 6, 6, 6, 4, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1)
+LETTERED_SHARE = 0.3
+"""Of the names of training tasks; held-out tasks have words and inventions only, none of which training has."""
 _INVENTED = re.compile(f"(?:({'|'.join(ONSETS)})({'|'.join(VOWELS)})({'|'.join(CODAS)})){{2,3}}")
 
 
@@ -34,6 +39,11 @@ def invented(rng: random.Random) -> str:
     return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((2, 2, 3))))
 
 
+def lettered(rng: random.Random) -> str:
+    """Letters as frequent as in English: begins with any letter and is cut into any tokens, unlike the two others."""
+    return "".join(rng.choices(LETTERS, FREQUENCIES, k=rng.randint(3, 6)))
+
+
 def readings(name: str) -> list[str]:
     """The stems that a name can have been made from: an `s` at its end may be part of the stem or not."""
     return [stem for stem in (name, name.removesuffix("s")) if stem in NOUNS or _INVENTED.fullmatch(stem)]
@@ -42,12 +52,19 @@ def readings(name: str) -> list[str]:
 def pick(rng: random.Random, held_out: bool, taken: set[str], invented_share: float = 0.5) -> str:
     """A name of the asked split that is not in `taken`; it is added there."""
     while True:
-        stem = invented(rng) if rng.random() < invented_share else rng.choice(NOUNS)
+        any_letters = not held_out and rng.random() < LETTERED_SHARE
+        stem = lettered(rng) if any_letters else invented(rng) if rng.random() < invented_share else rng.choice(NOUNS)
         if is_held_out(stem) != held_out:
             continue
         name = stem + rng.choice(("", "", "", "s", "_" + stem[:1]))
         if held_out and not all(map(is_held_out, readings(name))):
             continue
+        if any_letters and (is_held_out(name.removesuffix("s")) or is_held_out(name) or taken_by_python(name)):
+            continue
         if name not in taken and name.isidentifier():
             taken.add(name)
             return name
+
+
+def taken_by_python(name: str) -> bool:
+    return iskeyword(name) or hasattr(builtins, name)
