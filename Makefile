@@ -23,6 +23,9 @@ RUNTIME := $(VENV)/.installed-runtime
 TESTS   := $(VENV)/.installed-test
 DEV     := $(VENV)/.installed-dev
 
+# One process per core, each computing on one thread.
+PARALLEL := --numprocesses auto --maxprocesses 4
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow serve check format clean
 
@@ -39,7 +42,7 @@ serve: $(RUNTIME) ## Serve the embedded model on 127.0.0.1 (options: make serve 
 	@$(BIN)/specguard serve $(ARGS)
 
 test: $(TESTS) ## Run the whole test suite
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 test-slow: $(TESTS) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow --timeout 1200 $(ARGS)
@@ -48,7 +51,7 @@ check: $(TESTS) $(DEV) ## Format, lint, types, tests: what must pass before a co
 	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted: run make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 format: $(DEV) ## Format the code and sort imports
 	@$(BIN)/ruff check --quiet --fix --select I .

@@ -22,10 +22,13 @@ from examples.demo.server import ServerFailed
 from examples.demo.story import TASKS, Story
 
 
+DEFAULT_TASK = "seats"
+
+
 def options(arguments: list[str]) -> argparse.Namespace:
     names = sorted(path.name for path in TASKS.iterdir() if path.is_dir())
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--task", choices=names, default=names[0], help="which bug (default: %(default)s)")
+    parser.add_argument("--task", choices=names, default=DEFAULT_TASK, help="which bug (default: %(default)s)")
     parser.add_argument("--repo", type=Path, help="a folder of your own with a module, a bug and its test")
     parser.add_argument("--plain-output", action="store_true", help="no colours")
     return parser.parse_args(arguments)
