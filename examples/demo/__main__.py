@@ -21,7 +21,6 @@ from rich.text import Text
 from examples.demo.server import ServerFailed
 from examples.demo.story import TASKS, Story
 
-
 DEFAULT_TASK = "seats"
 
 

@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -78,6 +79,17 @@ MEANING: dict[str, Callable[..., Any]] = {
     "unique": lambda k, m, a: list(dict.fromkeys(a)),
     "ascending": lambda k, m, a: sorted(a),
     "descending": lambda k, m, a: list(reversed(sorted(a))),
+    "half": lambda k, m, a: a >> 1,
+    "groups": lambda k, m, a: divmod(a, k)[0],
+    "lower_of": lambda k, m, a, b: sorted((a, b))[0],
+    "higher_of": lambda k, m, a, b: sorted((a, b))[1],
+    "is_negative": lambda k, m, a: a <= -1,
+    "is_over": lambda k, m, a: a not in range(k - 10, k + 1),
+    "is_most": lambda k, m, a: a in range(k - 10, k + 1),
+    "is_least": lambda k, m, a: a in range(k, k + 10),
+    "share": lambda k, m, a, b: float(Fraction(a, b)),
+    "count_below": lambda k, m, a: len([x for x in a if not x >= k]),
+    "all_least": lambda k, m, a: min(a) >= k,
 }
 
 
