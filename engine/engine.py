@@ -17,7 +17,7 @@ import torch
 from engine.drafters.base import Drafter
 from engine.drafters.mtp import MtpDrafter
 from engine.drafters.ngram import NgramDrafter
-from engine.errors import ContextOverflow
+from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
 from engine.model import Model
 from engine.prefix import PrefixStore
@@ -51,6 +51,7 @@ class Engine:
     def __init__(self, folder: Path, options: EngineOptions = EngineOptions()) -> None:
         """Loads everything. Raises EngineError (ConfigError, WeightError, TemplateError)."""
         self.folder, self.options = folder, options
+        _check_device(options.device)
         self.tokenizer = Tokenizer.load(folder)
         self.template = ChatTemplate.load(folder)
         self.model = Model.load(folder, options.device, DTYPES[options.dtype], rows=options.rows)
@@ -118,3 +119,14 @@ def fingerprint(folder: Path) -> str:
 
 
 __all__ = ["EMBEDDED", "Engine", "EngineOptions", "Fault", "SamplingParams", "Turn", "TurnOptions"]
+
+
+def _check_device(device: str) -> None:
+    """Raises ConfigError unless this build of torch can hold a tensor there."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):  # each device type fails in its own way
+        raise ConfigError(
+            f"device: torch {torch.__version__} cannot use {device!r} on this machine; "
+            "use 'cpu', or install a build of torch that supports it"
+        ) from None

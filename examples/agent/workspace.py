@@ -6,7 +6,10 @@ Invariant: every result is worded by `protocol`.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -57,9 +60,12 @@ class Workspace:
             return protocol.old_string_missing(path)
         if count > 1:
             return protocol.old_string_ambiguous(path, count)
+        edited = content.replace(old, new)
         try:
+            if b"\r\n" in found.read_bytes():  # models are shown and write plain \n; the file keeps its own
+                edited = edited.replace("\n", "\r\n")
             # encoded before the file is opened: a text that cannot be written must not empty it
-            found.write_bytes(content.replace(old, new).encode("utf-8"))
+            found.write_bytes(edited.encode("utf-8"))
         except (OSError, UnicodeEncodeError):
             return f"error: {path} cannot be written with this new_string"
         return protocol.edited(path)
@@ -67,21 +73,23 @@ class Workspace:
     def run_tests(self) -> str:
         """Runs the tests in an isolated subprocess, so that a bad edit cannot harm the agent."""
         runner = Path(__file__).with_name("runner.py")
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-B", str(runner), str(self.directory)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+            errors="replace",
+            cwd=self.directory,
+            start_new_session=True,
+        )
         try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-B", str(runner), str(self.directory)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                encoding="utf-8",
-                errors="replace",
-                timeout=TEST_TIMEOUT_S,
-                cwd=self.directory,
-                check=False,
-            )
+            output, _ = process.communicate(timeout=TEST_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             return f"error: the tests ran longer than {TEST_TIMEOUT_S} s"
+        finally:
+            _end(process)
         try:
-            report = json.loads(done.stdout.splitlines()[-1])
+            report = json.loads(output.splitlines()[-1])
             return protocol.summary([protocol.failure(*f) for f in report["failures"]], report["passed"])
         except (ValueError, LookupError, TypeError):  # the tested code left early, or wrote something of its own
             return "error: the tests could not be run"
@@ -93,6 +101,15 @@ class Workspace:
         except (OSError, ValueError, RuntimeError):  # no file can have this name, or links form a ring
             return None
         return candidate if inside else None
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends a test run with all that it started: nothing of it outlives its result."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def _text(path: Path) -> str | None:

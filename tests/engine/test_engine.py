@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.engine import Engine, EngineOptions, fingerprint
-from engine.errors import ContextOverflow, EngineError
+from engine.errors import ConfigError, ContextOverflow, EngineError
 from engine.faults import Fault
 from engine.sampler import SamplingParams
 from engine.turn import Turn, TurnOptions
@@ -94,6 +94,12 @@ def test_broken_folders_raise_engine_errors(tiny_folder: Path, tmp_path: Path) -
         (broken / name).unlink()
         with pytest.raises(EngineError):
             Engine(broken)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_there_is_named(device: str, tiny_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"device: .*'{device}'.*use 'cpu'"):
+        Engine(tiny_folder, EngineOptions(device=device))
 
 
 def test_valid_tokens_end_where_the_tokenizer_does(engine: Engine) -> None:

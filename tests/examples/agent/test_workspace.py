@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,13 @@ def test_missing_arguments_are_answered(folder: Path) -> None:
     assert work.call("delete_file", {"path": "total.py"}) == "error: no tool delete_file"
 
 
+def test_an_edit_keeps_the_line_ends_of_the_file(folder: Path) -> None:
+    (folder / "ends.py").write_bytes(b"a = 1\r\nb = 2\r\n")
+    call = {"path": "ends.py", "old_string": "a = 1\nb", "new_string": "a = 3\nb"}
+    assert Workspace(folder).call("edit_file", call) == "edited ends.py"
+    assert (folder / "ends.py").read_bytes() == b"a = 3\r\nb = 2\r\n"
+
+
 def test_text_that_cannot_be_written_leaves_the_file_as_it_is(folder: Path) -> None:
     answer = Workspace(folder).edit_file("total.py", "a - b", "'\ud800'")
     assert answer == "error: total.py cannot be written with this new_string"
@@ -146,6 +154,19 @@ def test_an_endless_loop_ends_in_a_timeout(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(workspace, "TEST_TIMEOUT_S", 1)
     (folder / "total.py").write_text("def total(a, b):\n    while True:\n        pass\n")
     assert Workspace(folder).run_tests() == "error: the tests ran longer than 1 s"
+
+
+def test_what_the_tests_started_ends_with_them(folder: Path) -> None:
+    """A child of the tested code would write this file after two seconds."""
+    child = f"import time, pathlib; time.sleep(2); pathlib.Path({str(folder / 'late')!r}).touch()"
+    (folder / "total.py").write_text(
+        "import subprocess, sys\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.DEVNULL)\n"
+        "def total(a, b):\n    return a + b\n"
+    )
+    assert Workspace(folder).run_tests() == "1 passed"
+    time.sleep(4)
+    assert not (folder / "late").exists()
 
 
 @pytest.mark.parametrize(
