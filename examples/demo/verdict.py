@@ -55,7 +55,7 @@ def judge(runs: Runs, incidents: Sequence[Mapping[str, Any]]) -> list[Check]:
         Check(
             "speculation was blamed",
             bool(blamed) and set(blamed) == {"speculation"},
-            ", ".join(blamed) or "no record",
+            ", ".join(f"{blamed.count(who)} x {who}" for who in sorted(set(blamed))) or "no record",
         ),
         Check(
             "no broken tool call got through",

@@ -84,3 +84,8 @@ def test_tally_leaves_out_what_is_unknown() -> None:
     numbers = {"predicted_n": 10, "predicted_ms": 100.0, "draft_n": 8, "draft_n_accepted": 6}
     turn = Turn(usage={"completion_tokens": 10}, timings=numbers, seconds=0.5)
     assert tally(Transcript([turn])) == "1 turns, 10 tokens, 0.5 s, 100 tokens/s, 75% of 8 drafted tokens accepted"
+
+
+def test_blame_is_counted() -> None:
+    incidents = [INCIDENT, {"opened": {}, "closed": {"culprit": "model"}}, INCIDENT]
+    assert "1 x model, 2 x speculation" in [check.detail for check in judge(runs(), incidents)]
