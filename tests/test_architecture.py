@@ -7,6 +7,7 @@ Invariant: a failure names the file, the rule and the remedy.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -257,9 +258,9 @@ def test_the_file_tree_in_the_readme_exists() -> None:
     tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is where")[1].split("```")[1]
     problems, folder = [], ""
     for line in tree.strip().splitlines():
-        name = line.split()[0]
-        folder = folder if line.startswith("  ") else name
-        path = name if name == folder else f"{folder}{name}"
-        if not (ROOT / path).exists():
-            problems.append(path)
+        names = re.split(r"\s{2,}", line.strip())[0].split(", ")  # two spaces and more begin the comment
+        if not line.startswith("  "):
+            folder = names[0]
+        paths = [name if name == folder else f"{folder}{name}" for name in names]
+        problems += [path for path in paths if not (ROOT / path).exists()]
     fail_if_any(problems, "README.md names these paths, which do not exist:")
