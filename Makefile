@@ -35,7 +35,7 @@ help: ## Show this list
 install: $(RUNTIME) ## Install specguard into .venv
 	@echo "Installed. Start it with: $(BIN)/specguard serve"
 
-demo: $(RUNTIME) ## Watch an agent repair a bug through the guard, twice: once with a planted engine fault
+demo: $(RUNTIME) ## Watch an agent repair a bug through the guard, then again with an engine fault planted
 	@$(BIN)/python -m examples.demo $(ARGS)
 
 serve: $(RUNTIME) ## Serve the embedded model on 127.0.0.1 (options: make serve ARGS="--port 9000")

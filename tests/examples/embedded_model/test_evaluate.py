@@ -15,7 +15,7 @@ from examples.embedded_model import evaluate
 from examples.embedded_model.evaluate import Counting, Incidents, Score, run_task, write_files
 from examples.embedded_model.evaluate import evaluate as measure
 from examples.embedded_model.tasks import Task
-from policies.modes import PLAIN
+from policies.modes import PLAIN, DecodeMode
 from proxy.backends.base import Token
 from proxy.conversation import ChatRequest
 from proxy.events import ToolCall
@@ -186,3 +186,15 @@ def test_the_command_prints_figures_and_writes_them(
     assert "repaired                 1.000" in out
     assert "turns 4, calls 3, invalid 0" in out
     assert "1/1 tasks, 1 repaired" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [0, 100_000])
+def test_the_embedded_model_keeps_its_bars(first: int) -> None:
+    """On held-out tasks and the real engine; the model card has the figures. 8 minutes for both on 2 cores."""
+    tasks = [evaluate.make_task(first + i, held_out=True) for i in range(100)]
+    plain = asyncio.run(measure(None, tasks, PLAIN)).figures()
+    assert plain["repaired"] >= 0.80
+    assert plain["valid_calls"] >= 0.99
+    drafted = asyncio.run(measure(None, tasks[:25], DecodeMode.parse("mtp"))).figures()
+    assert drafted["first_draft_acceptance"] >= 0.70
