@@ -100,9 +100,9 @@ class Channels:
             self._settle(events, at_end=False)
         return events
 
-    def finish(self) -> list[ChannelEvent]:
-        """The response is over: releases what was held, tells of an open call."""
-        events: list[ChannelEvent] = []
+    def finish(self, tail: str = "") -> list[ChannelEvent]:
+        """The response is over: releases what was held, tells of an open call. tail: text after the last token's."""
+        events = self.feed(self._last, tail)
         self._settle(events, at_end=True)
         if self._state == "call":
             events.append(CallCut(self._calls, "".join(self._body), self._opened, self._last))

@@ -78,9 +78,14 @@ class Watch:
             )
         return said, finding or loop
 
-    def finish(self, end: Literal["stop", "stop_sequence", "length"]) -> tuple[list[Said], Finding | None]:
-        """The response is over. A call cut off by the client's own stop string is dropped, no finding."""
-        said, finding = self._read(self._channels.finish(), end)
+    def finish(
+        self, end: Literal["stop", "stop_sequence", "length"], tail: str = ""
+    ) -> tuple[list[Said], Finding | None]:
+        """The response is over. A call cut off by the client's own stop string is dropped, no finding.
+
+        tail: text that no token completed; it counts as the last token's.
+        """
+        said, finding = self._read(self._channels.finish(tail), end)
         if end == "stop_sequence":
             return [each for each in said if isinstance(each, Piece)], None
         return said, finding

@@ -39,7 +39,8 @@ class StepReport:
     """One step of a turn. position: index of its first token among the turn's generated tokens.
 
     source: who drafted (`none`, `ngram`, `mtp`); context: committed tokens after the step. `end` is set on the last
-    step; the end-of-turn token is not among `tokens`.
+    step; the end-of-turn token is not among `tokens`. tail: text that only the end releases, after that of all
+    tokens: the beginning of a stop string that did not come, bytes of an unfinished character (as U+FFFD).
     """
 
     position: int
@@ -52,6 +53,7 @@ class StepReport:
     audit: AuditReport | None = None
     end: EndReason | None = None
     stop_sequence: str | None = None
+    tail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

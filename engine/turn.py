@@ -86,7 +86,7 @@ class Turn:
         accepted = 0
         while accepted < len(drafts) and choice.ids[accepted] == drafts[accepted]:
             accepted += 1
-        new, tokens, end, stop = self._cut(choice, accepted + 1, position)
+        new, tokens, end, stop = self._cut(choice, accepted + 1)
         audit: AuditReport | None = None
         if drafts:
             if self._audit_is_due():
@@ -106,17 +106,20 @@ class Turn:
             audit=audit,
             end=end,
             stop_sequence=stop,
+            tail=self._flush_text() if end in ("stop", "length") else "",
         )
 
     def rewind(self, position: int, drafter: str, *, trusted: bool) -> RewindReport:
         """Keeps the first `position` generated tokens and continues with `drafter`; works after the end too.
 
         trusted: rebuild the state from a point that no verify step has touched. Raises ValueError if `position` is
-        not between 0 and the number of generated tokens.
+        not between 0 and the number of generated tokens, or is behind the last token of a turn that has ended.
         """
         generated = len(self.generated)
         if not 0 <= position <= generated:
             raise ValueError(f"cannot rewind to generated token {position}: there are {generated}")
+        if self.ended and position == generated:
+            raise ValueError(f"cannot rewind to generated token {position}: the turn ended there; keep fewer tokens")
         started = time.perf_counter()
         rebuilt = self.sequence.rewind(self.prompt_tokens + position - 1, trusted=trusted)
         self.drafter = drafter
@@ -148,7 +151,7 @@ class Turn:
         return every > 0 and self.verify_steps % every == 0
 
     def _cut(
-        self, choice: Choice, count: int, position: int
+        self, choice: Choice, count: int
     ) -> tuple[list[int], tuple[TokenReport, ...], EndReason | None, str | None]:
         """Cuts the first `count` sampled tokens where the response ends, be it inside an accepted run."""
         new: list[int] = []
@@ -160,18 +163,13 @@ class Turn:
             token = choice.ids[index]
             new.append(token)
             if token in self.tokenizer.eos_ids:
-                tail = self._flush_text()
                 end = "stop"
-                if tail and reports:
-                    last = reports[-1]
-                    reports[-1] = _with_text(last, last.text + tail)
                 break
             text, stop = self._text(token)
             if stop is not None:
                 end = "stop_sequence"
             elif len(new) >= room:
                 end = "length"
-                text += self._flush_text()
             reports.append(
                 TokenReport(
                     token,
@@ -205,7 +203,3 @@ class Turn:
         self._stops = StopMatcher(self.options.stops)
         for token in self.generated:
             self._text(token)
-
-
-def _with_text(token: TokenReport, text: str) -> TokenReport:
-    return TokenReport(token.id, text, token.logprob, token.top1_prob, token.margin, token.entropy, token.finite)

@@ -132,7 +132,7 @@ class _Response:
             return Continue()
         if delta.end == "stop":
             self._trips.redecoded(len(self._transcript), END_OF_TURN)
-        return await self._act_on(*self._watch.finish(delta.end), delta)
+        return await self._act_on(*self._watch.finish(delta.end, delta.tail), delta)
 
     async def _act_on(self, said: list[Said], finding: Finding | None, delta: Delta) -> Decision:
         if finding is None:

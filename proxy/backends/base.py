@@ -94,6 +94,7 @@ class Delta:
     """Tokens committed by one step. position: index of the first of them among the response's generated tokens.
 
     end: set on the last delta. The end-of-turn token never appears among `tokens`.
+    tail: text that only the end releases, after that of all tokens.
     """
 
     position: int
@@ -101,6 +102,7 @@ class Delta:
     step: StepStats
     end: EndReason | None = None
     stop_sequence: str | None = None
+    tail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,6 +233,7 @@ def _as_delta(step: reports.StepReport, mode: DecodeMode) -> Delta:
         ),
         end=step.end,
         stop_sequence=step.stop_sequence,
+        tail=step.tail,
     )
 
 

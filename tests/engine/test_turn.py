@@ -100,7 +100,7 @@ def run(turn: Turn, steps: int | None = None) -> list[StepReport]:
 
 
 def said(reports: list[StepReport]) -> str:
-    return "".join(token.text for report in reports for token in report.tokens)
+    return "".join("".join(token.text for token in report.tokens) + report.tail for report in reports)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "0.8"])
@@ -222,6 +222,70 @@ def test_stop_strings_cut_inside_an_accepted_run(loaded: tuple[Model, Tokenizer]
     reports = run(turn)
     assert "".join(t.text for r in reports for t in r.tokens) == text[: text.index(stop)]
     assert (reports[-1].end, reports[-1].stop_sequence) == ("stop_sequence", stop)
+
+
+def ending_with(tokenizer: Tokenizer, token: int) -> Tokenizer:
+    ends = Tokenizer(tokenizer._backend, tokenizer.eos_ids)
+    ends.eos_ids = frozenset({token})
+    return ends
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_an_end_releases_the_text_that_was_held(loaded: tuple[Model, Tokenizer], right: float) -> None:
+    model, tokenizer = loaded
+    full = start(loaded, "none", WARM)
+    run(full)
+    tails = 0
+    for at in range(6, 30):
+        ids = full.generated[:at]
+        if full.generated[at] in ids:  # the end would come earlier
+            continue
+        text = tokenizer.decode(ids)
+        for stops in ((), (f"{text[-1]}\0never",)):
+            sequence = sequence_for(*loaded)
+            sequence.drafters["fixed"] = Fixed(full.sequence.tokens, right)
+            drafter = "fixed" if right else "none"
+            turn = start(
+                (model, ending_with(tokenizer, full.generated[at])), drafter, WARM, sequence=sequence, stops=stops
+            )
+            reports = run(turn)
+            assert reports[-1].end == "stop"
+            assert said(reports) == text
+            tails += bool(reports[-1].tail)
+    assert tails > 3
+
+
+def test_a_length_limit_releases_the_text_that_was_held(loaded: tuple[Model, Tokenizer]) -> None:
+    full = start(loaded, "none", WARM)
+    run(full)
+    for limit in range(3, min(20, len(full.generated))):
+        text = loaded[1].decode(full.generated[:limit])
+        turn = start(loaded, "none", WARM, max_tokens=limit, stops=(f"{text[-1]}\0never",))
+        reports = run(turn)
+        assert (reports[-1].end, said(reports)) == ("length", text)
+        assert reports[-1].tail
+
+
+def test_a_rewind_forgets_held_text_and_half_characters(loaded: tuple[Model, Tokenizer]) -> None:
+    full = start(loaded, "none", WARM)
+    run(full)
+    length = min(16, len(full.generated))
+    whole = loaded[1].decode(full.generated[:length])
+    for kept in range(length):
+        head = loaded[1].decode(full.generated[: kept + 1])
+        turn = start(loaded, "none", WARM, max_tokens=length, stops=(f"{head[-1]}\0never",))
+        before = run(turn, kept + 2 if kept + 2 < length else kept + 1)
+        turn.rewind(kept, "none", trusted=False)
+        shown = "".join(token.text for report in before for token in report.tokens[: max(kept - report.position, 0)])
+        assert shown + said(run(turn)) == whole
+
+
+def test_a_finished_turn_cannot_be_continued_behind_its_end(loaded: tuple[Model, Tokenizer]) -> None:
+    turn = start(loaded, max_tokens=4)
+    run(turn)
+    with pytest.raises(ValueError, match="ended there"):
+        turn.rewind(len(turn.generated), "none", trusted=False)
+    assert len(turn.generated) == 4
 
 
 def test_a_turn_can_be_rewound_after_its_end(loaded: tuple[Model, Tokenizer]) -> None:

@@ -63,6 +63,7 @@ class Script:
     audited: steps that start at these positions are audited; `"all"` = every one.
     An audit is truthful: its mismatch is the first row whose token plain decoding would not have given.
     fail_at: position at which `next` raises `failure`. nonfinite: positions whose logits were not finite.
+    tail: text that a normal end releases.
     """
 
     plain: str
@@ -73,6 +74,7 @@ class Script:
     fail_at: int | None = None
     failure: BackendError = field(default_factory=lambda: BackendError("the engine stopped"))
     nonfinite: frozenset[int] = frozenset()
+    tail: str = ""
 
 
 class ScriptedGeneration:
@@ -138,7 +140,7 @@ class ScriptedGeneration:
             self.prompt_tokens + len(self.kept),
             self._audit(start, len(tokens)),
         )
-        return Delta(start, tuple(tokens), stats, end, stop)
+        return Delta(start, tuple(tokens), stats, end, stop, self._script.tail if end in ("stop", "length") else "")
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
         if not 0 <= position <= len(self.kept):

@@ -323,6 +323,17 @@ def test_a_stop_string_never_leaks() -> None:
     assert play("one EN D", stop=("END",)).text == "one EN D"
 
 
+@pytest.mark.parametrize("width", [1, 4, 100])
+def test_text_that_the_end_releases_is_sent(width: int) -> None:
+    played = play(Script("so EN", tail="D\ufffd", width=width), stop=("ENDING",))
+    assert "".join(event.text for event in played.events if isinstance(event, TextDelta)) == "so END\ufffd"
+
+
+def test_a_tag_that_the_end_completes_is_a_tag() -> None:
+    text, tail = LS[:-3], LS[-3:]
+    assert play(Script(text, tail=tail)).told() == [GOOD, f"<< finished tool_calls in {FAST}"]
+
+
 def test_a_stop_string_inside_a_call_drops_the_call() -> None:
     played = play(f"so\n{LS}", stop=("path",))
     assert played.told() == ["<< text so", f"<< finished stop_sequence in {FAST}"]
