@@ -7,6 +7,7 @@ Invariant: a returned config is complete and supported; everything else is a Con
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ class ModelConfig:
             outer = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"{path} is missing: point to a folder in Hugging Face layout") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
         if not isinstance(outer, dict):
             raise ConfigError(f"{path} must hold a JSON object")
@@ -94,11 +95,11 @@ class ModelConfig:
             linear_key_dim=fields.size("linear_key_head_dim", 128),
             linear_value_dim=fields.size("linear_value_head_dim", 128),
             conv_kernel=fields.size("linear_conv_kernel_dim", 4),
-            rms_norm_eps=float(fields.raw.get("rms_norm_eps", 1e-6)),
+            rms_norm_eps=fields.number("rms_norm_eps", 1e-6, most=0.1),
             rope_theta=theta,
-            rotary_dim=int(head_dim * partial),
+            rotary_dim=_rotary_dim(head_dim, partial),
             max_context=fields.size("max_position_embeddings"),
-            tie_word_embeddings=bool(fields.raw.get("tie_word_embeddings", False)),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", False),
             mtp_layers=fields.size("mtp_num_hidden_layers", 0, least=0),
         )
         for heads, of, names in (
@@ -126,12 +127,24 @@ class _Fields:
             raise ConfigError(f"{name}: must be an integer of at least {least}, found {value!r}")
         return value
 
+    def number(self, name: str, default: float, most: float = math.inf) -> float:
+        """A finite number above 0 and not above `most`."""
+        return _number(name, self.raw.get(name, default), most)
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.raw.get(name, default)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name}: must be true or false, found {value!r}")
+        return value
+
     def layers(self) -> tuple[str, ...]:
         count = self.size("num_hidden_layers")
         kinds = self.raw.get("layer_types")
         if kinds is None:
             every = self.size("full_attention_interval", 4)
             return tuple(LINEAR if (i + 1) % every else FULL for i in range(count))
+        if not isinstance(kinds, list):
+            raise ConfigError(f"layer_types: must be a list, found {kinds!r:.60}")
         if len(kinds) != count:
             raise ConfigError(f"layer_types: has {len(kinds)} entries, num_hidden_layers is {count}")
         for index, kind in enumerate(kinds):
@@ -142,9 +155,25 @@ class _Fields:
     def rope(self) -> tuple[float, float]:
         """(theta, share of a head that is rotated); scaled variants are refused rather than run wrongly."""
         rope = self.raw.get("rope_parameters") or self.raw.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping):
+            raise ConfigError(f"rope_parameters: must be an object, found {rope!r:.60}")
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("default", "mrope"):
             raise ConfigError(f"rope_parameters.rope_type: {kind!r} is not supported yet; only 'default'")
         theta = rope.get("rope_theta", self.raw.get("rope_theta", 10_000.0))
         partial = rope.get("partial_rotary_factor", self.raw.get("partial_rotary_factor", 0.25))
-        return float(theta), float(partial)
+        return _number("rope_theta", theta), _number("partial_rotary_factor", partial, most=1.0)
+
+
+def _number(name: str, value: object, most: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= min(most, 1e30):
+        upper = f" and at most {most:g}" if most < math.inf else ""
+        raise ConfigError(f"{name}: must be a number above 0{upper}, found {value!r:.60}")
+    return float(value)
+
+
+def _rotary_dim(head_dim: int, partial: float) -> int:
+    rotated = int(head_dim * partial)
+    if rotated < 2 or rotated % 2:
+        raise ConfigError(f"partial_rotary_factor: {partial:g} of head_dim {head_dim} is {rotated} dims; must be even")
+    return rotated

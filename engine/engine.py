@@ -51,10 +51,20 @@ class Engine:
     def __init__(self, folder: Path, options: EngineOptions = EngineOptions()) -> None:
         """Loads everything. Raises EngineError (ConfigError, WeightError, TemplateError)."""
         self.folder, self.options = folder, options
+        if options.dtype not in DTYPES:
+            raise ConfigError(f"dtype: {options.dtype!r} is not supported; use one of {', '.join(DTYPES)}")
         _check_device(options.device)
         self.tokenizer = Tokenizer.load(folder)
+        if not self.tokenizer.eos_ids:
+            raise ConfigError("eos_token_id: is in none of generation_config.json, config.json, tokenizer_config.json")
         self.template = ChatTemplate.load(folder)
         self.model = Model.load(folder, options.device, DTYPES[options.dtype], rows=options.rows)
+        known = self.model.config.vocab_size
+        if self.tokenizer.vocab_size > known:
+            raise ConfigError(
+                f"tokenizer.json: has ids up to {self.tokenizer.vocab_size - 1}, but vocab_size in config.json is "
+                f"{known}; it belongs to another model"
+            )
         self.fingerprint = fingerprint(folder)
         self.prefixes = PrefixStore(self._new_sequence, options.keep)
 
@@ -66,7 +76,7 @@ class Engine:
     @property
     def valid_tokens(self) -> int:
         """Ids below this one are real; the model's vocabulary may be padded beyond the tokenizer's."""
-        return min(self.tokenizer.vocab_size, self.model.config.vocab_size)
+        return self.tokenizer.vocab_size
 
     def self_test(self) -> SelfTest:
         """About a second; without the planted fault, which starts acting with the first turn."""
@@ -79,11 +89,13 @@ class Engine:
     def open(self, prompt: Sequence[int], options: TurnOptions) -> Turn:
         """A turn whose prompt still has to be prefilled: iterate `turn.sequence.prefill()` before the first step.
 
-        Raises ContextOverflow.
+        Raises ContextOverflow, and ValueError for a drafter that this model cannot run.
         """
         limit = self.model.config.max_context
         if len(prompt) >= limit:  # before a kept sequence is touched
             raise ContextOverflow(len(prompt), limit)
+        if options.drafter not in self.drafters:
+            raise ValueError(f"drafter: {options.drafter!r} is not one of {', '.join(self.drafters)}")
         sequence = self.prefixes.take(prompt)
         turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault)
         mtp = sequence.drafters.get("mtp")
@@ -92,8 +104,13 @@ class Engine:
         return turn
 
     def close(self, turn: Turn) -> None:
-        """Keeps what the turn has committed for prefix reuse, however it ended."""
-        self.prefixes.put(turn.sequence)
+        """Keeps what the turn has committed for prefix reuse, unless an exception left it half changed.
+
+        Closing a turn again has no effect.
+        """
+        if not turn.closed and turn.sequence.intact:
+            self.prefixes.put(turn.sequence)
+        turn.closed = True
 
     def _new_sequence(self) -> TokenSequence:
         sequence = TokenSequence(self.model)

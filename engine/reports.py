@@ -27,7 +27,7 @@ class TokenReport:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """A verify step recomputed one row at a time. mismatch: first row whose logits or state differ in any bit."""
+    """A verify step recomputed row by row. mismatch: first row whose logits or hidden state differ in any bit."""
 
     rows: int
     mismatch: int | None

@@ -51,8 +51,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p", "min_p"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{name}: must be a finite number, not {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+                raise ValueError(f"{name}: must be a finite number, not {value!r:.40}")
         for name in ("top_k", "seed"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
@@ -268,3 +268,11 @@ def _row_sums(values: Tensor) -> Tensor:
         folded[..., : width - half] += values[..., half:width]
         values, width = folded, half
     return values[..., 0]
+
+
+def _is_finite(value: float) -> bool:
+    """A number that a float can hold; an integer may be beyond that."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

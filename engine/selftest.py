@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 
+from engine.errors import ConfigError
 from engine.kv import TILE
 from engine.model import Model
 
@@ -37,7 +38,9 @@ def self_test(model: Model, tokens: int = 24, seed: int = 0) -> SelfTest:
     rng = random.Random(seed)
     context = min(TILE - tokens // 2, model.config.max_context - tokens - model.rows)
     if context < 1:
-        raise ValueError(f"max_position_embeddings: {model.config.max_context} is too small for a self-test")
+        raise ConfigError(
+            f"max_position_embeddings: {model.config.max_context} is too small; {tokens + model.rows + 1} at least"
+        )
 
     def draw(count: int) -> list[int]:
         return [rng.randrange(model.config.vocab_size) for _ in range(count)]

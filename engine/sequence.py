@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Tokens
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,8 +36,9 @@ class Segment:
 class Sequence:
     """Owns one `SequenceState`. Not thread safe: the worker thread alone touches it.
 
-    speculated_from: lowest position that a verify step (drafts beside the pending token) has computed, or None.
+    speculated_from: lowest position that a step of several rows has computed (verified drafts, or a rebuild), or None.
     From there on the state is only as good as speculation is; `rewind(trusted=True)` goes back before it.
+    intact: False while something changes, and for good if an exception cut that short; never reuse it then.
     """
 
     def __init__(self, model: Model, drafters: Mapping[str, Drafter] | None = None) -> None:
@@ -45,6 +47,7 @@ class Sequence:
         self.tokens: list[int] = []
         self.provenance: list[Segment] = []
         self.speculated_from: int | None = None
+        self.intact = True
         self.drafters: dict[str, Drafter] = dict(drafters or {})
 
     @property
@@ -65,15 +68,16 @@ class Sequence:
         shared = common_prefix(self.tokens, prompt)
         # the token after the reused part stays pending, so it must be a shared one too
         reused = min(max(shared - 1, 0), self.length, len(prompt) - 1)
-        if shared:
-            self.rewind(reused, trusted=False)
-        else:
-            self.state = self.model.new_state()
-            self.provenance, self.speculated_from = [], None
-            for drafter in self.drafters.values():
-                drafter.begin(prompt[:1])
-        self.tokens = list(prompt)
-        self.state.checkpoint()
+        with self._change():
+            if shared:
+                self._rewind(reused, trusted=False)
+            else:
+                self.state = self.model.new_state()
+                self.provenance, self.speculated_from = [], None
+                for drafter in self.drafters.values():
+                    drafter.begin(prompt[:1])
+            self.tokens = list(prompt)
+            self.state.checkpoint()
         return reused
 
     def prefill(self) -> Iterator[int]:
@@ -82,9 +86,10 @@ class Sequence:
         while self.length < len(self.tokens) - 1:
             start = self.length
             end = min((start // rows + 1) * rows, len(self.tokens) - 1)
-            hidden = self.model.prefill(self.state, self.tokens[start:end])
-            self._record("prefill", start, end)
-            self._observe(start, end, hidden)
+            with self._change():
+                hidden = self.model.prefill(self.state, self.tokens[start:end])
+                self._record("prefill", start, end)
+                self._observe(start, end, hidden)
             yield end
         self.state.checkpoint()
 
@@ -95,12 +100,13 @@ class Sequence:
     def commit(self, new: Tokens[int], hidden: Tensor, *, speculative: bool) -> None:
         """Takes `new` tokens as the outcome of the last `decode`: its first len(new) rows become state."""
         start = self.length
-        self.model.commit(self.state, len(new))
-        if speculative and self.speculated_from is None:
-            self.speculated_from = start
-        self._record("decode", start, start + len(new))
-        self.tokens.extend(new)
-        self._observe(start, start + len(new), hidden)
+        with self._change():
+            self.model.commit(self.state, len(new))
+            if speculative and self.speculated_from is None:
+                self.speculated_from = start
+            self._record("decode", start, start + len(new))
+            self.tokens.extend(new)
+            self._observe(start, start + len(new), hidden)
 
     def rewind(self, length: int, *, trusted: bool) -> int:
         """Makes the state hold exactly the first `length` tokens and the next one pending; returns tokens recomputed.
@@ -110,19 +116,26 @@ class Sequence:
         """
         if not 0 <= length < len(self.tokens):
             raise ValueError(f"cannot rewind to {length}: {len(self.tokens)} tokens are known")
+        with self._change():
+            return self._rewind(length, trusted=trusted)
+
+    def _rewind(self, length: int, *, trusted: bool) -> int:
         base = min(length, self.length)
         if trusted and self.speculated_from is not None:
             base = min(base, self.speculated_from)
         start = self.state.nearest(base)
         target = min(length, self.length)
         self.state.rewind(start)
+        if self.speculated_from is not None and start <= self.speculated_from:
+            self.speculated_from = None
         rebuilt = target - start
         if rebuilt:
             self._recompute(start, target, width=1 if trusted else self.model.rows)
-        self._truncate(length, start)
+        self._truncate(length)
         return rebuilt
 
     def _recompute(self, start: int, end: int, width: int) -> None:
+        """Computes positions [start, end) again along the provenance, decoded ones `width` at a time."""
         for drafter in self.drafters.values():
             drafter.truncate(start + 1)
         for segment in self.provenance:
@@ -135,17 +148,23 @@ class Sequence:
                 continue
             for at in range(lo, hi, width):
                 block = self.tokens[at : min(at + width, hi)]
+                if len(block) > 1 and self.speculated_from is None:
+                    self.speculated_from = at
                 rows = self.model.decode(self.state, block)
                 self.model.commit(self.state, len(block))
                 self._observe(at, at + len(block), rows.hidden)
 
-    def _truncate(self, length: int, rebuilt_from: int) -> None:
+    def _truncate(self, length: int) -> None:
         del self.tokens[length + 1 :]
         self.provenance = [Segment(s.kind, s.start, min(s.end, length)) for s in self.provenance if s.start < length]
-        if self.speculated_from is not None and rebuilt_from <= self.speculated_from:
-            self.speculated_from = None
         for drafter in self.drafters.values():
             drafter.truncate(length + 1)
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        self.intact = False
+        yield
+        self.intact = True
 
     def _record(self, kind: Literal["prefill", "decode"], start: int, end: int) -> None:
         last = self.provenance[-1] if self.provenance else None
@@ -164,7 +183,7 @@ class Sequence:
 def common_prefix(left: Tokens[int], right: Tokens[int]) -> int:
     """Length of the longest common prefix of two token lists."""
     size = min(len(left), len(right))
-    if left[:size] == right[:size]:
+    a, b = list(left[:size]), list(right[:size])
+    if a == b:  # much faster than the comparison below, and the usual case
         return size
-    a, b = torch.tensor(left[:size]), torch.tensor(right[:size])
-    return int((a != b).nonzero()[0].item())
+    return int((torch.tensor(a) != torch.tensor(b)).nonzero()[0].item())

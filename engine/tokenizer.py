@@ -96,7 +96,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path.name}: cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path.name}: must hold a JSON object")

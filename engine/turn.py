@@ -39,6 +39,13 @@ class TurnOptions:
     max_draft: int = 7
     audit_every: int = 16
 
+    def __post_init__(self) -> None:
+        """Raises ValueError that names the field."""
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens: must be at least 1, not {self.max_tokens}")
+        if "" in self.stops:
+            raise ValueError("stops: a stop string must not be empty")
+
 
 class Turn:
     """Generates one response on a sequence. Not thread safe: the worker thread alone calls it."""
@@ -60,6 +67,7 @@ class Turn:
         self.cached_tokens = sequence.begin(prompt)
         self.verify_steps = 0
         self.ended = False
+        self.closed = False
         self._restart_text()
 
     @property

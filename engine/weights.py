@@ -34,7 +34,7 @@ class Weights:
                         if name in self._where:
                             raise WeightError(f"{name}: is in {self._where[name].name} and in {path.name}")
                         self._where[name] = path
-            except SafetensorError as error:
+            except (SafetensorError, OSError) as error:
                 raise WeightError(f"{path.name}: is not a readable safetensors file ({error})") from None
         if not self._where:
             raise WeightError(f"{folder}: holds no tensors")
@@ -46,7 +46,8 @@ class Weights:
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Removes and returns a tensor; raises WeightError if it is missing or of another shape."""
-        full = name if name in self._where else self.prefix + name
+        outside = name.startswith(("mtp.", "lm_head."))  # these lie beside the text model
+        full = name if name in self._where or outside else self.prefix + name
         path = self._where.pop(full, None)
         if path is None:
             raise WeightError(f"{full}: is missing from the model's files (or needed twice)")
@@ -74,15 +75,19 @@ def _files(folder: Path) -> list[Path]:
     if index.exists():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError):
-            raise WeightError(f"{index.name}: has no usable weight_map") from None
-        files = [folder / Path(name).name for name in names]
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            raise WeightError(f"{index.name}: has no usable weight_map (tensor names to file names)") from None
+        for name in names:
+            # a model's index must not make us open files elsewhere
+            if not isinstance(name, str) or not name or Path(name).name != name:
+                raise WeightError(f"{index.name}: {name!r:.80} is not the name of a file in the model's folder")
+        files = [folder / name for name in names]
     else:
         files = [folder / "model.safetensors"]
-    missing = [path.name for path in files if not path.exists()]
+    missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise WeightError(f"{missing[0]}: is missing in {folder.name}")
     sidecar = folder / "mtp.safetensors"
-    if sidecar.exists() and sidecar not in files:
+    if sidecar.is_file() and sidecar not in files:
         files.append(sidecar)
     return files

@@ -13,7 +13,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -146,6 +146,11 @@ class BuiltinBackend:
         with contextlib.suppress(RuntimeError):  # the worker is shut down already
             await asyncio.shield(self.run(self.engine.close, turn))
 
+    def _submit(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Runs a call on the worker thread, behind what is queued there; nobody waits for it."""
+        with contextlib.suppress(RuntimeError):  # the worker is shut down already
+            self._worker.submit(call, *arguments)
+
     def _load(self) -> tuple[Engine, SelfTest]:
         torch.set_num_threads(self._threads)
         engine = Engine(self.folder, self._options)
@@ -175,16 +180,21 @@ class BuiltinBackend:
             audit_every=self._audit_every,
         )
         started = time.perf_counter()
+        opening = self._worker.submit(engine.open, prompt, options)
         try:
-            turn = await self.run(engine.open, prompt, options)
+            turn = await asyncio.wrap_future(opening)
         except ContextOverflow as error:
             raise ContextTooLong(error.prompt, error.limit) from error
+        except asyncio.CancelledError:
+            # the worker may open it all the same, with somebody's kept prefix inside
+            self._submit(_close_opened, engine, opening)
+            raise
         try:
             chunks = turn.sequence.prefill()
             while await self.run(next, chunks, None) is not None:
                 pass
         except BaseException:
-            self._worker.submit(engine.close, turn)
+            self._submit(engine.close, turn)
             raise
         return BuiltinGeneration(self, turn, mode, seed, (time.perf_counter() - started) * 1e3)
 
@@ -215,6 +225,12 @@ class BuiltinGeneration:
         if not self._closed:
             self._closed = True
             await self._backend.closed(self._turn)
+
+
+def _close_opened(engine: Engine, opening: Future[Turn]) -> None:
+    """Runs on the worker thread behind `opening`."""
+    if not opening.cancelled() and opening.exception() is None:
+        engine.close(opening.result())
 
 
 def _as_delta(step: reports.StepReport, mode: DecodeMode) -> Delta:

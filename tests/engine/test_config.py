@@ -79,6 +79,17 @@ def test_derived_sizes() -> None:
         ({"linear_num_key_heads": 5}, "linear_num_key_heads"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type"),
         ({"mtp_num_hidden_layers": 2}, "mtp_num_hidden_layers"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps"),
+        ({"rms_norm_eps": "1e-6"}, "rms_norm_eps"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings"),
+        ({"layer_types": 8}, "layer_types"),
+        ({"rope_parameters": "default"}, "rope_parameters"),
+        ({"rope_theta": 0}, "rope_theta"),
+        ({"rope_theta": [1e6]}, "rope_theta"),
+        ({"rope_theta": float("nan")}, "rope_theta"),
+        ({"partial_rotary_factor": 3.0}, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 0.1}, "partial_rotary_factor: 0.1 of head_dim 32"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(changes: dict[str, Any], field: str) -> None:
@@ -90,7 +101,7 @@ def test_files_that_cannot_be_read_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="missing"):
         ModelConfig.load(tmp_path)
     path = tmp_path / "config.json"
-    for text, reason in (("{", "JSON"), ("[]", "object")):
+    for text, reason in (("{", "JSON"), ("[]", "object"), ("[" * 100_000, "JSON")):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ConfigError, match=reason):
             ModelConfig.load(tmp_path)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from engine.engine import Engine, EngineOptions, fingerprint
 from engine.errors import ConfigError, ContextOverflow, EngineError
 from engine.faults import Fault
+from engine.layers import SwiGlu
 from engine.sampler import SamplingParams
 from engine.turn import Turn, TurnOptions
 
@@ -100,6 +104,94 @@ def test_broken_folders_raise_engine_errors(tiny_folder: Path, tmp_path: Path) -
 def test_a_device_that_is_not_there_is_named(device: str, tiny_folder: Path) -> None:
     with pytest.raises(ConfigError, match=rf"device: .*'{device}'.*use 'cpu'"):
         Engine(tiny_folder, EngineOptions(device=device))
+
+
+def test_a_type_that_is_not_supported_is_named(tiny_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="dtype: 'float16'"):
+        Engine(tiny_folder, EngineOptions(dtype="float16"))
+
+
+def test_a_tokenizer_of_another_model_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["far"] = 400
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: has ids up to 400, but vocab_size .* 320"):
+        Engine(other)
+
+
+def test_a_context_too_small_to_work_in_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    small = shutil.copytree(tiny_folder, tmp_path / "small")
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 16}))
+    with pytest.raises(ConfigError, match="max_position_embeddings: 16 is too small; 33"):
+        Engine(small).self_test()
+
+
+def test_a_model_that_never_ends_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    endless = shutil.copytree(tiny_folder, tmp_path / "endless")
+    for path in endless.glob("*config.json"):
+        fields = json.loads(path.read_text())
+        path.write_text(json.dumps({k: v for k, v in fields.items() if not k.startswith("eos_token")}))
+    with pytest.raises(ConfigError, match="eos_token_id"):
+        Engine(endless)
+
+
+def test_options_are_checked_before_a_kept_sequence_is_touched(engine: Engine) -> None:
+    prompt = engine.tokenizer.encode("x" * 100)
+    turn = engine.open(prompt, TurnOptions(max_tokens=2))
+    finish(turn)
+    engine.close(turn)
+    for wrong, name in (
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stops": ("",)}, "stops"),
+        ({"drafter": "eagle"}, "drafter"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            engine.open(prompt, TurnOptions(**wrong))  # type: ignore[arg-type]
+    assert len(engine.prefixes) == 1
+
+
+def test_a_turn_is_given_back_once(engine: Engine) -> None:
+    turn = engine.open(engine.tokenizer.encode("x" * 100), TurnOptions(max_tokens=2))
+    finish(turn)
+    engine.close(turn)
+    engine.close(turn)
+    assert len(engine.prefixes) == 1
+    again = engine.open(tuple(turn.sequence.tokens), TurnOptions(max_tokens=2))
+    assert again.sequence is turn.sequence
+    engine.close(turn)
+    assert len(engine.prefixes) == 0
+
+
+def test_a_sequence_that_an_exception_left_half_changed_is_not_kept(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = engine.tokenizer.encode("x" * 300)
+    expected = finish(engine.open(prompt, TurnOptions(max_tokens=8)))
+    turn = engine.open(prompt, TurnOptions(max_tokens=8))
+    chunks = turn.sequence.prefill()
+    next(chunks)
+    with monkeypatch.context() as patch:
+        patch.setattr(SwiGlu, "__call__", broken_after(3))
+        with pytest.raises(MemoryError):
+            next(chunks)
+    engine.close(turn)
+    assert len(engine.prefixes) == 0
+    assert finish(engine.open(prompt, TurnOptions(max_tokens=8))) == expected
+
+
+def broken_after(calls: int) -> Callable[..., Tensor]:
+    """A layer's part that works some times and then is out of memory."""
+    real, left = SwiGlu.__call__, [calls]
+
+    def call(self: SwiGlu, x: Tensor) -> Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise MemoryError
+        return real(self, x)
+
+    return call
 
 
 def test_valid_tokens_end_where_the_tokenizer_does(engine: Engine) -> None:

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.deltanet import DeltaNet
 from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.model import Model
 from engine.sequence import Segment, Sequence, common_prefix
+from engine.state import SequenceState
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,45 @@ def test_a_rewind_that_stays_behind_the_speculation_remembers_it(model: Model) -
     assert sequence.speculated_from is None
 
 
+def test_a_rebuild_in_blocks_is_not_trusted(model: Model) -> None:
+    """Rows of a block can hide a fault of the device, also where nothing was ever drafted."""
+    sequence, _ = begun(model, ids(20))
+    advance(sequence, ids(30, 1))
+    sequence.state.log.clear()
+    sequence.state.log_start = sequence.length
+    assert sequence.rewind(40, trusted=False) == 40 - 19
+    assert sequence.speculated_from == 19
+    assert sequence.rewind(35, trusted=True) == 35 - 19
+    assert sequence.speculated_from is None
+
+
+@pytest.mark.parametrize("act", ["prefill", "commit", "rewind", "begin"])
+def test_what_an_exception_cut_short_is_not_intact(model: Model, act: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sequence, _ = begun(model, ids(20))
+    advance(sequence, ids(4, 1))
+    if act == "prefill":
+        sequence.begin(ids(60))
+    if act == "commit":
+        sequence.decode()
+    assert sequence.intact
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(SequenceState if act in ("rewind", "begin") else DeltaNet, FAILING[act], fail)
+    with pytest.raises(MemoryError):
+        {
+            "prefill": lambda: list(sequence.prefill()),
+            "commit": lambda: sequence.commit([1], torch.zeros(1, 64), speculative=False),
+            "rewind": lambda: sequence.rewind(21, trusted=False),
+            "begin": lambda: sequence.begin(ids(10)),
+        }[act]()
+    assert not sequence.intact
+
+
+FAILING = {"prefill": "prefill", "commit": "fold", "rewind": "rewind", "begin": "checkpoint"}
+
+
 def test_a_longer_prompt_reuses_the_shared_part(model: Model) -> None:
     sequence, recorder = begun(model, ids(100))
     advance(sequence, ids(10, 1), block=3)
@@ -185,3 +226,4 @@ def test_prompts_and_positions_are_checked(model: Model) -> None:
 )
 def test_common_prefix(left: list[int], right: list[int], length: int) -> None:
     assert common_prefix(left, right) == common_prefix(right, left) == length
+    assert common_prefix(tuple(left), right) == length

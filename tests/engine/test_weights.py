@@ -66,12 +66,39 @@ def test_broken_folders_are_explained(tmp_path: Path) -> None:
     with pytest.raises(WeightError, match="not a readable safetensors file"):
         Weights(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text("{}", encoding="utf-8")
-    with pytest.raises(WeightError, match="weight_map"):
-        Weights(tmp_path)
-    index.write_text(json.dumps({"weight_map": {"x": "../elsewhere/gone.safetensors"}}), encoding="utf-8")
+    for text in (
+        "{}",
+        "[]",
+        '{"weight_map": ["a"]}',
+        '{"weight_map": {"a": {}}}',
+        '{"weight_map": {"a": 1, "b": "c"}}',
+    ):
+        index.write_text(text, encoding="utf-8")
+        with pytest.raises(WeightError, match="weight_map"):
+            Weights(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"x": "gone.safetensors"}}), encoding="utf-8")
     with pytest.raises(WeightError, match=r"gone\.safetensors: is missing"):
         Weights(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "sub/model.safetensors", "", 5, "{folder}/x.safetensors"])
+def test_files_outside_the_folder_are_never_opened(tmp_path: Path, name: object) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for place in (tmp_path / "elsewhere.safetensors", folder / "x.safetensors", folder / "elsewhere.safetensors"):
+        write(place, model__embed_tokens__weight=(2, 2))
+    if isinstance(name, str):
+        name = name.replace("{folder}", str(folder))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": name}}), encoding="utf-8")
+    with pytest.raises(WeightError, match="is not the name of a file in the model's folder"):
+        Weights(folder)
+
+
+def test_a_missing_tensor_beside_the_text_model_is_called_by_its_own_name(folder: Path) -> None:
+    for name in ("mtp.norm.weight", "lm_head.weight"):
+        with pytest.raises(WeightError, match=f"^{name}: is missing"):
+            Weights(folder).take(name, (2,), torch.float32)
 
 
 def test_a_tensor_that_lies_in_two_files_is_an_error(tmp_path: Path) -> None:

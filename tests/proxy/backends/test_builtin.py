@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from engine.sequence import Sequence as TokenSequence
 from policies.modes import PLAIN, DecodeMode
 from proxy.backends.base import BackendError, BadPrompt, ContextTooLong, Overloaded
 from proxy.backends.builtin import BuiltinBackend
@@ -128,6 +130,39 @@ async def test_a_cancelled_request_frees_its_place(backend: BuiltinBackend) -> N
         with pytest.raises(asyncio.CancelledError):
             await task
     assert (await drain(backend, ask(max_tokens=2), PLAIN))[0]
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_request_cancelled_while_it_is_opened_loses_no_kept_prefix(
+    backend: BuiltinBackend, running: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = ask("word " * 300, max_tokens=2)
+    await drain(backend, question, PLAIN)
+    kept = len(backend.engine.prefixes)
+    release, waiting = threading.Event(), threading.Event()
+    take = backend.engine.prefixes.take
+
+    def wait() -> None:
+        waiting.set()
+        release.wait(20)
+
+    def take_slowly(prompt: Sequence[int]) -> TokenSequence:
+        wait()
+        return take(prompt)
+
+    if running:
+        monkeypatch.setattr(backend.engine.prefixes, "take", take_slowly)
+    else:
+        backend._worker.submit(wait)  # opening queues behind this
+    task = asyncio.ensure_future(backend.generate(question, PLAIN))
+    await asyncio.to_thread(waiting.wait, 20)
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()
+    await backend.run(lambda: None)
+    assert (len(backend.engine.prefixes), backend._turns) == (kept, 0)
 
 
 async def test_closing_stops_within_one_step(backend: BuiltinBackend) -> None:
