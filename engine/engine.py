@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from engine.drafters.base import Drafter
-from engine.drafters.mtp import MtpDrafter
+from engine.drafters.mtp import MAX_QUEUED, MtpDrafter
 from engine.drafters.ngram import NgramDrafter
 from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
@@ -101,6 +101,7 @@ class Engine:
         mtp = sequence.drafters.get("mtp")
         if isinstance(mtp, MtpDrafter):
             mtp.sampling = options.sampling
+            mtp.max_queued = self.model.prefill_rows if "mtp" in options.drafter else MAX_QUEUED
         return turn
 
     def close(self, turn: Turn) -> None:

@@ -1,7 +1,7 @@
 """The model's own multi-token-prediction head as a drafter, chained up to the asked length.
 
-Must not: influence the output (verification is equality), or run for tokens that nobody asked drafts for:
-committed hidden states queue up and the head's KV cache is filled when a proposal is wanted.
+Must not: influence the output (verification is equality), or keep unbounded memory: committed hidden states queue
+up, and the head's KV cache is filled from them when a proposal is wanted or `max_queued` rows are waiting.
 Invariant: slot p of the head's KV cache holds (token p+1, target hidden state p); slots written from drafted hidden
 states are dropped at once and rewritten from the target's. Source of the scheme: Qwen's `mtp.*` layout, see engine.mtp.
 """
@@ -18,12 +18,16 @@ from engine.model import Model
 from engine.sampler import SamplingParams, choose
 from engine.state import SequenceState
 
+MAX_QUEUED = 4096
+"""Rows of hidden states: 40 MB for a hidden size of 5120 in bf16."""
+
 
 class MtpDrafter:
     """Drafts for one sequence. `state` gives the present state of the sequence (it is replaced on a restart).
 
     valid_tokens: ids at and above it are padding. max_chain: longest chain; one head re-applied loses accuracy
-    with every position, and more than a few steps do not pay.
+    with every position, and more than a few steps do not pay. max_queued: rows that may wait for the head's cache; a
+    turn that will draft sets it low, so that the work is spread over the chunks of the prompt.
     """
 
     name = "mtp"
@@ -37,6 +41,7 @@ class MtpDrafter:
         self.valid_tokens = valid_tokens
         self.max_chain = max_chain
         self.sampling = SamplingParams()
+        self.max_queued = MAX_QUEUED
         self._tokens: list[int] = []
         self._hidden: list[Tensor] = []
         self._first = 0
@@ -54,6 +59,8 @@ class MtpDrafter:
             raise ValueError("drafter mtp: needs the hidden states of committed tokens")
         self._tokens.extend(tokens)
         self._hidden.append(hidden.clone())
+        if sum(block.shape[0] for block in self._hidden) > self.max_queued:
+            self._fill()
 
     def truncate(self, length: int) -> None:
         """History is now tokens[:length]; row p belongs to the history iff token p+1 does."""
@@ -80,21 +87,29 @@ class MtpDrafter:
         limit = min(limit, self.max_chain)
         if not self._hidden or limit <= 0:
             return []
-        state = self.state()
-        rows = torch.cat(self._hidden)
-        following = self._tokens[self._first + 1 : self._first + 1 + rows.shape[0]]
-        if state.mtp is None:
-            raise ValueError("drafter mtp: the sequence's state was made without a cache for the head")
-        hidden, logits = self.head.fill(state.mtp, self._first, following, rows)
-        self._first += rows.shape[0]
-        # the newest row stays queued, so that a second proposal without a commit can start from it again
-        self._hidden = [rows[-1:]]
-        self._first -= 1
-        return self._chain(state.mtp, hidden, logits, limit)
+        hidden, logits = self._fill()
+        return self._chain(hidden, logits, limit)
 
-    def _chain(self, cache: KVCache, hidden: Tensor, logits: Tensor, limit: int) -> list[int]:
+    def _fill(self) -> tuple[Tensor, Tensor]:
+        """Writes the slots of all queued rows, a prefill chunk at a time; returns the newest's state and logits."""
+        cache, rows, at = self._cache(), torch.cat(self._hidden), self._first
+        for part in torch.split(rows, self.model.prefill_rows):
+            following = self._tokens[at + 1 : at + 1 + part.shape[0]]
+            hidden, logits = self.head.fill(cache, at, following, part)
+            at += part.shape[0]
+        # the newest row stays queued, so that a second proposal without a commit can start from it again
+        self._first, self._hidden = at - 1, [rows[-1:]]
+        return hidden, logits
+
+    def _cache(self) -> KVCache:
+        cache = self.state().mtp
+        if cache is None:
+            raise ValueError("drafter mtp: the sequence's state was made without a cache for the head")
+        return cache
+
+    def _chain(self, hidden: Tensor, logits: Tensor, limit: int) -> list[int]:
         drafts: list[int] = []
-        position = len(self._tokens)
+        cache, position = self._cache(), len(self._tokens)
         for step in range(limit):
             picked = choose(logits[-1:], [position + step], self.sampling, self.valid_tokens)
             drafts.append(picked.ids[0])

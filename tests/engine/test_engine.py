@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
+from engine.drafters.mtp import MAX_QUEUED, MtpDrafter
 from engine.engine import Engine, EngineOptions, fingerprint
 from engine.errors import ConfigError, ContextOverflow, EngineError
 from engine.faults import Fault
@@ -53,6 +54,19 @@ def test_all_drafters_agree(engine: Engine) -> None:
         outs.append(finish(turn))
     assert engine.drafters == ("none", "ngram", "mtp", "mtp+ngram")
     assert outs.count(outs[0]) == 4
+
+
+def test_the_head_drafts_with_the_sampling_of_the_turn(engine: Engine) -> None:
+    warm = SamplingParams(temperature=0.7, seed=5)
+    turn = engine.open(engine.tokenizer.encode("abc" * 40), TurnOptions(sampling=warm, drafter="mtp", max_tokens=2))
+    head = turn.sequence.drafters["mtp"]
+    assert isinstance(head, MtpDrafter)
+    assert (head.sampling, head.max_queued) == (warm, engine.model.prefill_rows)
+    finish(turn)
+    engine.close(turn)
+    again = engine.open(turn.sequence.tokens, TurnOptions(max_tokens=2))
+    assert again.sequence.drafters["mtp"] is head
+    assert (head.sampling, head.max_queued) == (SamplingParams(), MAX_QUEUED)
 
 
 def test_a_model_without_head_offers_no_mtp(untied_folder: Path) -> None:

@@ -120,6 +120,11 @@ def test_limits_are_enforced(tiny_folder: Path) -> None:
     for wrong in ([], tokens(9)):
         with pytest.raises(ValueError, match="1 to 8"):
             model.decode(state, wrong)
+    model.prefill(state, tokens(1020))
+    with pytest.raises(ContextOverflow):
+        model.decode(state, tokens(5))
+    assert model.decode(state, tokens(4)).logits.shape[0] == 4
+    state = model.new_state()
     with pytest.raises(ValueError, match="prefill_rows"):
         Model.load(tiny_folder, prefill_rows=100)
     with pytest.raises(ValueError, match="cannot commit"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from engine.model import Model, Rows
 from engine.selftest import self_test
+from engine.state import SequenceState
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,13 @@ def test_rows_that_depend_on_their_neighbours_are_caught(model: Model, monkeypat
     result = self_test(model)
     assert result.exactness == "distribution"
     assert result.mismatches > 0
+
+
+def test_equal_rows_are_not_enough(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = itertools.count()
+    monkeypatch.setattr(SequenceState, "fingerprint", lambda _: str(next(marks)))
+    result = self_test(model)
+    assert (result.exactness, result.mismatches, result.state_equal) == ("distribution", 0, False)
 
 
 def test_a_state_that_is_folded_wrongly_is_caught(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,17 @@ def test_every_decoded_position_can_be_restored(model: Model) -> None:
     assert decode(model, state, tokens) == marks[1:]
 
 
+def test_a_checkpoint_of_another_history_is_gone(model: Model) -> None:
+    state, other = model.new_state(), ids(20, 9)
+    decode(model, state, ids(12))
+    state.checkpoint()
+    decode(model, state, ids(4))
+    state.rewind(6)
+    marks = decode(model, state, other)
+    state.rewind(15)
+    assert state.fingerprint() == marks[15 - 7]
+
+
 def test_a_random_walk_of_blocks_rejections_and_rewinds(model: Model) -> None:
     """Against a state that only ever decodes: after any history, equal tokens give equal bits."""
     rng, tokens = random.Random(3), ids(120, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,37 @@ def test_token_limits_cut_inside_an_accepted_run(loaded: tuple[Model, Tokenizer]
         reports = run(turn)
         assert turn.generated == plain.generated[:limit]
         assert reports[-1].end == "length"
+
+
+@pytest.mark.parametrize("max_tokens", [None, 10_000])
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_the_context_window_cuts_inside_an_accepted_run(
+    loaded: tuple[Model, Tokenizer], right: float, max_tokens: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = start(loaded, "none", WARM)
+    run(plain)
+    for room in range(1, 12):
+        if room >= len(plain.generated):
+            break
+        small = replace(loaded[0].config, max_context=plain.prompt_tokens + room)
+        monkeypatch.setattr(loaded[0], "config", small)
+        sequence = sequence_for(*loaded)
+        sequence.drafters["fixed"] = Fixed(plain.sequence.tokens, right)
+        turn = start(loaded, "fixed", WARM, sequence=sequence, max_tokens=max_tokens)
+        reports = run(turn)
+        assert turn.generated == plain.generated[:room]
+        assert reports[-1].end == "length"
+        monkeypatch.undo()
+
+
+def test_rejected_drafts_are_speculation_too(loaded: tuple[Model, Tokenizer]) -> None:
+    plain = start(loaded)
+    run(plain)
+    sequence = sequence_for(*loaded)
+    sequence.drafters["fixed"] = Fixed(plain.sequence.tokens, 0.0)
+    turn = start(loaded, "fixed", sequence=sequence, max_tokens=4)
+    run(turn)
+    assert turn.sequence.speculated_from is not None
 
 
 def test_stop_strings_cut_inside_an_accepted_run(loaded: tuple[Model, Tokenizer]) -> None:

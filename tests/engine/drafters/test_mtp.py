@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from engine.drafters.mtp import MtpDrafter
+from engine.kv import KVCache
 from engine.model import Model
-from engine.sampler import SamplingParams
+from engine.sampler import SamplingParams, choose
 from engine.sequence import Sequence
 
 
@@ -84,6 +86,42 @@ def test_drafts_do_not_depend_on_the_way(model: Model) -> None:
         if rng.random() < 0.7:
             drafts = drafter.propose(2)
             assert drafts == expected(model, [*prompt, *truth[:done]], 2) or (rewound and not drafts)
+
+
+def test_rows_never_pile_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert model.mtp is not None
+    prompt, seen = ids(700), []
+    fill = model.mtp.fill
+
+    def measured(cache: KVCache, position: int, following: list[int], hidden: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(len(following))
+        return fill(cache, position, following, hidden)
+
+    monkeypatch.setattr(model.mtp, "fill", measured)
+    sequence = Sequence(model)
+    drafter = MtpDrafter(model, lambda: sequence.state, 260)
+    sequence.drafters, drafter.max_queued = {"mtp": drafter}, 200
+    sequence.begin(prompt)
+    for _ in sequence.prefill():
+        assert sum(block.shape[0] for block in drafter._hidden) <= 200
+    commit(sequence, ids(10, 1))
+    drafts = drafter.propose(2)
+    assert len(seen) > 3
+    assert max(seen) <= model.prefill_rows
+    monkeypatch.undo()
+    assert drafts == expected(model, [*prompt, *ids(10, 1)], 2)
+
+
+def test_the_first_draft_of_a_row_is_sampled_at_its_own_position(model: Model) -> None:
+    assert model.mtp is not None
+    prompt = ids(50)
+    for seed in range(8):
+        _, drafter = begun(model, prompt)
+        drafter.sampling = SamplingParams(temperature=1.5, seed=seed)
+        state, cache = model.new_state(), model.new_state().mtp
+        assert cache is not None
+        _, logits = model.mtp.fill(cache, 0, prompt[1:], model.prefill(state, prompt)[:-1])
+        assert drafter.propose(1) == choose(logits, [50], drafter.sampling, 260).ids
 
 
 def test_a_history_without_rows_yields_no_draft(model: Model) -> None:
