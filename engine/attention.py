@@ -7,6 +7,9 @@ a row's bits do not depend on its index in the block, on the other rows, or on h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +18,20 @@ from engine.config import ModelConfig
 from engine.kv import TILE, KVCache
 from engine.layers import Norm, Rope
 from engine.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionBlock:
+    """The rows of one sequence in a forward: they stand at absolute positions position.. of `cache`.
+
+    real: the rows that count; those outside are padding and are not stored. visible_from: first KV position that may
+    be seen (0 unless a fault is planted).
+    """
+
+    cache: KVCache
+    position: int
+    real: slice
+    visible_from: int = 0
 
 
 class Attention:
@@ -36,18 +53,11 @@ class Attention:
         self.k_norm = Norm(weights.take(f"{prefix}k_norm.weight", (dim,), dtype), config.rms_norm_eps)
 
     def __call__(
-        self,
-        x: Tensor,
-        rope: Rope,
-        angles: tuple[Tensor, Tensor],
-        cache: KVCache,
-        position: int,
-        real: slice,
-        visible_from: int = 0,
+        self, x: Tensor, rope: Rope, angles: tuple[Tensor, Tensor], blocks: Sequence[AttentionBlock]
     ) -> Tensor:
-        """x: [rows, hidden] at absolute positions position.. ; rows outside `real` are padding and are not stored.
+        """x: [rows, hidden], made of one equally tall block of rows per sequence. Returns [rows, hidden].
 
-        visible_from: first KV position that may be seen (0 unless a fault is planted). Returns [rows, hidden].
+        The projections take all rows at once; each block attends to its own cache alone.
         """
         rows = x.shape[0]
         mixed = F.linear(x, self.qkv)
@@ -56,9 +66,19 @@ class Attention:
         k, v = k.view(rows, self.kv_heads, self.dim), v.view(rows, self.kv_heads, self.dim)
         q = rope.rotate(self.q_norm(q), angles)
         k = rope.rotate(self.k_norm(k), angles)
-        start = position + real.start
-        cache.write(start, k[real], v[real], clear=rows - real.stop)
-        out = attend(q, cache, position, position + rows, visible_from)
+        height = rows // len(blocks)
+        parts = []
+        for index, block in enumerate(blocks):
+            at = index * height
+            real, end = block.real, block.position + height
+            block.cache.write(
+                block.position + real.start,
+                k[at + real.start : at + real.stop],
+                v[at + real.start : at + real.stop],
+                clear=height - real.stop,
+            )
+            parts.append(attend(q[at : at + height], block.cache, block.position, end, block.visible_from))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
         out = out * torch.sigmoid(gate.reshape(rows, -1).float())
         return F.linear(out.to(x.dtype), self.out)
 

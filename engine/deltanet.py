@@ -8,6 +8,7 @@ instead of one state per token: ReplaySSM.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,11 +75,28 @@ class DeltaNet:
             torch.zeros(self.kernel - 1, self.channels, device=device),
         )
 
-    def decode(self, x: Tensor, state: LinearState, real: int) -> tuple[Tensor, Ingredients]:
-        """x: [rows, hidden], the first `real` rows count. Leaves `state` alone; returns [rows, hidden] and what the
-        real rows would contribute."""
-        rows = x.shape[0]
-        mixed, z, q, k, v, beta, g = self._inputs(x, state.conv, slice(0, real))
+    def decode(
+        self, x: Tensor, states: Sequence[LinearState], reals: Sequence[int]
+    ) -> tuple[Tensor, list[Ingredients]]:
+        """x: [rows, hidden], made of one equally tall block of rows per state, of which the first `real` count.
+
+        Leaves the states alone; returns [rows, hidden] and what each block's real rows would contribute.
+        """
+        height = x.shape[0] // len(states)
+        mixed, z, b, a = self._project(x)
+        out = torch.zeros(x.shape[0], self.heads, self.dv, device=x.device)
+        parts = []
+        for index, (state, real) in enumerate(zip(states, reals, strict=True)):
+            at = slice(index * height, (index + 1) * height)
+            out[at.start : at.start + real], part = self._decode_block(mixed[at], b[at], a[at], state, real)
+            parts.append(part)
+        return self._outputs(out, z, x.dtype), parts
+
+    def _decode_block(
+        self, mixed: Tensor, b: Tensor, a: Tensor, state: LinearState, real: int
+    ) -> tuple[Tensor, Ingredients]:
+        """The recurrence over one block's real rows: outputs [real, heads, dv] and ingredients."""
+        q, k, v, beta, g = self._inputs(mixed, b, a, state.conv, slice(0, real))
         decay = g.exp()
         memory = state.memory
         outs, contributions = [], []
@@ -89,10 +107,7 @@ class DeltaNet:
             memory = memory + k[i, :, :, None] * u[:, None]
             outs.append(torch.bmm(q[i, :, None], memory)[:, 0])
             contributions.append(u)
-        out = torch.zeros(rows, self.heads, self.dv, device=x.device)
-        out[:real] = torch.stack(outs)
-        parts = Ingredients(mixed[:real], k[:real], torch.stack(contributions), decay[:real])
-        return self._outputs(out, z, x.dtype), parts
+        return torch.stack(outs), Ingredients(mixed[:real], k[:real], torch.stack(contributions), decay[:real])
 
     def fold(self, state: LinearState, parts: Ingredients) -> None:
         """Applies rows to the state in plain decode's order of operations."""
@@ -101,34 +116,48 @@ class DeltaNet:
             memory = memory * parts.decay[i, :, None, None]
             memory = memory + parts.k[i, :, :, None] * parts.u[i, :, None]
         state.memory = memory
-        state.conv = torch.cat((state.conv, parts.conv))[-(self.kernel - 1) :].clone()
+        state.conv = self._tail(state.conv, parts.conv)
 
-    def prefill(self, x: Tensor, state: LinearState, position: int, real: slice) -> Tensor:
+    def prefill(
+        self, x: Tensor, state: LinearState, position: int, real: slice, edges: Sequence[int] = ()
+    ) -> tuple[Tensor, list[LinearState]]:
         """x: [rows, hidden] at absolute positions position.. (a multiple of INNER); rows outside `real` are padding.
 
-        Updates `state` to the end of `real`; returns [rows, hidden].
+        Updates `state` to the end of `real`; returns [rows, hidden] and copies of the state as it was before each of
+        `edges`, ascending row indices inside `real` that are multiples of INNER.
         """
         rows = x.shape[0]
-        mixed, z, q, k, v, beta, g = self._inputs(x, state.conv, real)
+        mixed, z, b, a = self._project(x)
+        q, k, v, beta, g = self._inputs(mixed, b, a, state.conv, real)
         mask = torch.zeros(rows, 1, device=x.device)
         mask[real] = 1.0
         beta, g = beta * mask, g * mask
-        outs = []
+        outs, kept = [], []
         memory = state.memory
         for start in range(0, rows, INNER):
+            if start in edges:
+                kept.append(LinearState(memory, self._tail(state.conv, mixed[real.start : start])))
             at = slice(start, start + INNER)
             qs, ks, vs = (y[at].transpose(0, 1) for y in (q, k, v))
             out, memory = chunk(qs, ks, vs, beta[at].T, g[at].T, memory)
             outs.append(out.transpose(0, 1))
         state.memory = memory
-        state.conv = torch.cat((state.conv, mixed[real]))[-(self.kernel - 1) :].clone()
-        return self._outputs(torch.cat(outs), z, x.dtype)
+        state.conv = self._tail(state.conv, mixed[real])
+        return self._outputs(torch.cat(outs), z, x.dtype), kept
 
-    def _inputs(self, x: Tensor, conv: Tensor, real: slice) -> tuple[Tensor, ...]:
-        """Projections and convolution: (conv inputs, z, q, k, v, beta, g), fp32, rows first."""
-        rows = x.shape[0]
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Inputs of the convolution, output gate z, and what beta and decay are made of; fp32, rows first."""
         mixed, z, b, a = torch.split(F.linear(x, self.project).float(), self.splits, dim=-1)
-        window = torch.zeros(rows + self.kernel - 1, self.channels, device=x.device)
+        return mixed, z, b, a
+
+    def _tail(self, conv: Tensor, mixed: Tensor) -> Tensor:
+        """The last inputs of the convolution once `mixed` [n, channels] has followed `conv`."""
+        return torch.cat((conv, mixed))[-(self.kernel - 1) :].clone()
+
+    def _inputs(self, mixed: Tensor, b: Tensor, a: Tensor, conv: Tensor, real: slice) -> tuple[Tensor, ...]:
+        """Convolution and activations of one sequence's rows: (q, k, v, beta, g), fp32, rows first."""
+        rows = mixed.shape[0]
+        window = torch.zeros(rows + self.kernel - 1, self.channels, device=mixed.device)
         # the kept inputs stand directly before the first real row, wherever padding has put it
         window[real.start : real.start + self.kernel - 1] = conv
         window[real.start + self.kernel - 1 : real.stop + self.kernel - 1] = mixed[real]
@@ -143,7 +172,7 @@ class DeltaNet:
             q, k = q.repeat_interleave(groups, 1), k.repeat_interleave(groups, 1)
         beta = torch.sigmoid(b)
         g = self.rate * F.softplus(a + self.dt_bias)
-        return mixed, z, q, k, v.reshape(rows, self.heads, self.dv), beta, g
+        return q, k, v.reshape(rows, self.heads, self.dv), beta, g
 
     def _outputs(self, out: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
         rows = out.shape[0]

@@ -7,6 +7,7 @@ Invariant: a sequence belongs to one turn at a time; `close` gives it back for p
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,13 @@ from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
 from engine.model import Model
 from engine.prefix import PrefixStore
+from engine.reports import MemoryReport, StepReport
 from engine.sampler import SamplingParams
 from engine.selftest import SelfTest, self_test
 from engine.sequence import Sequence as TokenSequence
 from engine.template import ChatTemplate
 from engine.tokenizer import Tokenizer
-from engine.turn import Turn, TurnOptions
+from engine.turn import Draft, Turn, TurnOptions
 
 EMBEDDED = Path(__file__).with_name("embedded")
 """The small model that is shipped with the project."""
@@ -36,12 +38,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """rows: width of every decode step; keep: sequences kept for prefix reuse; fault: planted on purpose."""
+    """rows: width of every decode step; keep: sequences kept for prefix reuse, keep_bytes: most bytes they may hold
+    (None = no limit); fault: planted on purpose."""
 
     device: str = "cpu"
     dtype: str = "float32"
     rows: int = 8
-    keep: int = 4
+    keep: int = 8
+    keep_bytes: int | None = None
     fault: Fault | None = None
 
 
@@ -66,7 +70,8 @@ class Engine:
                 f"{known}; it belongs to another model"
             )
         self.fingerprint = fingerprint(folder)
-        self.prefixes = PrefixStore(self._new_sequence, options.keep)
+        self.prefixes = PrefixStore(self._new_sequence, options.keep, options.keep_bytes)
+        self.max_blocks = 1
 
     @property
     def drafters(self) -> tuple[str, ...]:
@@ -79,16 +84,51 @@ class Engine:
         return self.tokenizer.vocab_size
 
     def self_test(self) -> SelfTest:
-        """About a second; without the planted fault, which starts acting with the first turn."""
-        return self_test(self.model)
+        """About a second; without the planted fault, which starts acting with the first turn. Sets `max_blocks`."""
+        test = self_test(self.model)
+        self.max_blocks = test.blocks
+        return test
+
+    def step(self, turns: Sequence[Turn]) -> list[StepReport | Exception]:
+        """One step of each turn, as many in one forward as the self-test allows; one turn's error is its own result.
+
+        The tokens do not depend on which turns stand together.
+        """
+        started = time.perf_counter()
+        results: dict[int, StepReport | Exception] = {}
+        ready: list[tuple[int, Draft]] = []
+        for index, turn in enumerate(turns):
+            try:
+                ready.append((index, turn.propose()))
+            except Exception as error:
+                results[index] = error
+        for at in range(0, len(ready), self.max_blocks):
+            group = ready[at : at + self.max_blocks]
+            blocks = [turns[index].sequence.block(draft.tokens) for index, draft in group]
+            try:
+                rows = self.model.decode_blocks(blocks, self.options.fault)
+            except Exception as error:
+                results.update((index, error) for index, _ in group)
+                continue
+            for (index, draft), part in zip(group, rows, strict=True):
+                try:
+                    results[index] = turns[index].accept(draft, part, started)
+                except Exception as error:
+                    results[index] = error
+        return [results[index] for index in range(len(turns))]
+
+    def memory(self) -> MemoryReport:
+        """Bytes of live tensors: weights, and the sequences that are kept or in use."""
+        return MemoryReport(weights=self.model.nbytes, sequences=self.prefixes.nbytes, kept=len(self.prefixes))
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
         """The prompt text of a conversation. Raises TemplateError."""
         return self.template.render(messages, tools or None, add_generation_prompt=True)
 
-    def open(self, prompt: Sequence[int], options: TurnOptions) -> Turn:
+    def open(self, prompt: Sequence[int], options: TurnOptions, marks: Sequence[int] = ()) -> Turn:
         """A turn whose prompt still has to be prefilled: iterate `turn.sequence.prefill()` before the first step.
 
+        marks: positions where other prompts are likely to branch off, as the end of system prompt and tools.
         Raises ContextOverflow, and ValueError for a drafter that this model cannot run.
         """
         limit = self.model.config.max_context
@@ -97,7 +137,7 @@ class Engine:
         if options.drafter not in self.drafters:
             raise ValueError(f"drafter: {options.drafter!r} is not one of {', '.join(self.drafters)}")
         sequence = self.prefixes.take(prompt)
-        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault)
+        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
         mtp = sequence.drafters.get("mtp")
         if isinstance(mtp, MtpDrafter):
             mtp.sampling = options.sampling
@@ -109,9 +149,13 @@ class Engine:
 
         Closing a turn again has no effect.
         """
-        if not turn.closed and turn.sequence.intact:
-            self.prefixes.put(turn.sequence)
+        if turn.closed:
+            return
         turn.closed = True
+        if turn.sequence.intact:
+            self.prefixes.put(turn.sequence)
+        else:
+            self.prefixes.drop(turn.sequence)
 
     def _new_sequence(self) -> TokenSequence:
         sequence = TokenSequence(self.model)

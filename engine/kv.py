@@ -61,6 +61,14 @@ class KVCache:
         other.keys, other.values = self.keys.clone(), self.values.clone()
         return other
 
+    def fork(self, length: int) -> KVCache:
+        """An independent cache that holds the first `length` rows."""
+        tiles = -(-length // TILE) * TILE
+        other = KVCache.__new__(KVCache)
+        other.keys, other.values = self.keys[:, :tiles].clone(), self.values[:, :tiles].clone()
+        other.truncate(length)
+        return other
+
     def _reserve(self, size: int) -> None:
         if size <= self.capacity:
             return

@@ -6,6 +6,8 @@ Invariant: rows in, rows out; row i of the output is a function of row i of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,6 +45,13 @@ class Rope:
         half = positions[:, None] * self.inverse
         angles = torch.cat((half, half), dim=-1)[:, None]
         return angles.cos(), angles.sin()
+
+    def blocks(self, starts: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+        """`angles` of `count` positions from each start, one block after the other."""
+        if len(starts) == 1:
+            return self.angles(starts[0], count)
+        cosines, sines = zip(*(self.angles(start, count) for start in starts), strict=True)
+        return torch.cat(cosines), torch.cat(sines)
 
     def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """x: [rows, heads, head_dim]."""

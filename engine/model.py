@@ -7,7 +7,7 @@ at any index; `prefill` works in padded chunks whose edges lie at absolute multi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.attention import Attention
+from engine.attention import Attention, AttentionBlock
 from engine.config import FULL, ModelConfig
-from engine.deltanet import INNER, DeltaNet
+from engine.deltanet import INNER, DeltaNet, Ingredients, LinearState
 from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.kv import KVCache
@@ -33,6 +33,14 @@ class Rows:
 
     hidden: Tensor
     logits: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one sequence wants decoded: 1..rows tokens that follow its state."""
+
+    state: SequenceState
+    tokens: Sequence[int]
 
 
 class Layer:
@@ -74,6 +82,7 @@ class Model:
         if weights.has("mtp.fc.weight"):
             self.mtp = MtpHead(weights, config, self.embedding, self.head, self.rope, dtype)
         weights.finish()
+        self._nbytes = weights.taken_bytes
 
     @classmethod
     def load(
@@ -88,6 +97,11 @@ class Model:
         config = ModelConfig.load(folder)
         return cls(Weights(folder, device), config, dtype, rows, prefill_rows)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights on the device."""
+        return self._nbytes
+
     def new_state(self) -> SequenceState:
         """An empty sequence."""
         deltanets = [layer.deltanet for layer in self.layers if layer.deltanet is not None]
@@ -100,71 +114,108 @@ class Model:
         )
 
     @torch.inference_mode()
-    def prefill(self, state: SequenceState, tokens: Sequence[int]) -> Tensor:
-        """Commits `tokens`; returns their post-final-norm hidden states [n, H]. Raises ContextOverflow."""
+    def prefill(self, state: SequenceState, tokens: Sequence[int], keep: Collection[int] = ()) -> Tensor:
+        """Commits `tokens`; returns their post-final-norm hidden states [n, H]. Raises ContextOverflow.
+
+        keep: absolute positions, multiples of INNER, of which a checkpoint is kept in passing.
+        """
         self._check_room(state, len(tokens))
         hidden, done = [], 0
         while done < len(tokens):
             base = state.length // self.prefill_rows * self.prefill_rows
             offset = state.length - base
             count = min(self.prefill_rows - offset, len(tokens) - done)
-            hidden.append(self._prefill_chunk(state, tokens[done : done + count], base, offset))
+            hidden.append(self._prefill_chunk(state, tokens[done : done + count], base, offset, keep))
             done += count
         return torch.cat(hidden)
 
-    @torch.inference_mode()
     def decode(self, state: SequenceState, tokens: Sequence[int], fault: Fault | None = None) -> Rows:
-        """Computes 1..rows tokens at state.length.. without committing them; see `commit`. Raises ContextOverflow."""
-        real = len(tokens)
-        if not 1 <= real <= self.rows:
-            raise ValueError(f"decode takes 1 to {self.rows} tokens, got {real}")
-        self._check_room(state, real)
-        position = state.length
-        blind = fault is Fault.VERIFY_IGNORES_CACHE and real > 1
-        visible_from = position if blind else 0
-        x = self._embed(tokens, 0, self.rows)
-        angles = self.rope.angles(position, self.rows)
-        caches, memories = iter(state.kv), iter(state.linear)
-        parts = []
+        """`decode_blocks` for one sequence."""
+        return self.decode_blocks([Block(state, tokens)], fault)[0]
+
+    @torch.inference_mode()
+    def decode_blocks(self, blocks: Sequence[Block], fault: Fault | None = None) -> list[Rows]:
+        """One forward for several sequences, `rows` rows each: computes 1..rows tokens of every block at its
+        state.length.. without committing them; see `commit`. Raises ValueError and ContextOverflow before anything
+        is computed.
+
+        Whether a row has the same bits in company as alone is a property of the device's kernels: `self_test` finds
+        up to how many blocks it holds.
+        """
+        for block in blocks:
+            if not 1 <= len(block.tokens) <= self.rows:
+                raise ValueError(f"decode takes 1 to {self.rows} tokens, got {len(block.tokens)}")
+            self._check_room(block.state, len(block.tokens))
+        states = [block.state for block in blocks]
+        reals = [len(block.tokens) for block in blocks]
+        starts = [state.length for state in states]
+        seen = [n if fault is Fault.VERIFY_IGNORES_CACHE and r > 1 else 0 for n, r in zip(starts, reals, strict=True)]
+        x = self._embed([(block.tokens, 0) for block in blocks], self.rows)
+        angles = self.rope.blocks(starts, self.rows)
+        full = linear = 0
+        parts: list[list[Ingredients]] = []
         for layer in self.layers:
             y = layer.norm_in(x)
             if layer.attention is not None:
-                span = slice(0, real)
-                x = x + layer.attention(y, self.rope, angles, next(caches), position, span, visible_from)
+                spans = [
+                    AttentionBlock(state.kv[full], start, slice(0, real), first)
+                    for state, start, real, first in zip(states, starts, reals, seen, strict=True)
+                ]
+                x = x + layer.attention(y, self.rope, angles, spans)
+                full += 1
             elif layer.deltanet is not None:
-                out, part = layer.deltanet.decode(y, next(memories), real)
-                parts.append(part)
+                out, ingredients = layer.deltanet.decode(y, [state.linear[linear] for state in states], reals)
+                parts.append(ingredients)
                 x = x + out
+                linear += 1
             x = x + layer.mlp(layer.norm_mid(x))
-        state.provisional = tuple(parts)
         hidden = self.norm(x)
-        return Rows(hidden[:real], F.linear(hidden, self.head)[:real].float())
+        logits = F.linear(hidden, self.head)
+        results = []
+        for index, (state, real) in enumerate(zip(states, reals, strict=True)):
+            state.propose(tuple(part[index] for part in parts), real)
+            at = slice(index * self.rows, index * self.rows + real)
+            results.append(Rows(hidden[at], logits[at].float()))
+        return results
 
     @torch.inference_mode()
     def commit(self, state: SequenceState, count: int) -> None:
         """Makes the first `count` rows of the last decode part of the state."""
         state.commit(count)
 
-    def _prefill_chunk(self, state: SequenceState, tokens: Sequence[int], base: int, offset: int) -> Tensor:
+    def _prefill_chunk(
+        self, state: SequenceState, tokens: Sequence[int], base: int, offset: int, keep: Collection[int]
+    ) -> Tensor:
         real = slice(offset, offset + len(tokens))
-        x = self._embed(tokens, offset, self.prefill_rows)
-        angles = self.rope.angles(base, self.prefill_rows)
+        # the state before the first row is the caller's; the one behind the last is kept below
+        edges = [row for row in range(0, self.prefill_rows, INNER) if offset < row < real.stop and base + row in keep]
+        x = self._embed([(tokens, offset)], self.prefill_rows)
+        angles = self.rope.blocks([base], self.prefill_rows)
         caches, memories = iter(state.kv), iter(state.linear)
+        kept: list[list[LinearState]] = []
         for layer in self.layers:
             y = layer.norm_in(x)
             if layer.attention is not None:
-                x = x + layer.attention(y, self.rope, angles, next(caches), base, real)
+                x = x + layer.attention(y, self.rope, angles, [AttentionBlock(next(caches), base, real)])
             elif layer.deltanet is not None:
-                x = x + layer.deltanet.prefill(y, next(memories), base, real)
+                out, at_edges = layer.deltanet.prefill(y, next(memories), base, real, edges)
+                kept.append(at_edges)
+                x = x + out
             x = x + layer.mlp(layer.norm_mid(x))
+        for index, row in enumerate(edges):
+            state.keep(base + row, tuple(layer[index] for layer in kept))
         state.skip_log(len(tokens))
+        if state.length in keep:
+            state.checkpoint()
         return self.norm(x)[real]
 
-    def _embed(self, tokens: Sequence[int], offset: int, rows: int) -> Tensor:
-        """Embeddings [rows, H] with the tokens at `offset`; padding rows carry token 0."""
-        ids = torch.zeros(rows, dtype=torch.long, device=self.device)
-        ids[offset : offset + len(tokens)] = torch.tensor(list(tokens), device=self.device)
-        return self.embedding[ids]
+    def _embed(self, blocks: Sequence[tuple[Sequence[int], int]], height: int) -> Tensor:
+        """Embeddings [height * blocks, H] of (tokens, offset in their block); padding rows carry token 0."""
+        ids = [0] * (height * len(blocks))
+        for index, (tokens, offset) in enumerate(blocks):
+            at = index * height + offset
+            ids[at : at + len(tokens)] = tokens
+        return self.embedding[torch.tensor(ids, device=self.device)]
 
     def _cache(self) -> KVCache:
         return KVCache(self.config.num_kv_heads, self.config.head_dim, self.dtype, self.device)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.attention import Attention
+from engine.attention import Attention, AttentionBlock
 from engine.config import ModelConfig
 from engine.kv import KVCache
 from engine.layers import Norm, Rope, SwiGlu
@@ -57,6 +57,7 @@ class MtpHead:
         embedded = self.embedding[torch.tensor(list(following), device=hidden.device)]
         x = F.linear(torch.cat((self.norm_embedding(embedded), self.norm_hidden(hidden)), -1), self.fc)
         angles = self.rope.angles(position, rows)
-        x = x + self.attention(self.norm_in(x), self.rope, angles, cache, position, slice(0, rows))
+        block = AttentionBlock(cache, position, slice(0, rows))
+        x = x + self.attention(self.norm_in(x), self.rope, angles, [block])
         x = x + self.mlp(self.norm_mid(x))
         return self.norm(x)

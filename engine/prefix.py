@@ -1,7 +1,8 @@
-"""Prefix reuse between turns: the last few sequences are kept, and a new prompt takes the one it shares most with.
+"""Prefix reuse between turns: the last few sequences are kept, and a new prompt starts from what it shares with one.
 
 Must not: hand the same sequence to two turns, or reuse anything by text (tokens decide).
-Invariant: a sequence is either in the store or lent out, never both.
+Invariant: a sequence is either kept or lent out, never both; forking copies and never changes its source. What a
+prompt yields does not depend on what is kept (`Sequence.reusable`), only how soon.
 """
 
 from __future__ import annotations
@@ -9,47 +10,70 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 
-from engine.sequence import Sequence, common_prefix
+from engine.sequence import Sequence
+from engine.state import live_bytes
 
 
 class PrefixStore:
-    """Keeps at most `capacity` finished sequences, least recently used out first.
+    """Keeps at most `capacity` finished sequences of at most `max_bytes` together, least recently used out first.
 
-    min_shared: a kept sequence is taken for a prompt only when they share at least this many tokens, so that an
-    unrelated request does not destroy somebody's long context.
+    make: a new, empty sequence. max_bytes: None = no limit. Raises ValueError that names the field.
     """
 
-    def __init__(self, make: Callable[[], Sequence], capacity: int = 4, min_shared: int = 16) -> None:
+    def __init__(self, make: Callable[[], Sequence], capacity: int = 4, max_bytes: int | None = None) -> None:
         if capacity < 0:
             raise ValueError("capacity: must be 0 or more sequences")
+        if max_bytes is not None and max_bytes < 0:
+            raise ValueError("max_bytes: must be 0 or more, or None for no limit")
         self.make = make
         self.capacity = capacity
-        self.min_shared = min_shared
+        self.max_bytes = max_bytes
         self._kept: list[Sequence] = []
+        self._lent: list[Sequence] = []
 
     def __len__(self) -> int:
+        """Kept sequences; those lent out do not count."""
         return len(self._kept)
 
-    def take(self, prompt: Tokens[int]) -> Sequence:
-        """Lends the kept sequence with the longest common prefix, or a new one.
+    @property
+    def nbytes(self) -> int:
+        """Bytes that kept and lent sequences hold."""
+        return live_bytes(sequence.state for sequence in (*self._kept, *self._lent))
 
-        A sequence that the prompt extends wins at once; one that it leaves halfway (another task behind the same
-        system prompt) is only taken when the shared part is most of it.
+    def take(self, prompt: Tokens[int]) -> Sequence:
+        """Lends a sequence for a prompt; which one decides what need not be prefilled.
+
+        A kept sequence is lent itself when the prompt can take over all that is reusable in it: the usual next request
+        of an agent. One of which the prompt shares a part (another task behind the same system prompt and tools), and
+        one that is lent out, is forked.
         """
-        best, shared = None, 0
-        for sequence in self._kept:
-            common = common_prefix(sequence.tokens, prompt)
-            if common > shared:
-                best, shared = sequence, common
-        if best is None or shared < max(self.min_shared, len(best.tokens) // 2):
-            return self.make()
-        self._kept.remove(best)
-        return best
+        best, reused = None, 0
+        for sequence in (*reversed(self._kept), *self._lent):
+            shared = sequence.reusable(prompt) if sequence.intact else 0
+            if shared > reused:
+                best, reused = sequence, shared
+        if best is None:
+            lent = self.make()
+        elif best in self._kept and reused == best.reusable(best.tokens):
+            self._kept.remove(best)
+            lent = best
+        else:
+            lent = best.fork(reused, self.make())
+        self._lent.append(lent)
+        return lent
 
     def put(self, sequence: Sequence) -> None:
-        """Gives a sequence back; the least recently used one is dropped when the store is full."""
+        """Takes a lent sequence back; what was used longest ago is dropped when there is no room."""
+        self.drop(sequence)
         self._kept.append(sequence)
         del self._kept[: max(len(self._kept) - self.capacity, 0)]
+        if self.max_bytes is not None:
+            while self._kept and live_bytes(kept.state for kept in self._kept) > self.max_bytes:
+                del self._kept[0]
+
+    def drop(self, sequence: Sequence) -> None:
+        """Forgets a lent sequence, for instance one that an exception has left half changed."""
+        self._lent = [lent for lent in self._lent if lent is not sequence]
 
     def clear(self) -> None:
         """Forgets every kept sequence."""

@@ -64,3 +64,13 @@ class RewindReport:
     discarded: int
     rebuilt: int
     milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """Bytes of live tensors. sequences: caches, memories and checkpoints of all sequences; kept: how many of them wait
+    for reuse."""
+
+    weights: int
+    sequences: int
+    kept: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,22 +16,28 @@ import torch
 
 from engine.errors import ConfigError
 from engine.kv import TILE
-from engine.model import Model
+from engine.model import Block, Model
+from engine.state import SequenceState
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """rows: logit rows compared; mismatches: rows that differ in any bit; state_equal: fingerprints after all."""
+    """rows: logit rows compared; mismatches: rows that differ in any bit; state_equal: fingerprints after all.
+
+    blocks: up to so many sequences have, in one forward, the bits that each has alone.
+    """
 
     exactness: Literal["bitwise", "distribution"]
     rows: int
     mismatches: int
     state_equal: bool
+    blocks: int
     milliseconds: float
 
 
-def self_test(model: Model, tokens: int = 24, seed: int = 0) -> SelfTest:
-    """Decodes random tokens one at a time, then again in blocks with rejected drafts behind them.
+def self_test(model: Model, tokens: int = 24, seed: int = 0, max_blocks: int = 8) -> SelfTest:
+    """Decodes random tokens one at a time, then again in blocks with rejected drafts behind them, then several
+    sequences together.
 
     The context ends shortly before a KV tile boundary, so that the compared rows cross it.
     """
@@ -62,11 +69,25 @@ def self_test(model: Model, tokens: int = 24, seed: int = 0) -> SelfTest:
             mismatches += not torch.equal(logits[index], expected[at + index])
         model.commit(blocks, accepted)
         at += accepted
+    blocks_equal = _blocks(model, [blocks, plain, model.new_state()], draw, max_blocks)
     equal = plain.fingerprint() == blocks.fingerprint()
     return SelfTest(
         exactness="bitwise" if equal and not mismatches else "distribution",
         rows=tokens,
         mismatches=mismatches,
         state_equal=equal,
+        blocks=blocks_equal,
         milliseconds=(time.perf_counter() - started) * 1e3,
     )
+
+
+def _blocks(model: Model, states: Sequence[SequenceState], draw: Callable[[int], list[int]], most: int) -> int:
+    """The largest number of blocks up to which every smaller number gives each of them the bits it has alone."""
+    for count in range(2, most + 1):
+        blocks = [Block(states[i % len(states)].clone(), draw(1 + (3 * i + count) % model.rows)) for i in range(count)]
+        alone = [model.decode(block.state.clone(), block.tokens) for block in blocks]
+        together = model.decode_blocks(blocks)
+        for one, other in zip(alone, together, strict=True):
+            if not (torch.equal(one.logits, other.logits) and torch.equal(one.hidden, other.hidden)):
+                return count - 1
+    return most

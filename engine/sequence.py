@@ -8,7 +8,7 @@ The last token of `tokens` is pending: it is known, but not yet in the state (`l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +17,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from engine.deltanet import INNER
 from engine.drafters.base import Drafter
 from engine.errors import ContextOverflow
 from engine.faults import Fault
-from engine.model import Model, Rows
+from engine.model import Block, Model, Rows
 from engine.state import SequenceState
+
+CHECKPOINT_EVERY = 1024
+"""Prefilled tokens between two checkpoints of the recurrent state: the most that an unforeseen branch computes again.
+A multiple of the inner chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +54,46 @@ class Sequence:
         self.speculated_from: int | None = None
         self.intact = True
         self.drafters: dict[str, Drafter] = dict(drafters or {})
+        self._edges: set[int] = set()
 
     @property
     def length(self) -> int:
         """Committed tokens in the state."""
         return self.state.length
 
-    def begin(self, prompt: Tokens[int]) -> int:
+    @property
+    def prefilled(self) -> int:
+        """Positions from 0 on that were prefilled, none of them decoded."""
+        return next((s.start for s in self.provenance if s.kind == "decode"), self.length)
+
+    def reusable(self, prompt: Tokens[int]) -> int:
+        """How many of this sequence's positions a new prompt can take over with the bits that prefilling it from
+        nothing would give.
+
+        That rules out what was decoded, and, where recurrent layers remember, positions without a checkpoint at an
+        edge of their inner chunks. So a prompt's outcome never depends on what happens to be in the cache.
+        """
+        # the token after the reused part stays pending, so it must be a shared one too
+        most = min(common_prefix(self.tokens, prompt) - 1, len(prompt) - 1, self.prefilled)
+        if most <= 0 or not self.state.layers:
+            return max(most, 0)
+        return max(c.position for c in self.state.checkpoints if c.position <= most and c.position % INNER == 0)
+
+    def begin(self, prompt: Tokens[int], marks: Collection[int] = ()) -> int:
         """Takes a prompt that may share a prefix with the present tokens; returns how many positions are reused.
 
-        After this, iterate `prefill()` until it ends. Raises ContextOverflow if the prompt leaves no room for a token.
+        marks: positions at which other prompts are likely to branch off (the end of system prompt and tools); they
+        keep a checkpoint. After this, iterate `prefill()` until it ends. Raises ContextOverflow if the prompt leaves
+        no room for a token.
         """
         if not prompt:
             raise ValueError("prompt: must hold at least one token")
         limit = self.model.config.max_context
         if len(prompt) >= limit:
             raise ContextOverflow(len(prompt), limit)
-        shared = common_prefix(self.tokens, prompt)
-        # the token after the reused part stays pending, so it must be a shared one too
-        reused = min(max(shared - 1, 0), self.length, len(prompt) - 1)
+        reused = self.reusable(prompt)
         with self._change():
-            if shared:
+            if reused:
                 self._rewind(reused, trusted=False)
             else:
                 self.state = self.model.new_state()
@@ -77,7 +101,11 @@ class Sequence:
                 for drafter in self.drafters.values():
                     drafter.begin(prompt[:1])
             self.tokens = list(prompt)
-            self.state.checkpoint()
+            marked = {mark // INNER * INNER for mark in marks if INNER <= mark < len(prompt)}
+            # the two last edges: the prompt that follows may differ in the last few tokens of this one
+            last = (len(prompt) - 1) // INNER * INNER
+            self.state.pins = frozenset({*marked, len(prompt) - 1})
+            self._edges = {*marked, last, last - INNER, *range(0, len(prompt), CHECKPOINT_EVERY)}
         return reused
 
     def prefill(self) -> Iterator[int]:
@@ -87,11 +115,25 @@ class Sequence:
             start = self.length
             end = min((start // rows + 1) * rows, len(self.tokens) - 1)
             with self._change():
-                hidden = self.model.prefill(self.state, self.tokens[start:end])
+                hidden = self.model.prefill(self.state, self.tokens[start:end], self._edges)
                 self._record("prefill", start, end)
                 self._observe(start, end, hidden)
             yield end
         self.state.checkpoint()
+
+    def fork(self, length: int, into: Sequence) -> Sequence:
+        """Makes `into`, a new sequence of the same model, hold the first `length` positions, a length that `reusable`
+        has named; returns it."""
+        into.state = self.state.fork(length)
+        into.tokens = self.tokens[: length + 1]
+        into.provenance = _shortened(self.provenance, length)
+        for name, drafter in into.drafters.items():
+            drafter.adopt(self.drafters[name], into.tokens)
+        return into
+
+    def block(self, drafts: Tokens[int] = ()) -> Block:
+        """The pending token and `drafts` after it, to be decoded together with other sequences' blocks."""
+        return Block(self.state, [self.tokens[-1], *drafts])
 
     def decode(self, drafts: Tokens[int] = (), fault: Fault | None = None) -> Rows:
         """Computes the pending token and `drafts` after it; nothing is committed."""
@@ -156,7 +198,7 @@ class Sequence:
 
     def _truncate(self, length: int) -> None:
         del self.tokens[length + 1 :]
-        self.provenance = [Segment(s.kind, s.start, min(s.end, length)) for s in self.provenance if s.start < length]
+        self.provenance = _shortened(self.provenance, length)
         for drafter in self.drafters.values():
             drafter.truncate(length + 1)
 
@@ -178,6 +220,10 @@ class Sequence:
         following = self.tokens[start + 1 : end + 1]
         for drafter in self.drafters.values():
             drafter.extend(following, hidden[: end - start])
+
+
+def _shortened(provenance: Tokens[Segment], length: int) -> list[Segment]:
+    return [Segment(s.kind, s.start, min(s.end, length)) for s in provenance if s.start < length]
 
 
 def common_prefix(left: Tokens[int], right: Tokens[int]) -> int:

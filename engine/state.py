@@ -8,6 +8,7 @@ folding logged ingredients.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,7 @@ from engine.errors import RewindError
 from engine.kv import KVCache
 
 MAX_CHECKPOINTS = 8
+"""Most checkpoints of a sequence, pinned ones included: each holds all DeltaNet memories (151 MB at Qwen3.6-27B)."""
 MAX_LOG = 1024
 """Most committed rows whose ingredients are kept; at least the newest half of as many stay restorable one by one."""
 
@@ -45,40 +47,63 @@ class SequenceState:
     log: list[tuple[Ingredients, ...]] = field(default_factory=list)
     provisional: tuple[Ingredients, ...] | None = None
     """Ingredients per linear layer of the last decode's rows; None when nothing is provisional."""
+    provisional_rows: int = 0
+    pins: frozenset[int] = frozenset()
+    """Positions whose checkpoints are not thinned out: end of the tools, start of the turn."""
 
     def __post_init__(self) -> None:
         if not self.checkpoints:
             self.checkpoint()
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor that is alive because of this sequence; forks share some of them."""
+        for cache in (*self.kv, *((self.mtp,) if self.mtp else ())):
+            yield cache.keys
+            yield cache.values
+        for state in [s for c in self.checkpoints for s in c.linear] + self.linear:
+            yield state.memory
+            yield state.conv
+        for part in (part for rows in self.log for part in rows):
+            yield from (part.conv, part.k, part.u, part.decay)
+
     @property
     def nbytes(self) -> int:
         """Bytes of caches, memories, checkpoints and log."""
-        caches = sum(c.nbytes for c in self.kv) + (self.mtp.nbytes if self.mtp else 0)
-        memories = [s for c in self.checkpoints for s in c.linear] + self.linear
-        logged = [t for rows in self.log for part in rows for t in (part.conv, part.k, part.u, part.decay)]
-        tensors = [t for s in memories for t in (s.memory, s.conv)] + logged
-        return caches + sum(t.numel() * t.element_size() for t in tensors)
+        return live_bytes([self])
 
     def checkpoint(self) -> None:
-        """Keeps a copy of the DeltaNet states at the present position; the first and the newest ones stay."""
-        self.checkpoints = [c for c in self.checkpoints if c.position < self.length]
-        self.checkpoints.append(Checkpoint(self.length, tuple(s.clone() for s in self.linear)))
-        if len(self.checkpoints) > MAX_CHECKPOINTS:
-            del self.checkpoints[1]
+        """Keeps a copy of the DeltaNet states at the present position."""
+        self.keep(self.length, tuple(s.clone() for s in self.linear))
+
+    def keep(self, position: int, linear: tuple[LinearState, ...]) -> None:
+        """Adds a checkpoint of `position`, not below the newest one's; the first, the newest and the pinned ones stay.
+
+        Of the others, the one goes that is missed least: the gap that it leaves is small beside its distance from the
+        end, so those that stay lie denser towards the end, where conversations diverge.
+        """
+        self.checkpoints = [c for c in self.checkpoints if c.position < position]
+        self.checkpoints.append(Checkpoint(position, linear))
+        while len(self.checkpoints) > MAX_CHECKPOINTS:
+            at = [c.position for c in self.checkpoints]
+            inner = [i for i in range(1, len(at) - 1) if at[i] not in self.pins] or [1]
+            del self.checkpoints[min(inner, key=lambda i: (at[i + 1] - at[i - 1]) / (position - at[i - 1]))]
+
+    def propose(self, parts: tuple[Ingredients, ...], rows: int) -> None:
+        """`rows` rows were computed and wait for `commit`; parts: their ingredients, one per linear layer."""
+        self.provisional, self.provisional_rows = parts, rows
 
     def commit(self, count: int) -> None:
         """Makes the first `count` provisional rows part of the state. Raises ValueError if there are not so many."""
-        parts = self.provisional
-        rows = parts[0].k.shape[0] if parts else count
+        parts, rows = self.provisional, self.provisional_rows
         if parts is None or not 0 <= count <= rows:
-            raise ValueError(f"cannot commit {count} rows: {0 if parts is None else rows} are provisional")
+            raise ValueError(f"cannot commit {count} rows: {rows} are provisional")
         accepted = tuple(part.rows(0, count) for part in parts)
         for layer, state, part in zip(self.layers, self.linear, accepted, strict=True):
             layer.fold(state, part)
         for row in range(count):
             self.log.append(tuple(part.rows(row, row + 1) for part in accepted))
         self.length += count
-        self.provisional = None
+        self._forget_provisional()
         self._shorten_log()
 
     def skip_log(self, count: int) -> None:
@@ -86,12 +111,14 @@ class SequenceState:
         self.length += count
         self.log = []
         self.log_start = self.length
-        self.provisional = None
+        self._forget_provisional()
 
     def nearest(self, position: int) -> int:
         """The highest position not above `position` that `rewind` can restore."""
         if position >= self.length:
             return self.length
+        if not self.layers:  # attention alone: a cursor can be anywhere
+            return position
         return max(self._reach(c, position) for c in self.checkpoints if c.position <= position)
 
     def rewind(self, position: int) -> None:
@@ -99,18 +126,11 @@ class SequenceState:
         nearest = self.nearest(position)
         if nearest != position:
             raise RewindError(position, nearest)
-        self.provisional = None
+        self._forget_provisional()
         if position == self.length:
             return
-        kept = max(
-            (c for c in self.checkpoints if c.position <= position and self._reach(c, position) == position),
-            key=lambda c: c.position,
-        )
-        self.linear = [s.clone() for s in kept.linear]
-        rows = self.log[kept.position - self.log_start : position - self.log_start] if position > kept.position else []
-        for row in rows:
-            for layer, state, part in zip(self.layers, self.linear, row, strict=True):
-                layer.fold(state, part)
+        if self.layers:
+            self._restore(position)
         self.checkpoints = [c for c in self.checkpoints if c.position <= position]
         for cache in (*self.kv, *((self.mtp,) if self.mtp else ())):
             cache.truncate(position)
@@ -129,6 +149,25 @@ class SequenceState:
             log_start=self.length,
         )
 
+    def fork(self, position: int) -> SequenceState:
+        """An independent state of the first `position` rows, as it was when they were all; checkpoints are shared.
+
+        Raises RewindError unless there is a checkpoint at `position` or no layer needs one.
+        """
+        earlier = [c for c in self.checkpoints if c.position <= position]
+        if self.layers and (not earlier or earlier[-1].position != position):
+            raise RewindError(position, earlier[-1].position if earlier else 0)
+        return SequenceState(
+            kv=[c.fork(position) for c in self.kv],
+            linear=[s.clone() for s in earlier[-1].linear] if self.layers else [],
+            layers=self.layers,
+            mtp=self.mtp.fork(position) if self.mtp else None,
+            length=position,
+            checkpoints=earlier,
+            log_start=position,
+            pins=self.pins,
+        )
+
     def fingerprint(self) -> str:
         """SHA-256 over the bits of everything committed that can influence the output."""
         digest = hashlib.sha256(str(self.length).encode())
@@ -137,6 +176,21 @@ class SequenceState:
         for tensor in tensors:
             digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    def _restore(self, position: int) -> None:
+        """DeltaNet states at a restorable position: the nearest checkpoint, and the logged rows from there."""
+        kept = max(
+            (c for c in self.checkpoints if c.position <= position and self._reach(c, position) == position),
+            key=lambda c: c.position,
+        )
+        self.linear = [s.clone() for s in kept.linear]
+        rows = self.log[kept.position - self.log_start : position - self.log_start] if position > kept.position else []
+        for row in rows:
+            for layer, state, part in zip(self.layers, self.linear, row, strict=True):
+                layer.fold(state, part)
+
+    def _forget_provisional(self) -> None:
+        self.provisional, self.provisional_rows = None, 0
 
     def _shorten_log(self) -> None:
         """Drops rows that only lead away from old checkpoints; makes checkpoints so that this is possible."""
@@ -154,3 +208,9 @@ class SequenceState:
         if self.log_start <= checkpoint.position:
             return min(position, self.log_start + len(self.log))
         return checkpoint.position
+
+
+def live_bytes(states: Iterable[SequenceState]) -> int:
+    """Bytes of the tensors that these sequences keep alive; what forks share counts once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for s in states for t in s.tensors()}
+    return sum(storages.values())

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from engine.audit import audit_step
 from engine.detokenizer import StreamDetokenizer
 from engine.faults import Fault
+from engine.model import Rows
 from engine.reports import AuditReport, EndReason, RewindReport, StepReport, TokenReport
 from engine.sampler import Choice, SamplingParams, choose
 from engine.sequence import Sequence
@@ -47,6 +48,14 @@ class TurnOptions:
             raise ValueError("stops: a stop string must not be empty")
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Tokens to be verified (none: an ordinary decode) and who guessed them."""
+
+    source: str
+    tokens: list[int]
+
+
 class Turn:
     """Generates one response on a sequence. Not thread safe: the worker thread alone calls it."""
 
@@ -57,6 +66,7 @@ class Turn:
         tokenizer: Tokenizer,
         options: TurnOptions,
         fault: Fault | None = None,
+        marks: Tokens[int] = (),
     ) -> None:
         self.sequence = sequence
         self.tokenizer = tokenizer
@@ -64,7 +74,7 @@ class Turn:
         self.fault = fault
         self.drafter = options.drafter
         self.prompt_tokens = len(prompt)
-        self.cached_tokens = sequence.begin(prompt)
+        self.cached_tokens = sequence.begin(prompt, marks)
         self.verify_steps = 0
         self.ended = False
         self.closed = False
@@ -76,14 +86,26 @@ class Turn:
         return self.sequence.tokens[self.prompt_tokens :]
 
     def step(self) -> StepReport:
-        """Decodes one step: 1..rows tokens. Must not be called after a report that carried `end`."""
+        """Decodes one step of this turn alone: 1..rows tokens. See `propose`."""
+        started = time.perf_counter()
+        draft = self.propose()
+        rows = self.sequence.decode(draft.tokens, self.fault)
+        return self.accept(draft, rows, started)
+
+    def propose(self) -> Draft:
+        """The first half of a step: what to verify. Must not be called after a report that carried `end`."""
         if self.ended:
             raise RuntimeError("the turn has ended; rewind it before another step")
-        started = time.perf_counter()
-        sequence, model = self.sequence, self.sequence.model
-        position = len(self.generated)
         source, drafts = self._draft(self._room() - 1)
-        rows = sequence.decode(drafts, self.fault)
+        return Draft(source, drafts)
+
+    def accept(self, draft: Draft, rows: Rows, started: float) -> StepReport:
+        """The second half: samples from the rows that were decoded for `draft`, commits what agrees, and reports.
+
+        started: `time.perf_counter()` when the step began.
+        """
+        sequence, drafts = self.sequence, draft.tokens
+        position = len(self.generated)
         first = len(sequence.tokens)
         choice = choose(
             rows.logits,
@@ -98,15 +120,15 @@ class Turn:
         audit: AuditReport | None = None
         if drafts:
             if self._audit_is_due():
-                audit = audit_step(model, sequence.state, [sequence.tokens[-1], *new[:-1]], rows)
+                audit = audit_step(sequence.model, sequence.state, [sequence.tokens[-1], *new[:-1]], rows)
             self.verify_steps += 1
-            sequence.drafters[source].feedback(len(drafts), accepted)
+            sequence.drafters[draft.source].feedback(len(drafts), accepted)
         sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
         self.ended = end is not None
         return StepReport(
             position=position,
             tokens=tokens,
-            source=source,
+            source=draft.source,
             drafted=len(drafts),
             accepted=min(accepted, len(new)),
             milliseconds=(time.perf_counter() - started) * 1e3,

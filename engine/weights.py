@@ -24,6 +24,8 @@ class Weights:
 
     def __init__(self, folder: Path | str, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
+        self.taken_bytes = 0
+        """Bytes on the device of all tensors taken so far."""
         self._where: dict[str, Path] = {}
         for path in _files(Path(folder)):
             try:
@@ -57,7 +59,9 @@ class Weights:
             raise WeightError(f"{full}: has shape {list(tensor.shape)}, the configuration asks for {list(shape)}")
         if not tensor.is_floating_point():
             raise WeightError(f"{full}: has type {tensor.dtype}; only floating point weights are supported")
-        return tensor.to(device=self.device, dtype=dtype).contiguous()
+        tensor = tensor.to(device=self.device, dtype=dtype).contiguous()
+        self.taken_bytes += tensor.numel() * tensor.element_size()
+        return tensor
 
     def discard(self, name: str) -> None:
         """Drops a tensor that is allowed to be there but not needed (the head of a tied model)."""

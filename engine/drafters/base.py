@@ -42,3 +42,10 @@ class Drafter(Protocol):
     def truncate(self, length: int) -> None:
         """The sequence was rewound: of the known tokens the first `length` remain. No effect if not fewer."""
         ...
+
+    def adopt(self, other: Drafter, tokens: Sequence[int]) -> None:
+        """Becomes a copy of `other`, a drafter of the same kind, that only knows `tokens`, the first of its own.
+
+        What it keeps in the sequence's state has been copied already.
+        """
+        ...

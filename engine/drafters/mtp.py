@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from engine.drafters.base import Drafter
 from engine.kv import KVCache
 from engine.model import Model
 from engine.sampler import SamplingParams, choose
@@ -78,6 +79,13 @@ class MtpDrafter:
             kept.append(block[:keep])
             keep -= block.shape[0]
         self._hidden = kept
+
+    def adopt(self, other: Drafter, tokens: Sequence[int]) -> None:
+        """Takes the queue over; the slots of the head's cache came with the state."""
+        if not isinstance(other, MtpDrafter):
+            raise TypeError(f"drafter mtp: cannot adopt a {type(other).__name__}")
+        self._tokens, self._hidden, self._first = list(other._tokens), list(other._hidden), other._first
+        self.truncate(len(tokens))
 
     def feedback(self, drafted: int, accepted: int) -> None:
         """The chain length is fixed for now; acceptance is reported by the steps."""

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from engine.drafters.base import Drafter
+
 _MULTIPLIER = 6364136223846793005  # of Knuth's MMIX generator
 _OCCUPANCY = 4  # empty the table when more than one slot in so many is used
 _LOW_ACCEPTANCE = 0.25
@@ -179,6 +181,10 @@ class NgramDrafter:
             current = (current * self._multiplier + token) & self._mask
         self._hash = current
         self._rested()
+
+    def adopt(self, other: Drafter, tokens: Sequence[int]) -> None:
+        """Learns `tokens`: what it would know of them is a function of them alone."""
+        self.begin(tokens)
 
     def _empty(self, at: int) -> array[int]:
         """Starts over with an empty table: nothing before position `at` can be undone from here on."""

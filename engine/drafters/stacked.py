@@ -64,5 +64,13 @@ class StackedDrafter:
             drafter.truncate(length)
         self._nobody()
 
+    def adopt(self, other: Drafter, tokens: Sequence[int]) -> None:
+        """Each of the drafters adopts its counterpart."""
+        if not isinstance(other, StackedDrafter) or len(other.drafters) != len(self.drafters):
+            raise TypeError(f"drafter {self.name}: cannot adopt a {type(other).__name__}")
+        for mine, theirs in zip(self.drafters, other.drafters, strict=True):
+            mine.adopt(theirs, tokens)
+        self._nobody()
+
     def _nobody(self) -> None:
         self.source, self._proposer = "none", None

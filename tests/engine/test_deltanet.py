@@ -49,10 +49,10 @@ def test_prefill_equals_decoding(layer: DeltaNet) -> None:
     filled, stepped = layer.new_state(x.device), layer.new_state(x.device)
     padded = torch.zeros(128, 64)
     padded[:100] = x
-    out = layer.prefill(padded, filled, 0, slice(0, 100))[:100]
+    out = layer.prefill(padded, filled, 0, slice(0, 100))[0][:100]
     rows = []
     for i in range(100):
-        row, parts = layer.decode(x[i : i + 1], stepped, 1)
+        row, [parts] = layer.decode(x[i : i + 1], [stepped], [1])
         layer.fold(stepped, parts)
         rows.append(row)
     torch.testing.assert_close(out, torch.cat(rows), atol=1e-4, rtol=1e-4)
@@ -64,7 +64,7 @@ def test_decode_leaves_the_state_alone(layer: DeltaNet) -> None:
     state = layer.new_state(torch.device("cpu"))
     layer.prefill(inputs(64), state, 0, slice(0, 64))
     before = state.clone()
-    layer.decode(inputs(8, 1), state, 8)
+    layer.decode(inputs(8, 1), [state], [8])
     assert equal(state, before)
 
 
@@ -74,12 +74,12 @@ def test_folding_accepted_rows_is_decoding_them_one_by_one(layer: DeltaNet, acce
     fast = layer.new_state(block.device)
     layer.prefill(inputs(64), fast, 0, slice(0, 64))
     plain = fast.clone()
-    out, parts = layer.decode(block, fast, 8)
+    out, [parts] = layer.decode(block, [fast], [8])
     layer.fold(fast, parts.rows(0, accepted))
     for i in range(accepted):
         single = torch.zeros(8, 64)
         single[0] = block[i]
-        row, one = layer.decode(single, plain, 1)
+        row, [one] = layer.decode(single, [plain], [1])
         layer.fold(plain, one)
         assert torch.equal(row[0], out[i])
     assert equal(fast, plain)
@@ -93,6 +93,6 @@ def test_padding_in_a_prefill_changes_nothing(layer: DeltaNet) -> None:
     for state, noise in zip(states, (0.0, 50.0), strict=True):
         padded = torch.full((64, 64), noise)
         padded[30:50] = x
-        outs.append(layer.prefill(padded, state, 0, slice(30, 50))[30:50])
+        outs.append(layer.prefill(padded, state, 0, slice(30, 50))[0][30:50])
     assert torch.equal(outs[0], outs[1])
     assert equal(*states)

@@ -11,7 +11,7 @@ import torch
 
 from engine.errors import ContextOverflow
 from engine.faults import Fault
-from engine.model import Model
+from engine.model import Block, Model
 
 TOLERANCE = 1e-4
 
@@ -134,3 +134,36 @@ def test_limits_are_enforced(tiny_folder: Path) -> None:
 def test_a_model_without_mtp_tensors_has_no_head(untied_folder: Path, tiny_folder: Path) -> None:
     assert Model.load(untied_folder).mtp is None
     assert Model.load(tiny_folder).mtp is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sequences_in_one_forward_have_the_bits_they_have_alone(tiny_folder: Path, dtype: torch.dtype) -> None:
+    model = Model.load(tiny_folder, dtype=dtype)
+    rng = random.Random(7)
+    states = []
+    for length in (0, 3, 64, 200, 255, 256, 300):
+        state = model.new_state()
+        if length:
+            model.prefill(state, tokens(length))
+        states.append(state)
+    for _ in range(6):
+        count = rng.randint(2, 7)
+        blocks = [Block(state, tokens(rng.randint(1, 8))) for state in rng.sample(states, count)]
+        alone = [model.decode(block.state.clone(), block.tokens) for block in blocks]
+        for block, one, other in zip(blocks, alone, model.decode_blocks(blocks), strict=True):
+            assert torch.equal(one.logits, other.logits)
+            assert torch.equal(one.hidden, other.hidden)
+            kept, reference = rng.randint(1, len(block.tokens)), block.state.clone()
+            model.decode(reference, block.tokens)
+            model.commit(reference, kept)
+            model.commit(block.state, kept)
+            assert block.state.fingerprint() == reference.fingerprint()
+
+
+def test_a_block_that_cannot_be_decoded_costs_the_others_nothing(tiny_folder: Path) -> None:
+    model = Model.load(tiny_folder)
+    good = model.new_state()
+    mark = good.fingerprint()
+    with pytest.raises(ValueError, match="1 to 8"):
+        model.decode_blocks([Block(good, tokens(2)), Block(model.new_state(), [])])
+    assert (good.fingerprint(), good.provisional) == (mark, None)

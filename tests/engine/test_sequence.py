@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.deltanet import DeltaNet
+from engine.drafters.base import Drafter
 from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.model import Model
@@ -51,6 +52,12 @@ class Recorder:
         del self.rows[max(length - 1, 0) :]
 
     def feedback(self, drafted: int, accepted: int) -> None: ...
+
+    def adopt(self, other: Drafter, tokens: Tokens[int]) -> None:
+        assert isinstance(other, Recorder)
+        self.tokens, self.rows = list(other.tokens), list(other.rows)
+        self.truncate(len(tokens))
+        assert self.tokens == tokens
 
     def propose(self, limit: int) -> list[int]:
         return []
@@ -181,16 +188,72 @@ FAILING = {"prefill": "prefill", "commit": "fold", "rewind": "rewind", "begin": 
 
 
 def test_a_longer_prompt_reuses_the_shared_part(model: Model) -> None:
-    sequence, recorder = begun(model, ids(100))
+    sequence, recorder = begun(model, ids(300))
     advance(sequence, ids(10, 1), block=3)
     longer = [*sequence.tokens, *ids(30, 2)]
-    assert sequence.begin(longer) == 109
+    assert sequence.begin(longer) == 256
     list(sequence.prefill())
     assert sequence.tokens == longer == recorder.tokens
-    other = [*longer[:50], *ids(10, 3)]
-    assert sequence.begin(other) == 49
+    other = [*longer[:260], *ids(10, 3)]
+    assert sequence.begin(other) == 256
     list(sequence.prefill())
     assert sequence.tokens == other == recorder.tokens
+
+
+@pytest.mark.parametrize("shared", [1, 63, 64, 65, 127, 128, 130, 192, 200, 255, 256, 290, 299, 300, 305, 309, 310])
+@pytest.mark.parametrize("way", ["same", "fork"])
+def test_a_prefix_hit_has_the_bits_of_a_cold_start(model: Model, shared: int, way: str) -> None:
+    """Wherever the new prompt leaves the old conversation: in its prompt, in its response, right behind it."""
+    source, _ = begun(model, ids(300))
+    advance(source, ids(10, 1), block=4)
+    prompt = [*source.tokens[:shared], *ids(150, 2)]
+    cold, _ = begun(model, prompt)
+    expected = cold.decode().logits
+    mark, tokens = source.state.fingerprint(), list(source.tokens)
+    warm, recorder = source, source.drafters["recorder"]
+    if way == "fork" and (reused := source.reusable(prompt)):
+        recorder = Recorder()
+        warm = source.fork(reused, Sequence(model, {"recorder": recorder}))
+        assert recorder.tokens == prompt[: reused + 1]
+    reused = warm.begin(prompt)
+    assert reused <= min(shared, 299)
+    assert reused == (256 if shared > 256 else 192 if shared > 192 else 0)
+    list(warm.prefill())
+    assert warm.state.fingerprint() == cold.state.fingerprint()
+    assert torch.equal(warm.decode().logits, expected)
+    assert recorder.tokens == prompt
+    if warm is not source:
+        advance(warm, ids(5, 3))
+        assert (source.state.fingerprint(), source.tokens) == (mark, tokens)
+
+
+def test_a_marked_position_can_be_branched_off(model: Model) -> None:
+    """The end of system prompt and tools: far before the last turn, and not at a round position."""
+    prompt = ids(700)
+    sequence = Sequence(model)
+    sequence.begin(prompt, marks=[330, 5, 9999])
+    list(sequence.prefill())
+    advance(sequence, ids(5, 1))
+    branch = [*prompt[:330], *ids(40, 2)]
+    assert sequence.reusable(branch) == 320
+    assert Sequence(model).reusable(branch) == 0
+    cold = Sequence(model)
+    cold.begin(branch)
+    list(cold.prefill())
+    warm = sequence.fork(320, Sequence(model))
+    assert warm.begin(branch, marks=[330]) == 320
+    list(warm.prefill())
+    assert warm.state.fingerprint() == cold.state.fingerprint()
+    assert sequence.rewind(699, trusted=False) == 0  # the start of the turn has its checkpoint
+
+
+def test_long_prompts_keep_checkpoints_on_the_way(model: Model) -> None:
+    sequence, _ = begun(model, ids(900))
+    assert sequence.reusable([*ids(700), 3]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.sequence.CHECKPOINT_EVERY", 256)
+        sequence, _ = begun(model, ids(900))
+    assert sequence.reusable([*ids(700), 3]) == 512
 
 
 def test_a_prompt_without_a_common_token_starts_anew(model: Model) -> None:
@@ -203,9 +266,10 @@ def test_a_prompt_without_a_common_token_starts_anew(model: Model) -> None:
 
 
 def test_the_same_prompt_again_keeps_one_token_pending(model: Model) -> None:
-    sequence, _ = begun(model, ids(40))
-    assert sequence.begin(ids(40)) == 39
-    assert list(sequence.prefill()) == []
+    for count, reused in ((129, 128), (130, 128), (128, 64)):
+        sequence, _ = begun(model, ids(count))
+        assert sequence.begin(ids(count)) == reused
+        assert list(sequence.prefill()) == ([count - 1] if reused < count - 1 else [])
 
 
 def test_prompts_and_positions_are_checked(model: Model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,52 @@ def test_checkpoints_are_few_and_keep_the_first(model: Model) -> None:
     assert positions[0] == 0
     assert positions[-1] == state.length
     assert positions == sorted(set(positions))
+
+
+def test_thinning_spares_pins_and_lies_denser_towards_the_end(model: Model) -> None:
+    state = model.new_state()
+    state.pins = frozenset({64})
+    for _ in range(30):
+        model.prefill(state, ids(16))
+        state.checkpoint()
+    positions = [c.position for c in state.checkpoints]
+    assert {0, 64, state.length} <= set(positions)
+    gaps = [b - a for a, b in pairwise(positions[2:])]
+    assert gaps[-1] < max(gaps)
+    assert gaps[0] > gaps[-1]
+
+
+def test_checkpoints_kept_in_passing_are_those_of_a_prefill_that_stops_there(model: Model) -> None:
+    state, tokens = model.new_state(), ids(400)
+    model.prefill(state, tokens[:30])
+    model.prefill(state, tokens[30:], keep={64, 192, 256, 384, 4096})
+    assert [c.position for c in state.checkpoints] == [0, 64, 192, 256, 384]
+    for kept in state.checkpoints[1:]:
+        other = model.new_state()
+        model.prefill(other, tokens[:30])
+        model.prefill(other, tokens[30 : kept.position])
+        for a, b in zip(kept.linear, other.linear, strict=True):
+            assert torch.equal(a.memory, b.memory)
+            assert torch.equal(a.conv, b.conv)
+
+
+def test_a_fork_starts_at_a_checkpoint_and_shares_nothing_that_changes(model: Model) -> None:
+    state, tokens = model.new_state(), ids(300)
+    model.prefill(state, tokens, keep={128, 256})
+    decode(model, state, ids(5, 1))
+    mark = state.fingerprint()
+    other, fresh = state.fork(128), model.new_state()
+    model.prefill(fresh, tokens[:128])
+    assert other.fingerprint() == fresh.fingerprint()
+    assert decode(model, other, ids(9, 2)) == decode(model, fresh, ids(9, 2))
+    other.rewind(128)
+    with torch.inference_mode():
+        for cache in other.kv:
+            cache.keys.fill_(1.0)
+    assert state.fingerprint() == mark
+    with pytest.raises(RewindError) as caught:
+        state.fork(200)
+    assert caught.value.nearest == 128
 
 
 def test_a_long_log_is_folded_into_a_checkpoint(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,11 +179,12 @@ def test_a_planted_fault_is_audited_and_healed(loaded: tuple[Model, Tokenizer], 
 
 def test_the_next_turn_on_a_healed_sequence_is_plain_too(loaded: tuple[Model, Tokenizer]) -> None:
     tokenizer = loaded[1]
-    plain = start(loaded, max_tokens=12)
+    prompt = tokenizer.encode("<|im_start|>user\nA question long enough to be kept: " + "why? " * 80 + "<|im_end|>\n")
+    plain = start(loaded, max_tokens=12, prompt=prompt)
     run(plain)
     sequence = sequence_for(*loaded)
     sequence.drafters["fixed"] = Fixed(plain.sequence.tokens, 0.9)
-    healed = start(loaded, "fixed", GREEDY, Fault.VERIFY_IGNORES_CACHE, sequence, max_tokens=12)
+    healed = start(loaded, "fixed", GREEDY, Fault.VERIFY_IGNORES_CACHE, sequence, max_tokens=12, prompt=prompt)
     run(healed, 3)
     healed.rewind(0, "none", trusted=True)
     run(healed)
