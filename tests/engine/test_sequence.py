@@ -227,6 +227,19 @@ def test_a_prefix_hit_has_the_bits_of_a_cold_start(model: Model, shared: int, wa
         assert (source.state.fingerprint(), source.tokens) == (mark, tokens)
 
 
+def test_what_was_decoded_is_not_taken_for_prefilled(model: Model) -> None:
+    """Decoded rows differ from prefilled ones in their last bits, also where a checkpoint lies at a round position."""
+    source, _ = begun(model, ids(300))
+    advance(source, ids(20, 1))
+    assert source.length == 319
+    advance(source, ids(1, 2))
+    source.state.checkpoint()
+    advance(source, ids(10, 3))
+    assert source.state.checkpoints[-1].position == 320
+    assert source.prefilled == 299
+    assert source.reusable([*source.tokens, 1]) == 256
+
+
 def test_a_marked_position_can_be_branched_off(model: Model) -> None:
     """The end of system prompt and tools: far before the last turn, and not at a round position."""
     prompt = ids(700)
