@@ -39,6 +39,9 @@ def build_backend(config: Config) -> Backend:
         threads=model.threads,
         audit_every=config.decode.audit_every,
         max_turns=model.max_turns,
+        max_waiting=model.max_waiting,
+        keep=model.kept_prefixes,
+        keep_bytes=model.kept_prefix_mib << 20,
         plant=config.plant or None,
     )
 

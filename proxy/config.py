@@ -60,6 +60,9 @@ class Model(_Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(default=1, ge=1)
     max_turns: int = Field(default=8, ge=1)
+    max_waiting: int = Field(default=16, ge=0)
+    kept_prefixes: int = Field(default=8, ge=0)
+    kept_prefix_mib: int = Field(default=4096, ge=0)
 
     @field_validator("device")
     @classmethod

@@ -1,5 +1,7 @@
 """The built-in engine as a backend: one worker thread owns the device, asyncio awaits its steps.
 
+Several responses at once share forwards: whoever waits for a step when the device is free goes into the next one.
+
 Must not: decide anything. The only module that imports `engine`.
 Invariant: the engine is touched by the worker thread alone; a cancelled await never leaves a turn half closed,
 because closing is queued behind the step that still runs.
@@ -9,11 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +43,9 @@ from proxy.backends.base import (
     StepStats,
     Token,
 )
+from proxy.backends.prompt import Prompter
+from proxy.backends.queue import TurnQueue
+from proxy.backends.worker import DeviceWorker
 from proxy.conversation import ChatRequest, Message, Tool
 
 T = TypeVar("T")
@@ -49,7 +53,9 @@ T = TypeVar("T")
 
 class BuiltinBackend:
     """folder: a model in Hugging Face layout, None = the embedded one. max_turns: responses in the making at once;
-    threads: torch threads of the worker; plant: name of a fault to plant (demo and tests only)."""
+    max_waiting: requests that may wait for their turn, in order; keep, keep_bytes: sequences kept for prefix reuse and
+    what they may hold together; threads: torch threads of the worker; plant: name of a fault to plant (demo and tests
+    only)."""
 
     def __init__(
         self,
@@ -61,6 +67,9 @@ class BuiltinBackend:
         threads: int = 1,
         audit_every: int = 16,
         max_turns: int = 8,
+        max_waiting: int = 16,
+        keep: int = 8,
+        keep_bytes: int | None = None,
         plant: str | None = None,
     ) -> None:
         self.folder = folder or EMBEDDED
@@ -72,11 +81,12 @@ class BuiltinBackend:
         except ValueError:
             known = ", ".join(Fault)
             raise BackendError(f"plant: there is no fault {plant!r}; known faults: {known}") from None
-        self._options = EngineOptions(device=device, dtype=dtype, fault=fault)
-        self._threads, self._audit_every, self._max_turns = threads, audit_every, max_turns
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._options = EngineOptions(device=device, dtype=dtype, keep=keep, keep_bytes=keep_bytes, fault=fault)
+        self._threads, self._audit_every = threads, audit_every
+        self._queue = TurnQueue(max_turns, max_waiting)
+        self._worker: DeviceWorker[Turn, reports.StepReport] = DeviceWorker(self._step, "engine")
         self._engine: Engine | None = None
-        self._turns = 0
+        self._prompter: Prompter | None = None
         self.info = ModelInfo(self.name, "", 0)
         self.capabilities = Capabilities(True, True, True, True, "unknown")
 
@@ -93,6 +103,7 @@ class BuiltinBackend:
         except EngineError as error:
             raise BackendError(f"the model in {self.folder} cannot be loaded: {error}") from error
         self._engine = engine
+        self._prompter = Prompter(engine.render, engine.tokenizer.encode)
         self.info = ModelInfo(
             self.name,
             engine.fingerprint,
@@ -103,6 +114,7 @@ class BuiltinBackend:
                 "device": self._options.device,
                 "dtype": self._options.dtype,
                 "self_test": f"{test.rows - test.mismatches}/{test.rows} rows bitwise equal",
+                "batch": f"up to {test.blocks} sequences in one forward",
             },
         )
         modes = tuple(str(DecodeMode(drafter)) for drafter in engine.drafters)
@@ -110,7 +122,7 @@ class BuiltinBackend:
 
     async def stop(self) -> None:
         """Waits for the running step, then ends the worker."""
-        await asyncio.to_thread(self._worker.shutdown, wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._worker.stop)
         self._engine = None
 
     async def generate(self, request: ChatRequest, mode: DecodeMode) -> BuiltinGeneration:
@@ -122,50 +134,59 @@ class BuiltinBackend:
             raise BadPrompt(
                 f"speculative.types: {mode.drafter!r} needs an MTP head, which this model lacks; use 'ngram'"
             )
-        if self._turns >= self._max_turns:
-            raise Overloaded(f"{self._turns} responses are in the making; retry in a moment")
-        self._turns += 1
+        await self._queue.enter()
         try:
             return await self._open(engine, request, mode)
         except BaseException:
-            self._turns -= 1
+            self._queue.leave()
             raise
 
     async def count_tokens(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> int:
-        engine = self.engine
-        prompt = await asyncio.to_thread(self._prompt, engine, messages, tools)
+        prompt, _ = await asyncio.to_thread(self._prompt, self.engine, messages, tools)
         return len(prompt)
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
         """Runs a call on the worker thread."""
-        return await asyncio.wrap_future(self._worker.submit(call, *arguments))
+        return await asyncio.wrap_future(self._worker.call(call, *arguments))
+
+    async def step(self, turn: Turn) -> reports.StepReport:
+        """The turn's next step, in one forward with those of other turns."""
+        return await asyncio.wrap_future(self._worker.step(turn))
 
     async def closed(self, turn: Turn) -> None:
         """A generation is over: its sequence goes back for prefix reuse, behind any step that still runs."""
-        self._turns -= 1
+        self._queue.leave()
+        self._worker.forget(turn)
         with contextlib.suppress(RuntimeError):  # the worker is shut down already
             await asyncio.shield(self.run(self.engine.close, turn))
 
     def _submit(self, call: Callable[..., None], *arguments: Any) -> None:
         """Runs a call on the worker thread, behind what is queued there; nobody waits for it."""
         with contextlib.suppress(RuntimeError):  # the worker is shut down already
-            self._worker.submit(call, *arguments)
+            self._worker.call(call, *arguments)
+
+    def _step(self, turns: Sequence[Turn]) -> list[reports.StepReport | Exception]:
+        return self.engine.step(turns)
 
     def _load(self) -> tuple[Engine, SelfTest]:
         torch.set_num_threads(self._threads)
         engine = Engine(self.folder, self._options)
         return engine, engine.self_test()
 
-    @staticmethod
-    def _prompt(engine: Engine, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> list[int]:
+    def _prompt(
+        self, engine: Engine, messages: tuple[Message, ...], tools: tuple[Tool, ...]
+    ) -> tuple[list[int], tuple[int, ...]]:
+        """Token ids, and where other conversations of the same agent would branch off."""
+        prompter = self._prompter or Prompter(engine.render, engine.tokenizer.encode)
         try:
-            text = engine.render([_as_template(m) for m in messages], [_as_function(t) for t in tools])
+            prompt = prompter.tokens(messages, tools)
+            branch = prompter.branch(messages, tools, prompt)
         except TemplateError as error:
             raise BadPrompt(str(error)) from error
-        return engine.tokenizer.encode(text)
+        return prompt, (branch,) if branch else ()
 
     async def _open(self, engine: Engine, request: ChatRequest, mode: DecodeMode) -> BuiltinGeneration:
-        prompt = await asyncio.to_thread(self._prompt, engine, request.messages, request.tools)
+        prompt, marks = await asyncio.to_thread(self._prompt, engine, request.messages, request.tools)
         wanted = request.sampling
         seed = wanted.seed if wanted.seed is not None else (secrets.randbits(63) if wanted.temperature > 0 else 0)
         try:
@@ -180,7 +201,7 @@ class BuiltinBackend:
             audit_every=self._audit_every,
         )
         started = time.perf_counter()
-        opening = self._worker.submit(engine.open, prompt, options)
+        opening = self._worker.call(engine.open, prompt, options, marks)
         try:
             turn = await asyncio.wrap_future(opening)
         except ContextOverflow as error:
@@ -211,7 +232,7 @@ class BuiltinGeneration:
     async def next(self) -> Delta | None:
         if self._turn.ended:
             return None
-        return _as_delta(await self._backend.run(self._turn.step), self._mode)
+        return _as_delta(await self._backend.step(self._turn), self._mode)
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
         def call() -> reports.RewindReport:
@@ -251,27 +272,3 @@ def _as_delta(step: reports.StepReport, mode: DecodeMode) -> Delta:
         stop_sequence=step.stop_sequence,
         tail=step.tail,
     )
-
-
-def _as_template(message: Message) -> dict[str, Any]:
-    """A message as chat templates expect it; tool arguments stay objects."""
-    fields: dict[str, Any] = {"role": message.role, "content": message.text}
-    if message.thinking:
-        fields["reasoning_content"] = message.thinking
-    if message.calls:
-        fields["tool_calls"] = [
-            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
-            for c in message.calls
-        ]
-    if message.role == "tool":
-        fields["tool_call_id"] = message.call_id
-    return fields
-
-
-def _as_function(tool: Tool) -> dict[str, Any]:
-    # through JSON, so that the template sees plain dicts and lists whatever the wire module parsed into
-    parameters = json.loads(json.dumps(dict(tool.parameters)))
-    return {
-        "type": "function",
-        "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
-    }

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from engine.reports import StepReport
 from engine.sequence import Sequence as TokenSequence
+from engine.turn import Turn
 from policies.modes import PLAIN, DecodeMode
-from proxy.backends.base import BackendError, BadPrompt, ContextTooLong, Overloaded
+from proxy.backends.base import BackendError, BadPrompt, ContextTooLong, Delta, Generation, Overloaded
 from proxy.backends.builtin import BuiltinBackend
 from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
 
@@ -26,7 +28,7 @@ def ask(text: str = "Say something.", **fields: object) -> ChatRequest:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def backend() -> AsyncIterator[BuiltinBackend]:
-    built = BuiltinBackend(max_turns=2)
+    built = BuiltinBackend(max_turns=3, max_waiting=1)
     await built.start()
     yield built
     await built.stop()
@@ -65,6 +67,64 @@ async def test_all_modes_say_the_same(backend: BuiltinBackend, temperature: floa
         assert await drain(backend, request, DecodeMode(drafter)) == plain
 
 
+async def test_responses_at_once_say_what_each_says_alone(backend: BuiltinBackend) -> None:
+    """Mixed modes and samplings, prompts that are prefilled while others decode; steps really are shared."""
+    requests = [
+        (ask("word " * 200, max_tokens=30), FAST),
+        (ask("Count 1 2 3 4 1 2 3 4", sampling=Sampling(temperature=0.9, seed=5), max_tokens=40), DecodeMode("ngram")),
+        (ask("Say something.", max_tokens=25), PLAIN),
+    ]
+    alone = [await drain(backend, request, mode) for request, mode in requests]
+    backend.engine.prefixes.clear()
+    widths: list[int] = []
+    step = backend.engine.step
+
+    def counted(turns: Sequence[Turn]) -> list[StepReport | Exception]:
+        widths.append(len(turns))
+        return step(turns)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend.engine, "step", counted)
+        together = await asyncio.gather(*(drain(backend, request, mode) for request, mode in requests))
+    assert together == alone
+    assert max(widths) > 1
+    assert backend._queue.running == 0
+
+
+async def test_a_reader_that_stops_reading_stalls_nobody(backend: BuiltinBackend) -> None:
+    asleep = await backend.generate(ask("word " * 50, max_tokens=200), PLAIN)
+    await asleep.next()
+    assert (await asyncio.wait_for(drain(backend, ask(max_tokens=20), PLAIN), 30))[0]
+    length = asleep._turn.sequence.length
+    await asyncio.sleep(0.05)
+    assert asleep._turn.sequence.length == length
+    await asleep.close()
+
+
+async def test_agents_that_start_at_once_share_system_prompt_and_tools(backend: BuiltinBackend) -> None:
+    backend.engine.prefixes.clear()
+    system = Message("system", "You repair code, and you do it with care. " * 12)
+    asked = [
+        ChatRequest("openai.chat", "m", (system, Message("user", text)), tools=(TOOL,), max_tokens=3)
+        for text in ("Repair the first thing, it is broken.", "And another thing, " * 20)
+    ]
+    first = await backend.generate(asked[0], PLAIN)
+    second = await backend.generate(asked[1], PLAIN)
+    assert first.cached_tokens == 0
+    assert second.cached_tokens > 100
+    text = [delta.tokens[0].id async for delta in deltas(second)]
+    await first.close()
+    await second.close()
+    backend.engine.prefixes.clear()
+    assert (await drain(backend, asked[1], PLAIN))[0][: len(text)] == text
+
+
+async def deltas(generation: Generation) -> AsyncIterator[Delta]:
+    while (delta := await generation.next()) is not None:
+        if delta.tokens:
+            yield delta
+
+
 async def test_a_rewind_continues_as_plain_would(backend: BuiltinBackend) -> None:
     request = ask("Tell me about the numbers 1 2 3 1 2 3 1 2 3.", max_tokens=40)
     expected, _ = await drain(backend, request, PLAIN)
@@ -84,7 +144,7 @@ async def test_a_rewind_continues_as_plain_would(backend: BuiltinBackend) -> Non
 
 
 async def test_history_is_not_prefilled_again(backend: BuiltinBackend) -> None:
-    first = ask("Remember the word zebra and the number 12345, please, and answer.", max_tokens=8)
+    first = ask("Remember the word zebra and the number 12345, please, and answer. " * 9, max_tokens=8)
     _, text = await drain(backend, first, PLAIN)
     messages = (*first.messages, Message("assistant", text), Message("user", "And now?"))
     generation = await backend.generate(ChatRequest("openai.chat", "m", messages, max_tokens=2), PLAIN)
@@ -113,12 +173,16 @@ async def test_a_prompt_that_does_not_fit_is_refused(backend: BuiltinBackend) ->
 async def test_limits_of_turns_and_modes(backend: BuiltinBackend) -> None:
     with pytest.raises(BadPrompt, match="k4v4"):
         await backend.generate(ask(), DecodeMode("none", "k4v4"))
-    held = [await backend.generate(ask(max_tokens=2), PLAIN) for _ in range(2)]
+    held = [await backend.generate(ask(max_tokens=2), PLAIN) for _ in range(3)]
+    waiting = asyncio.ensure_future(backend.generate(ask(max_tokens=2), PLAIN))
+    await asyncio.sleep(0.01)
     with pytest.raises(Overloaded):
         await backend.generate(ask(), PLAIN)
+    assert not waiting.done()
     for generation in held:
         await generation.close()
         await generation.close()
+    await (await waiting).close()
     assert (await drain(backend, ask(max_tokens=2), PLAIN))[0]
 
 
@@ -153,7 +217,7 @@ async def test_a_request_cancelled_while_it_is_opened_loses_no_kept_prefix(
     if running:
         monkeypatch.setattr(backend.engine.prefixes, "take", take_slowly)
     else:
-        backend._worker.submit(wait)  # opening queues behind this
+        backend._worker.call(wait)  # opening queues behind this
     task = asyncio.ensure_future(backend.generate(question, PLAIN))
     await asyncio.to_thread(waiting.wait, 20)
     await asyncio.sleep(0.05)
@@ -162,7 +226,7 @@ async def test_a_request_cancelled_while_it_is_opened_loses_no_kept_prefix(
         await task
     release.set()
     await backend.run(lambda: None)
-    assert (len(backend.engine.prefixes), backend._turns) == (kept, 0)
+    assert (len(backend.engine.prefixes), backend._queue.running) == (kept, 0)
 
 
 async def test_closing_stops_within_one_step(backend: BuiltinBackend) -> None:

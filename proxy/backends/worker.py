@@ -1,0 +1,131 @@
+"""One thread that owns a device: steps of several turns are gathered, everything else runs in between, in order.
+
+Must not: know what a turn or a step is, or touch asyncio; whoever waits gets a `concurrent.futures.Future`.
+Invariant: calls and steps take turns, so a long prompt (one call per chunk) delays the others by a chunk at most, and
+they delay it by a step. Nobody waits for a turn that does not ask: a slow reader costs the others `linger_s`, once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+Turn = TypeVar("Turn")
+Report = TypeVar("Report")
+T = TypeVar("T")
+
+
+class DeviceWorker(Generic[Turn, Report]):
+    """step: one step of each turn given; a result may be an exception, which is that turn's alone.
+
+    linger_s: how long a step waits for turns of the step before that have not asked again yet; their clients read what
+    they got at that moment, and a common step is cheaper than two.
+    """
+
+    def __init__(
+        self, step: Callable[[Sequence[Turn]], Sequence[Report | Exception]], name: str, linger_s: float = 0.002
+    ) -> None:
+        self._step = step
+        self._linger_s = linger_s
+        self._ready = threading.Condition()
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._steps: deque[tuple[Future[Report], Turn]] = deque()
+        self._expected: list[Turn] = []
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Runs a function on the thread, behind those that wait. Raises RuntimeError after `stop`."""
+        future: Future[T] = Future()
+        with self._ready:
+            self._refuse_if_stopping()
+            self._calls.append((future, lambda: function(*arguments)))
+            self._ready.notify()
+        return future
+
+    def step(self, turn: Turn) -> Future[Report]:
+        """The next step of a turn, together with those of other turns. Raises RuntimeError after `stop`."""
+        future: Future[Report] = Future()
+        with self._ready:
+            self._refuse_if_stopping()
+            self._steps.append((future, turn))
+            self._ready.notify()
+        return future
+
+    def forget(self, turn: Turn) -> None:
+        """The turn will not ask again: no step waits for it."""
+        with self._ready:
+            self._expected = [expected for expected in self._expected if expected is not turn]
+            self._ready.notify()
+
+    def stop(self) -> None:
+        """Ends the thread after what runs at the moment; what waits is cancelled. Idempotent; waits for the end."""
+        with self._ready:
+            self._stopping = True
+            for future, _ in (*self._calls, *self._steps):
+                future.cancel()
+            self._ready.notify()
+        self._thread.join()
+
+    def _refuse_if_stopping(self) -> None:
+        if self._stopping:
+            raise RuntimeError("the worker is stopped")
+
+    def _run(self) -> None:
+        last_was_call = False
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._stopping or self._calls or self._steps)
+                if self._stopping:
+                    return
+                take_call = bool(self._calls) and not (self._steps and last_was_call)
+                call = self._calls.popleft() if take_call else None
+                batch = [] if take_call else self._gather()
+            last_was_call = take_call
+            if call is not None:
+                _settle(*call)
+            elif batch:
+                self._run_steps(batch)
+
+    def _gather(self) -> list[tuple[Future[Report], Turn]]:
+        """All waiting steps, after a moment's patience for turns that stepped last time."""
+        until = time.monotonic() + self._linger_s
+        while not self._stopping and not self._calls and self._are_missing():
+            left = until - time.monotonic()
+            if left <= 0 or not self._ready.wait(left):
+                break
+        waiting, self._steps = self._steps, deque()
+        batch = [(future, turn) for future, turn in waiting if future.set_running_or_notify_cancel()]
+        self._expected = [turn for _, turn in batch]
+        return batch
+
+    def _are_missing(self) -> bool:
+        here = {id(turn) for _, turn in self._steps}
+        return any(id(turn) not in here for turn in self._expected)
+
+    def _run_steps(self, batch: list[tuple[Future[Report], Turn]]) -> None:
+        try:
+            results = self._step([turn for _, turn in batch])
+        except BaseException as error:
+            for future, _ in batch:
+                future.set_exception(error)
+            return
+        for (future, _), result in zip(batch, results, strict=True):
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)

@@ -1,0 +1,159 @@
+"""The device's thread: steps gather, calls and steps take turns, nobody is waited for who does not come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+
+import pytest
+
+from proxy.backends.worker import DeviceWorker
+
+Report = tuple[str, int]
+A, B = "a", "b"  # turns are told apart by identity
+
+
+class Device:
+    """Records what ran together; can be held, so that a test decides what is waiting meanwhile."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.log: list[str] = []
+        self.held = threading.Event()
+        self.release = threading.Event()
+
+    def step(self, turns: Sequence[str]) -> list[Report | Exception]:
+        self.batches.append(list(turns))
+        self.log.append("step")
+        if "broken device" in turns:
+            raise RuntimeError("device lost")
+        return [ValueError("of this turn") if turn == "bad" else (turn, len(self.batches)) for turn in turns]
+
+    def hold(self) -> None:
+        self.held.set()
+        assert self.release.wait(20)
+
+    def note(self, text: str) -> str:
+        self.log.append(text)
+        return text
+
+
+@pytest.fixture
+def device() -> Device:
+    return Device()
+
+
+@pytest.fixture
+def worker(device: Device) -> Iterator[DeviceWorker[str, Report]]:
+    made = DeviceWorker[str, Report](device.step, "test", linger_s=0.0)
+    yield made
+    device.release.set()
+    made.stop()
+
+
+def patient(device: Device) -> DeviceWorker[str, Report]:
+    return DeviceWorker[str, Report](device.step, "test", linger_s=20.0)
+
+
+def test_steps_that_wait_run_together(device: Device, worker: DeviceWorker[str, Report]) -> None:
+    holding = worker.call(device.hold)
+    assert device.held.wait(20)
+    steps = [worker.step(name) for name in "abc"]
+    device.release.set()
+    assert [step.result(20) for step in steps] == [("a", 1), ("b", 1), ("c", 1)]
+    assert holding.result(20) is None
+    assert device.batches == [["a", "b", "c"]]
+
+
+def test_calls_and_steps_take_turns(device: Device, worker: DeviceWorker[str, Report]) -> None:
+    """A prompt of many chunks and a response in the making: neither waits for the other's end."""
+    worker.call(device.hold)
+    assert device.held.wait(20)
+    calls = [worker.call(device.note, f"call {i}") for i in range(3)]
+    first = worker.step(A)
+    device.release.set()
+    first.result(20)
+    assert [call.result(20) for call in calls] == ["call 0", "call 1", "call 2"]
+    assert device.log == ["step", "call 0", "call 1", "call 2"]
+
+
+def test_a_step_waits_for_those_who_stepped_last_time(device: Device) -> None:
+    worker = patient(device)
+    worker.call(device.hold)
+    assert device.held.wait(20)
+    steps = [worker.step(name) for name in (A, B)]
+    device.release.set()
+    for step in steps:
+        step.result(20)
+    early = worker.step(A)
+    assert not early.done()
+    late = worker.step(B)
+    assert [early.result(20), late.result(20)] == [("a", 2), ("b", 2)]
+    worker.stop()
+
+
+@pytest.mark.parametrize("how", ["forgotten", "a call comes"])
+def test_nobody_waits_for_a_turn_that_does_not_ask(device: Device, how: str) -> None:
+    worker = patient(device)
+    worker.call(device.hold)
+    assert device.held.wait(20)
+    steps = [worker.step(name) for name in (A, B)]
+    device.release.set()
+    for step in steps:
+        step.result(20)
+    alone = worker.step(A)
+    if how == "forgotten":
+        worker.forget(B)
+    else:
+        worker.call(device.note, "prefill")
+    assert alone.result(10) == ("a", 2)
+    assert worker.step(A).result(10) == ("a", 3)  # b is not expected any more
+    worker.stop()
+
+
+def test_an_error_belongs_to_its_turn(device: Device, worker: DeviceWorker[str, Report]) -> None:
+    worker.call(device.hold)
+    assert device.held.wait(20)
+    good, bad = worker.step("good"), worker.step("bad")
+    device.release.set()
+    assert good.result(20) == ("good", 1)
+    with pytest.raises(ValueError, match="of this turn"):
+        bad.result(20)
+    with pytest.raises(RuntimeError, match="device lost"):
+        worker.step("broken device").result(20)
+    with pytest.raises(ZeroDivisionError):
+        worker.call(lambda: 1 // 0).result(20)
+    assert worker.step("again").result(20) == ("again", 3)
+
+
+def test_what_is_cancelled_does_not_run(device: Device, worker: DeviceWorker[str, Report]) -> None:
+    worker.call(device.hold)
+    assert device.held.wait(20)
+    gone, stays = worker.step("gone"), worker.step("stays")
+    call = worker.call(device.note, "gone too")
+    assert gone.cancel()
+    assert call.cancel()
+    device.release.set()
+    assert stays.result(20) == ("stays", 1)
+    assert device.batches == [["stays"]]
+    assert device.log == ["step"]
+
+
+def test_stopping_ends_what_runs_and_cancels_what_waits(device: Device) -> None:
+    worker = DeviceWorker[str, Report](device.step, "test")
+    running = worker.call(device.hold)
+    assert device.held.wait(20)
+    waiting, step = worker.call(device.note, "never"), worker.step("never")
+    stopping = threading.Thread(target=worker.stop)
+    stopping.start()
+    device.release.set()
+    stopping.join(20)
+    assert running.result(0) is None
+    for future in (waiting, step):
+        with pytest.raises(CancelledError):
+            future.result(0)
+    worker.stop()
+    for refused in (lambda: worker.call(device.note, "no"), lambda: worker.step("no")):
+        with pytest.raises(RuntimeError, match="stopped"):
+            refused()
