@@ -85,16 +85,19 @@ class DeviceWorker(Generic[Turn, Report]):
                     return
                 take_call = bool(self._calls) and not (self._steps and last_was_call)
                 call = self._calls.popleft() if take_call else None
-                batch = [] if take_call else self._gather()
+                batch = [] if take_call else self._gather(0.0 if last_was_call else self._linger_s)
             last_was_call = take_call
             if call is not None:
                 _settle(*call)
             elif batch:
                 self._run_steps(batch)
 
-    def _gather(self) -> list[tuple[Future[Report], Turn]]:
-        """All waiting steps, after a moment's patience for turns that stepped last time."""
-        until = time.monotonic() + self._linger_s
+    def _gather(self, linger_s: float) -> list[tuple[Future[Report], Turn]]:
+        """All waiting steps, after a moment's patience for turns that stepped last time.
+
+        None is left behind a call: whoever wanted to come had its time.
+        """
+        until = time.monotonic() + linger_s
         while not self._stopping and not self._calls and self._are_missing():
             left = until - time.monotonic()
             if left <= 0 or not self._ready.wait(left):
