@@ -45,6 +45,7 @@ class SequenceState:
     log: list[tuple[Ingredients, ...]] = field(default_factory=list)
     provisional: tuple[Ingredients, ...] | None = None
     """Ingredients per linear layer of the last decode's rows; None when nothing is provisional."""
+    provisional_rows: int = 0
 
     def __post_init__(self) -> None:
         if not self.checkpoints:
@@ -69,7 +70,7 @@ class SequenceState:
     def commit(self, count: int) -> None:
         """Makes the first `count` provisional rows part of the state. Raises ValueError if there are not so many."""
         parts = self.provisional
-        rows = parts[0].k.shape[0] if parts else count
+        rows = self.provisional_rows
         if parts is None or not 0 <= count <= rows:
             raise ValueError(f"cannot commit {count} rows: {0 if parts is None else rows} are provisional")
         accepted = tuple(part.rows(0, count) for part in parts)
@@ -150,7 +151,9 @@ class SequenceState:
             self.log_start += drop
 
     def _reach(self, checkpoint: Checkpoint, position: int) -> int:
-        """How far towards `position` the log leads from a checkpoint."""
+        """How far towards `position` the log leads from a checkpoint. Attention alone needs no log: its cursor moves."""
+        if not self.layers:
+            return position
         if self.log_start <= checkpoint.position:
             return min(position, self.log_start + len(self.log))
         return checkpoint.position
