@@ -56,7 +56,7 @@ class Attention:
         mixed = F.linear(x, self.qkv)
         first, k, v = torch.split(mixed, [self.first_dim, self.kv_dim, self.kv_dim], dim=-1)
         # with a gate, each head's queries are followed by its gate
-        q, gate = first.view(rows, self.heads, -1).split([self.dim, self.first_dim // self.heads - self.dim], dim=-1)
+        q, gate = torch.tensor_split(first.view(rows, self.heads, -1), [self.dim], dim=-1)
         k, v = k.view(rows, self.kv_heads, self.dim), v.view(rows, self.kv_heads, self.dim)
         q = rope.rotate(self.q_norm(q), angles)
         k = rope.rotate(self.k_norm(k), angles)

@@ -125,12 +125,14 @@ class ModelConfig:
         theta, partial, yarn, context = _rope(fields, family)
         dense = moe is None or len(moe.layers) < len(layer_types)
         linear = LINEAR in layer_types
-        quantisation = fields.object("quantization_config")
+        quantisation = fields.nested("quantization_config")
         config = cls(
             model_type=model_type,
             vocab_size=fields.size("vocab_size"),
             hidden_size=hidden,
-            intermediate_size=fields.size("intermediate_size") if dense else fields.size("intermediate_size", 0, least=0),
+            intermediate_size=fields.size("intermediate_size")
+            if dense
+            else fields.size("intermediate_size", 0, least=0),
             layer_types=layer_types,
             num_heads=heads,
             num_kv_heads=fields.size("num_key_value_heads"),
@@ -211,7 +213,7 @@ def _experts(fields: Fields, family: Family) -> MoeConfig | None:
 def _rope(fields: Fields, family: Family) -> tuple[float, float, YarnConfig | None, int]:
     """(theta, share of a head that is rotated, YaRN, tokens of context); others are refused rather than run wrongly."""
     context = fields.size("max_position_embeddings")
-    rope = fields.object("rope_parameters") or fields.object("rope_scaling") or Fields(path="rope_parameters.")
+    rope = fields.nested("rope_parameters") or fields.nested("rope_scaling") or Fields(path="rope_parameters.")
     either = Fields(fields.raw, rope.raw)
     theta = either.number("rope_theta", 10_000.0)
     partial = either.number("partial_rotary_factor", family.rotated, most=1.0)

@@ -56,7 +56,7 @@ class DeltaNet:
         self.keys, self.values = self.key_heads * self.dk, heads * self.dv
         self.channels, self.kernel = config.conv_channels, config.conv_kernel
         sizes = {"qkv": self.channels, "z": self.values, "b": heads, "a": heads}
-        if weights.has(f"{prefix}in_proj_qkvz.weight"):
+        if weights.has(f"{prefix}in_proj_qkvz.weight") or weights.has(f"{prefix}in_proj_ba.weight"):
             self.project = self._take_grouped(weights, prefix, hidden, dtype)
         else:
             self.project = torch.cat(
@@ -78,7 +78,7 @@ class DeltaNet:
         for name, sizes in (("qkvz", [self.dk, self.dk, values, values]), ("ba", [groups, groups])):
             fused = weights.take(f"{prefix}in_proj_{name}.weight", (self.key_heads * sum(sizes), hidden), dtype)
             per_head = fused.view(self.key_heads, sum(sizes), hidden)
-            parts += [part.reshape(-1, hidden) for part in per_head.split(sizes, dim=1)]
+            parts += [part.reshape(-1, hidden) for part in torch.split(per_head, sizes, dim=1)]
         return torch.cat(parts)
 
     def new_state(self, device: torch.device) -> LinearState:

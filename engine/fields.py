@@ -57,7 +57,7 @@ class Fields:
             raise ConfigError(f"{self.path}{name}: must be a list of integers, found {value!r:.60}")
         return tuple(value)
 
-    def object(self, name: str) -> Fields | None:
+    def nested(self, name: str) -> Fields | None:
         """A nested object, or None if the field is absent, null or empty."""
         value = self.raw.get(name, {})
         if value == {}:

@@ -90,7 +90,7 @@ def _take_experts(
     """(gate and up [experts, 2 * size, hidden], down [experts, hidden, size]) from either layout of the files."""
     size = moe.intermediate_size
     wide, narrow = (moe.experts, 2 * size, hidden), (moe.experts, hidden, size)
-    if weights.has(f"{prefix}gate_up_proj"):
+    if weights.has(f"{prefix}gate_up_proj") or weights.has(f"{prefix}down_proj"):
         return weights.take(f"{prefix}gate_up_proj", wide, dtype), weights.take(f"{prefix}down_proj", narrow, dtype)
     gate_up = torch.empty(wide, dtype=dtype, device=weights.device)
     down = torch.empty(narrow, dtype=dtype, device=weights.device)

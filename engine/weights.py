@@ -38,7 +38,7 @@ class Weights:
         for path in _paths(Path(folder)):
             try:
                 # stays open until `finish`: a mixture of experts takes tens of thousands of tensors from each
-                file = safe_open(str(path), framework="pt")
+                file: Any = safe_open(str(path), framework="pt")
                 names = file.keys()
             except (SafetensorError, OSError) as error:
                 raise WeightError(f"{path.name}: is not a readable safetensors file ({error})") from None

@@ -11,10 +11,15 @@ import pytest
 import torch
 
 from engine.config import LINEAR, ModelConfig
+from engine.engine import Engine
 from engine.families import FAMILIES
 from engine.model import Model
+from engine.reports import AuditReport
+from engine.sampler import SamplingParams
 from engine.selftest import self_test
-from tests.engine.zoo import ARCHITECTURES, BASE, HYBRID, reference, write
+from engine.sequence import Sequence
+from engine.turn import Turn, TurnOptions
+from tests.engine.zoo import ARCHITECTURES, BASE, HYBRID, mtp_tensors, reference, variant, write
 
 TOLERANCE = 1e-4
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
@@ -43,7 +48,7 @@ def tokens(count: int, seed: int = 0) -> list[int]:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("families")
-    return {name: write(root / name, architecture) for name, architecture in zip(ARCHITECTURES, ARCHITECTURES)}
+    return {name: write(root / name, name) for name in ARCHITECTURES}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -65,9 +70,7 @@ def test_logits_are_those_of_transformers(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_rows_have_the_same_bits_in_any_block(
-    architecture: str, folders: dict[str, Path], dtype: torch.dtype
-) -> None:
+def test_rows_have_the_same_bits_in_any_block(architecture: str, folders: dict[str, Path], dtype: torch.dtype) -> None:
     """Plain decoding against verify blocks with rejected rows behind them, across the edge of a KV tile."""
     model, rng = Model.load(folders[architecture], dtype=dtype), random.Random(1)
     ids, start = tokens(290), 230
@@ -111,6 +114,63 @@ def test_a_rewound_state_decodes_the_same_bits(architecture: str, folders: dict[
     model.decode(state, [*ids[40:44], 1, 2])
     model.commit(state, 4)
     assert state.fingerprint() == marks[4]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_whole_engine_says_the_same_with_every_drafter(
+    architecture: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Turns of a conversation on a kept prefix, greedy and sampled, with drafts, rewinds and a trusted rebuild."""
+    source, hybrid = folders[architecture], ModelConfig.load(folders[architecture]).has_mtp
+    sparse = "num_experts" in ARCHITECTURES[architecture][2]
+    folder = variant(source, tmp_path / "model", lambda t: t | mtp_tensors(sparse=sparse)) if hybrid else source
+    engine = Engine(folder)
+    assert engine.drafters == (("none", "ngram", "mtp", "mtp+ngram") if hybrid else ("none", "ngram"))
+    prompt = engine.tokenizer.encode("abcabcabcabcabcabcabc" * 2)
+    texts = []
+    for drafter in engine.drafters:
+        engine.prefixes.clear()
+        said: list[list[int]] = []
+        for sampling in (SamplingParams(), SamplingParams(temperature=0.8, seed=3)):
+            options = TurnOptions(sampling=sampling, drafter=drafter, max_tokens=24, audit_every=1)
+            turn = engine.open([*prompt, *(token for one in said for token in one)], options)
+            assert (turn.cached_tokens > 0) == bool(said)
+            audits = finish(turn)
+            assert all(audit.mismatch is None for audit in audits)
+            first = list(turn.generated)
+            for trusted in (False, True):
+                turn.rewind(7, drafter, trusted=trusted)
+                finish(turn)
+                assert turn.generated == first
+            said.append(first)
+            engine.close(turn)
+        texts.append(said)
+    assert texts.count(texts[0]) == len(texts)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen3_moe"])
+def test_attention_alone_reuses_every_shared_token(architecture: str, folders: dict[str, Path]) -> None:
+    """Without linear layers a kept sequence can be cut anywhere, in the middle of a prefill too."""
+    model = Model.load(folders[architecture])
+    ids, other = tokens(200), tokens(20, 9)
+    kept, cold = Sequence(model), Sequence(model)
+    kept.begin(ids)
+    list(kept.prefill())
+    assert kept.begin([*ids[:150], *other]) == 149
+    list(kept.prefill())
+    cold.begin([*ids[:150], *other])
+    list(cold.prefill())
+    assert (kept.decode().logits - cold.decode().logits).abs().max() < TOLERANCE
+
+
+def finish(turn: Turn) -> list[AuditReport]:
+    list(turn.sequence.prefill())
+    audits = []
+    while not turn.ended:
+        report = turn.step()
+        if report.audit is not None:
+            audits.append(report.audit)
+    return audits
 
 
 def test_text_exports_are_the_family_that_they_were_cut_from() -> None:

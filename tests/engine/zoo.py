@@ -125,7 +125,7 @@ def fuse_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     groups: dict[str, dict[int, dict[str, Tensor]]] = {}
     for name, tensor in tensors.items():
         prefix, found, rest = name.partition(".experts.")
-        if not found:
+        if not found or "." not in rest:
             fused[name] = tensor
             continue
         number, kind, _ = rest.split(".")
