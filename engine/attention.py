@@ -1,4 +1,4 @@
-"""Gated full attention with one tile path for decode, verify and prefill.
+"""Full attention, with or without an output gate, with one tile path for decode, verify and prefill.
 
 Must not: use a kernel whose result for a row depends on how many rows or keys stand beside it.
 Invariant: a fully masked tile is an exact no-op, tiles are visited in order, and all products have fixed shapes; so
@@ -35,22 +35,25 @@ class AttentionBlock:
 
 
 class Attention:
-    """Grouped-query attention with q/k norm, partial RoPE and a sigmoid output gate (Qwen3-Next, Qwen3.5)."""
+    """Grouped-query attention with q/k norm and partial RoPE; `gated`: a sigmoid output gate (Qwen3-Next, Qwen3.5)."""
 
     def __init__(self, weights: Weights, prefix: str, config: ModelConfig, dtype: torch.dtype) -> None:
         hidden, dim = config.hidden_size, config.head_dim
         self.q_dim, self.kv_dim = config.num_heads * dim, config.num_kv_heads * dim
         self.heads, self.kv_heads, self.dim = config.num_heads, config.num_kv_heads, dim
+        self.gated = config.gated
+        self.first_dim = 2 * self.q_dim if self.gated else self.q_dim
         self.qkv = torch.cat(
             [
-                weights.take(f"{prefix}q_proj.weight", (2 * self.q_dim, hidden), dtype),
+                weights.take(f"{prefix}q_proj.weight", (self.first_dim, hidden), dtype),
                 weights.take(f"{prefix}k_proj.weight", (self.kv_dim, hidden), dtype),
                 weights.take(f"{prefix}v_proj.weight", (self.kv_dim, hidden), dtype),
             ]
         )
         self.out = weights.take(f"{prefix}o_proj.weight", (hidden, self.q_dim), dtype)
-        self.q_norm = Norm(weights.take(f"{prefix}q_norm.weight", (dim,), dtype), config.rms_norm_eps)
-        self.k_norm = Norm(weights.take(f"{prefix}k_norm.weight", (dim,), dtype), config.rms_norm_eps)
+        eps, centred = config.rms_norm_eps, config.zero_centred
+        self.q_norm = Norm(weights.take(f"{prefix}q_norm.weight", (dim,), dtype), eps, zero_centred=centred)
+        self.k_norm = Norm(weights.take(f"{prefix}k_norm.weight", (dim,), dtype), eps, zero_centred=centred)
 
     def __call__(
         self, x: Tensor, rope: Rope, angles: tuple[Tensor, Tensor], blocks: Sequence[AttentionBlock]
@@ -61,8 +64,9 @@ class Attention:
         """
         rows = x.shape[0]
         mixed = F.linear(x, self.qkv)
-        gated, k, v = torch.split(mixed, [2 * self.q_dim, self.kv_dim, self.kv_dim], dim=-1)
-        q, gate = gated.view(rows, self.heads, 2 * self.dim).chunk(2, dim=-1)
+        first, k, v = torch.split(mixed, [self.first_dim, self.kv_dim, self.kv_dim], dim=-1)
+        # with a gate, each head's queries are followed by its gate
+        q, gate = torch.tensor_split(first.view(rows, self.heads, -1), [self.dim], dim=-1)
         k, v = k.view(rows, self.kv_heads, self.dim), v.view(rows, self.kv_heads, self.dim)
         q = rope.rotate(self.q_norm(q), angles)
         k = rope.rotate(self.k_norm(k), angles)
@@ -79,7 +83,8 @@ class Attention:
             )
             parts.append(attend(q[at : at + height], block.cache, block.position, end, block.visible_from))
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        out = out * torch.sigmoid(gate.reshape(rows, -1).float())
+        if self.gated:
+            out = out * torch.sigmoid(gate.reshape(rows, -1).float())
         return F.linear(out.to(x.dtype), self.out)
 
 

@@ -57,9 +57,12 @@ class DeltaNet:
         self.keys, self.values = self.key_heads * self.dk, heads * self.dv
         self.channels, self.kernel = config.conv_channels, config.conv_kernel
         sizes = {"qkv": self.channels, "z": self.values, "b": heads, "a": heads}
-        self.project = torch.cat(
-            [weights.take(f"{prefix}in_proj_{name}.weight", (n, hidden), dtype) for name, n in sizes.items()]
-        )
+        if weights.has(f"{prefix}in_proj_qkvz.weight") or weights.has(f"{prefix}in_proj_ba.weight"):
+            self.project = self._take_grouped(weights, prefix, hidden, dtype)
+        else:
+            self.project = torch.cat(
+                [weights.take(f"{prefix}in_proj_{name}.weight", (n, hidden), dtype) for name, n in sizes.items()]
+            )
         self.splits = list(sizes.values())
         conv = weights.take(f"{prefix}conv1d.weight", (self.channels, 1, self.kernel), torch.float32)
         self.taps = conv[:, 0].T.contiguous()
@@ -68,6 +71,16 @@ class DeltaNet:
         norm = weights.take(f"{prefix}norm.weight", (self.dv,), torch.float32)
         self.norm = Norm(norm, config.rms_norm_eps, zero_centred=False)
         self.out = weights.take(f"{prefix}out_proj.weight", (hidden, self.values), dtype)
+
+    def _take_grouped(self, weights: Weights, prefix: str, hidden: int, dtype: torch.dtype) -> Tensor:
+        """Qwen3-Next's layout, [q, k, v, z] and [b, a] per key head, in the order [q, k, v, z, b, a] of all heads."""
+        groups, values = self.heads // self.key_heads, self.values // self.key_heads
+        parts: list[Tensor] = []
+        for name, sizes in (("qkvz", [self.dk, self.dk, values, values]), ("ba", [groups, groups])):
+            fused = weights.take(f"{prefix}in_proj_{name}.weight", (self.key_heads * sum(sizes), hidden), dtype)
+            per_head = fused.view(self.key_heads, sum(sizes), hidden)
+            parts += [part.reshape(-1, hidden) for part in torch.split(per_head, sizes, dim=1)]
+        return torch.cat(parts)
 
     def new_state(self, device: torch.device) -> LinearState:
         return LinearState(

@@ -6,19 +6,20 @@ Invariant: rows in, rows out; row i of the output is a function of row i of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.config import ModelConfig
+from engine.config import ModelConfig, YarnConfig
 from engine.weights import Weights
 
 
 class Norm:
-    """RMSNorm in fp32. zero_centred: the stored weight is w and (1 + w) is applied, as all norms of the family do,
-    except the one inside the linear layers."""
+    """RMSNorm in fp32. zero_centred: the stored weight is w and (1 + w) is applied, as all norms of Qwen3-Next and 3.5
+    do, except the one inside the linear layers; Qwen3 applies w."""
 
     def __init__(self, weight: Tensor, eps: float, *, zero_centred: bool = True) -> None:
         self.weight = weight.float() + 1.0 if zero_centred else weight.float()
@@ -37,14 +38,16 @@ class Rope:
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         dims = torch.arange(0, config.rotary_dim, 2, device=device, dtype=torch.float32)
         self.inverse = config.rope_theta ** (-dims / config.rotary_dim)
-        self.dim = config.rotary_dim
+        self.dim, self.scale = config.rotary_dim, 1.0
+        if config.yarn is not None:
+            self.inverse, self.scale = _stretched(self.inverse, config.rope_theta, config.yarn)
 
     def angles(self, start: int, count: int) -> tuple[Tensor, Tensor]:
         """cos and sin [count, 1, rotary_dim] fp32 of positions start.. (dim 1 broadcasts over heads)."""
         positions = torch.arange(start, start + count, device=self.inverse.device, dtype=torch.float32)
         half = positions[:, None] * self.inverse
         angles = torch.cat((half, half), dim=-1)[:, None]
-        return angles.cos(), angles.sin()
+        return angles.cos() * self.scale, angles.sin() * self.scale
 
     def blocks(self, starts: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
         """`angles` of `count` positions from each start, one block after the other."""
@@ -62,11 +65,31 @@ class Rope:
         return torch.cat((turned.to(x.dtype), rest), dim=-1)
 
 
+def _stretched(inverse: Tensor, theta: float, yarn: YarnConfig) -> tuple[Tensor, float]:
+    """YaRN (Peng et al. 2309.00071): dims that turn often keep their speed, slow ones are slowed down by the factor.
+
+    Returns the new inverse frequencies and the factor on cos and sin.
+    """
+    pairs = inverse.shape[0]
+
+    def dim_of(rotations: float) -> float:
+        return pairs * math.log(yarn.original / (rotations * 2 * math.pi)) / math.log(theta)
+
+    low, high = dim_of(yarn.fast), dim_of(yarn.slow)
+    if yarn.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * pairs - 1)
+    ramp = (torch.arange(pairs, device=inverse.device, dtype=torch.float32) - low) / max(high - low, 0.001)
+    slowed = ramp.clamp(0, 1)
+    scale = yarn.attention or 0.1 * math.log(max(yarn.factor, 1.0)) + 1.0
+    return inverse / yarn.factor * slowed + inverse * (1 - slowed), scale
+
+
 class SwiGlu:
     """down(silu(gate(x)) * up(x)); gate and up are one matrix product."""
 
-    def __init__(self, weights: Weights, prefix: str, config: ModelConfig, dtype: torch.dtype) -> None:
-        wide = (config.intermediate_size, config.hidden_size)
+    def __init__(self, weights: Weights, prefix: str, hidden: int, size: int, dtype: torch.dtype) -> None:
+        wide = (size, hidden)
         gate = weights.take(f"{prefix}gate_proj.weight", wide, dtype)
         up = weights.take(f"{prefix}up_proj.weight", wide, dtype)
         self.gate_up = torch.cat((gate, up))

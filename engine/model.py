@@ -21,7 +21,8 @@ from engine.deltanet import INNER, DeltaNet, Ingredients, LinearState
 from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.kv import KVCache
-from engine.layers import Norm, Rope, SwiGlu
+from engine.layers import Norm, Rope
+from engine.moe import feed_forward
 from engine.mtp import MtpHead
 from engine.state import SequenceState
 from engine.weights import Weights
@@ -48,19 +49,25 @@ class Layer:
 
     def __init__(self, weights: Weights, index: int, config: ModelConfig, dtype: torch.dtype) -> None:
         prefix, eps, size = f"layers.{index}.", config.rms_norm_eps, (config.hidden_size,)
-        self.norm_in = Norm(weights.take(f"{prefix}input_layernorm.weight", size, dtype), eps)
-        self.norm_mid = Norm(weights.take(f"{prefix}post_attention_layernorm.weight", size, dtype), eps)
+        before = weights.take(f"{prefix}input_layernorm.weight", size, dtype)
+        between = weights.take(f"{prefix}post_attention_layernorm.weight", size, dtype)
+        self.norm_in = Norm(before, eps, zero_centred=config.zero_centred)
+        self.norm_mid = Norm(between, eps, zero_centred=config.zero_centred)
         self.attention: Attention | None = None
         self.deltanet: DeltaNet | None = None
         if config.layer_types[index] == FULL:
             self.attention = Attention(weights, f"{prefix}self_attn.", config, dtype)
         else:
             self.deltanet = DeltaNet(weights, f"{prefix}linear_attn.", config, dtype)
-        self.mlp = SwiGlu(weights, f"{prefix}mlp.", config, dtype)
+        sparse = config.moe is not None and index in config.moe.layers
+        self.mlp = feed_forward(weights, f"{prefix}mlp.", config, dtype, sparse=sparse)
 
 
 class Model:
-    """A loaded model. rows: width W of every decode step; prefill_rows: width of a prefill chunk."""
+    """A loaded model. rows: width W of every decode step; prefill_rows: width of a prefill chunk.
+
+    notes: what whoever loaded it should know, one sentence each (a head that is announced but not there).
+    """
 
     def __init__(self, weights: Weights, config: ModelConfig, dtype: torch.dtype, rows: int, prefill_rows: int) -> None:
         if rows < 1 or prefill_rows % INNER:
@@ -69,20 +76,29 @@ class Model:
         self.rows, self.prefill_rows = rows, prefill_rows
         size = (config.vocab_size, config.hidden_size)
         self.embedding = weights.take("embed_tokens.weight", size, dtype)
-        if config.tie_word_embeddings:
-            weights.discard("lm_head.weight")
-            self.head = self.embedding
-        else:
-            self.head = weights.take("lm_head.weight", size, dtype)
+        notes: list[str] = []
+        self.head = self.embedding
+        if not config.tie_word_embeddings or weights.has("lm_head.weight"):
+            head = weights.take("lm_head.weight", size, dtype)
+            if not config.tie_word_embeddings or not torch.equal(head, self.embedding):
+                self.head = head
+                if config.tie_word_embeddings:
+                    notes.append("tie_word_embeddings is true, but lm_head.weight differs; the file's head is used")
         self.rope = Rope(config, self.device)
         self.layers = [Layer(weights, i, config, dtype) for i in range(config.num_layers)]
-        self.norm = Norm(weights.take("norm.weight", size[1:], dtype), config.rms_norm_eps)
+        last = weights.take("norm.weight", size[1:], dtype)
+        self.norm = Norm(last, config.rms_norm_eps, zero_centred=config.zero_centred)
         self.mtp: MtpHead | None = None
         # the files decide, not the configuration: quantised repositories often lack the head they announce
-        if weights.has("mtp.fc.weight"):
+        if config.has_mtp and weights.has("mtp.fc.weight"):
             self.mtp = MtpHead(weights, config, self.embedding, self.head, self.rope, dtype)
+        elif config.mtp_layers:
+            notes.append("config.json announces an MTP head, but no file holds mtp.* tensors; MTP is off")
+        if weights.dequantised:
+            notes.append(f"{weights.dequantised} FP8 tensors are held as {str(dtype).removeprefix('torch.')}")
         weights.finish()
         self._nbytes = weights.taken_bytes
+        self.notes = tuple(notes)
 
     @classmethod
     def load(
@@ -95,7 +111,7 @@ class Model:
     ) -> Model:
         """Loads a Hugging Face style folder. Raises ConfigError or WeightError."""
         config = ModelConfig.load(folder)
-        return cls(Weights(folder, device), config, dtype, rows, prefill_rows)
+        return cls(Weights(folder, device, config.fp8_block), config, dtype, rows, prefill_rows)
 
     @property
     def nbytes(self) -> int:

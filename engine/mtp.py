@@ -17,7 +17,8 @@ from torch import Tensor
 from engine.attention import Attention, AttentionBlock
 from engine.config import ModelConfig
 from engine.kv import KVCache
-from engine.layers import Norm, Rope, SwiGlu
+from engine.layers import Norm, Rope
+from engine.moe import feed_forward
 from engine.weights import Weights
 
 
@@ -37,7 +38,9 @@ class MtpHead:
         self.norm_in = Norm(weights.take(f"{layer}input_layernorm.weight", (hidden,), dtype), eps)
         self.norm_mid = Norm(weights.take(f"{layer}post_attention_layernorm.weight", (hidden,), dtype), eps)
         self.attention = Attention(weights, f"{layer}self_attn.", config, dtype)
-        self.mlp = SwiGlu(weights, f"{layer}mlp.", config, dtype)
+        # the files decide: the head of a mixture may be a dense block
+        sparse = weights.has(f"{layer}mlp.gate.weight")
+        self.mlp = feed_forward(weights, f"{layer}mlp.", config, dtype, sparse=sparse)
 
     @torch.inference_mode()
     def fill(self, cache: KVCache, position: int, following: Sequence[int], hidden: Tensor) -> tuple[Tensor, Tensor]:

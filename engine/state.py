@@ -204,7 +204,9 @@ class SequenceState:
             self.log_start += drop
 
     def _reach(self, checkpoint: Checkpoint, position: int) -> int:
-        """How far towards `position` the log leads from a checkpoint."""
+        """How far towards `position` the log leads from a checkpoint. Attention alone needs no log."""
+        if not self.layers:
+            return position
         if self.log_start <= checkpoint.position:
             return min(position, self.log_start + len(self.log))
         return checkpoint.position

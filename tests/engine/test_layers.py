@@ -58,5 +58,5 @@ def test_swiglu(tiny_folder: Path, config: ModelConfig) -> None:
     prefix = "layers.1.mlp."
     gate, up, down = (tensors[f"model.{prefix}{name}_proj.weight"] for name in ("gate", "up", "down"))
     x = torch.randn(5, config.hidden_size)
-    mlp = SwiGlu(Weights(tiny_folder), prefix, config, torch.float32)
+    mlp = SwiGlu(Weights(tiny_folder), prefix, config.hidden_size, config.intermediate_size, torch.float32)
     torch.testing.assert_close(mlp(x), (F.silu(x @ gate.T) * (x @ up.T)) @ down.T)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,31 @@ from torch import Tensor
 
 from engine.kv import KVCache
 from engine.model import Model
+from tests.engine.zoo import fuse_experts, mtp_tensors, variant, write
 
 
 class Reference:
     """fc over [embedding norm, hidden norm], one full-attention decoder layer, final norm; whole sequences at once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, family: str = "qwen3_5", kind: str = "Qwen3_5", rotary: str = "Text") -> None:
         from transformers import AutoConfig
-        from transformers.models.qwen3_5.modeling_qwen3_5 import (
-            Qwen3_5DecoderLayer,
-            Qwen3_5RMSNorm,
-            Qwen3_5TextRotaryEmbedding,
-        )
 
+        modeling = import_module(f"transformers.models.{family}.modeling_{family}")
         config: Any = AutoConfig.from_pretrained(folder)
         config._attn_implementation = "eager"
-        tensors = load_file(folder / "model.safetensors")
+        tensors = fuse_experts(load_file(folder / "model.safetensors"))
         self.embedding = tensors["model.embed_tokens.weight"]
         self.fc = tensors["mtp.fc.weight"]
-        self.layer: Any = Qwen3_5DecoderLayer(config, config.layer_types.index("full_attention"))
+        layer = getattr(modeling, f"{kind}DecoderLayer")
+        self.layer: Any = layer(config, config.layer_types.index("full_attention"))
         prefix = "mtp.layers.0."
         self.layer.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
         self.norms: dict[str, Any] = {}
         for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"):
-            norm = Qwen3_5RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            norm = getattr(modeling, f"{kind}RMSNorm")(config.hidden_size, eps=config.rms_norm_eps)
             norm.load_state_dict({"weight": tensors[f"mtp.{name}.weight"]})
             self.norms[name] = norm
-        self.rope: Any = Qwen3_5TextRotaryEmbedding(config)
+        self.rope: Any = getattr(modeling, f"{kind}{rotary}RotaryEmbedding")(config)
 
     @torch.no_grad()
     def __call__(self, following: list[int], hidden: Tensor) -> Tensor:
@@ -80,6 +79,45 @@ def test_slots_equal_the_reference(model: Model, reference: Reference) -> None:
         state, logits = model.mtp.fill(cache, start, following[start:end], hidden[start:end])
         torch.testing.assert_close(state[0], expected[end - 1], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(logits[0], expected[end - 1] @ reference.embedding.T, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "rotary"),
+    [("qwen3_5_moe", "Qwen3_5Moe", "Text"), ("qwen3_next", "Qwen3Next", "")],
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_head_with_experts_equals_the_reference(
+    tmp_path: Path, architecture: str, kind: str, rotary: str, fused: bool
+) -> None:
+    source = write(tmp_path / "source", architecture)
+    folder = variant(
+        source,
+        tmp_path / "model",
+        lambda t: (fuse_experts if fused else dict)(t | mtp_tensors(sparse=True)),
+    )
+    model, following = Model.load(folder), list(range(7, 27))
+    hidden = torch.randn(20, 64, generator=torch.Generator().manual_seed(3))
+    expected = Reference(folder, architecture, kind, rotary)(following, hidden)
+    assert model.mtp is not None
+    cache = cache_of(model)
+    for start, end in ((0, 11), (11, 20)):
+        state, logits = model.mtp.fill(cache, start, following[start:end], hidden[start:end])
+        torch.testing.assert_close(state[0], expected[end - 1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logits[0], expected[end - 1] @ model.head.T, atol=1e-3, rtol=1e-4)
+
+
+def test_the_head_of_a_mixture_may_be_a_dense_block(tmp_path: Path) -> None:
+    """The files decide; the same block beside a dense model of equal sizes gives the same drafts."""
+    outs = []
+    for architecture in ("qwen3_next", "qwen3_5"):
+        source = write(tmp_path / architecture, architecture)
+        folder = variant(source, tmp_path / f"{architecture}-mtp", lambda t: t | mtp_tensors(sparse=False))
+        model = Model.load(folder)
+        assert model.mtp is not None
+        hidden = torch.randn(9, 64, generator=torch.Generator().manual_seed(4))
+        model.mtp.embedding = torch.ones(320, 64)
+        outs.append(model.mtp.fill(cache_of(model), 0, list(range(9)), hidden)[0])
+    torch.testing.assert_close(*outs)
 
 
 def test_a_chained_step_feeds_back_the_state_after_the_norm(model: Model, reference: Reference) -> None:

@@ -12,6 +12,7 @@ import torch
 from engine.errors import RewindError
 from engine.model import Model
 from engine.state import MAX_CHECKPOINTS, SequenceState
+from tests.engine.zoo import write
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,31 @@ def test_prefilled_positions_are_restored_at_checkpoints_only(model: Model) -> N
     assert state.fingerprint() == mark
     state.rewind(0)
     assert state.fingerprint() == model.new_state().fingerprint()
+
+
+def test_without_linear_layers_any_position_is_restored_by_the_cursor(tmp_path: Path) -> None:
+    """Prefilled ones too, and without a checkpoint; only what is provisional can be committed."""
+    attention = Model.load(write(tmp_path / "model", "qwen3"))
+    state, tokens = attention.new_state(), ids(50)
+    for count in range(50):
+        attention.prefill(state, tokens[count : count + 1])
+    whole = attention.new_state()
+    attention.prefill(whole, tokens)
+    with pytest.raises(ValueError, match="0 are provisional"):
+        whole.commit(1)
+    attention.decode(whole, ids(3))
+    with pytest.raises(ValueError, match="3 are provisional"):
+        whole.commit(4)
+    attention.commit(whole, 2)
+    for position in (51, 50, 49, 17, 1, 0):
+        assert whole.nearest(position) == position
+        whole.rewind(position)
+        assert whole.length == position
+        short = attention.new_state()
+        if position:
+            attention.prefill(short, tokens[:position])
+        if position <= 50:
+            assert whole.fingerprint() == short.fingerprint()
 
 
 def test_checkpoints_are_few_and_keep_the_first(model: Model) -> None:
