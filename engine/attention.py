@@ -1,8 +1,9 @@
 """Full attention, with or without an output gate, with one tile path for decode, verify and prefill.
 
 Must not: use a kernel whose result for a row depends on how many rows or keys stand beside it.
-Invariant: a fully masked tile is an exact no-op, tiles are visited in order, and all products have fixed shapes; so
-a row's bits do not depend on its index in the block, on the other rows, or on how far the cache extends.
+Invariant: a fully masked tile is an exact no-op, tiles are summed in an order that their positions alone decide, and
+all products have fixed shapes; so a row's bits do not depend on its index in the block, on the other rows, or on how
+far the cache extends.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from engine.config import ModelConfig
 from engine.kv import TILE, KVCache
 from engine.layers import Norm, Rope
 from engine.weights import Weights
+
+GROUP = 32
+"""Tiles that are read together (8,192 tokens): bounds the scratch memory of long contexts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,32 +93,59 @@ class Attention:
 
 
 def attend(q: Tensor, cache: KVCache, position: int, end: int, visible_from: int = 0) -> Tensor:
-    """Causal attention by online softmax over tiles (Milakov and Gimelshein 1805.02867).
+    """Causal attention: softmax over groups of tiles, combined online (Milakov and Gimelshein 1805.02867).
 
     q: [rows, heads, dim] at absolute positions position..; keys up to `end`. Returns fp32 [rows, heads * dim].
     """
     rows, heads, dim = q.shape
-    kv_heads = cache.keys.shape[0]
+    kv_heads = cache.heads
     groups = heads // kv_heads
     # [kv_heads, groups * rows, dim]: every row of queries that shares a key head in one product
     query = q.float().view(rows, kv_heads, groups, dim).permute(1, 2, 0, 3).reshape(kv_heads, groups * rows, dim)
     query = query * dim**-0.5
-    at = torch.arange(position, position + rows, device=q.device).repeat(groups)[:, None]
-    highest = torch.full((kv_heads, groups * rows, 1), -torch.inf, device=q.device)
-    total = torch.zeros_like(highest)
-    mixed = torch.zeros_like(query)
-    for index in range(visible_from // TILE, -(-end // TILE)):
-        keys, values = cache.tile(index)
-        seen = torch.arange(index * TILE, (index + 1) * TILE, device=q.device)[None]
-        hidden = (seen > at) | (seen < visible_from)
-        scores = (query @ keys.transpose(1, 2)).masked_fill(hidden, -torch.inf)
-        higher = torch.maximum(highest, scores.amax(-1, keepdim=True))
-        base = higher.masked_fill(higher == -torch.inf, 0.0)
-        weights = torch.exp(scores - base)
-        keep = torch.exp(highest - base)
-        total = total * keep + weights.sum(-1, keepdim=True)
-        mixed = mixed * keep + weights @ values
-        highest = higher
-    # padding rows may see nothing at all; they are dropped, but must not spread NaN
+    at = torch.arange(position, position + rows, device=q.device).repeat(groups)[None, None, :, None]
+    tiles = -(-end // TILE)
+    highest, total, mixed = _group(query, cache, 0, min(GROUP, tiles), at, visible_from)
+    for first in range(GROUP, tiles, GROUP):
+        higher, new_total, new_mixed = _group(query, cache, first, min(first + GROUP, tiles), at, visible_from)
+        top = torch.maximum(highest, higher)
+        # padding rows may see nothing at all; they are dropped, but must not spread NaN
+        base = top.masked_fill(top == -torch.inf, 0.0)
+        keep, take = torch.exp(highest - base), torch.exp(higher - base)
+        total, mixed, highest = total * keep + new_total * take, mixed * keep + new_mixed * take, top
     out = mixed / total.clamp_min(torch.finfo(torch.float32).tiny)
     return out.view(kv_heads, groups, rows, dim).permute(2, 0, 1, 3).reshape(rows, heads * dim)
+
+
+def _group(
+    query: Tensor, cache: KVCache, first: int, last: int, at: Tensor, visible_from: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Softmax parts over the tiles first..last-1: highest score, sum of weights, weighted values, per query row.
+
+    One batch of equal products, a tile and a key head each, so that no product's shape depends on the context.
+    """
+    count, (kv_heads, queries, dim) = last - first, query.shape
+    keys, values = (x.view(count * kv_heads, TILE, dim) for x in cache.tiles(first, last))
+    spread = query.expand(count, kv_heads, queries, dim).reshape(count * kv_heads, queries, dim)
+    scores = torch.bmm(spread, keys.transpose(1, 2)).view(count, kv_heads, queries, TILE)
+    seen = torch.arange(first * TILE, last * TILE, device=query.device).view(count, 1, 1, TILE)
+    hidden = seen > at
+    if visible_from:
+        hidden |= seen < visible_from
+    scores = scores.masked_fill(hidden, -torch.inf)
+    highest = scores.amax((0, 3), keepdim=True)
+    weights = torch.exp(scores - highest.masked_fill(highest == -torch.inf, 0.0))
+    mixed = torch.bmm(weights.view(count * kv_heads, queries, TILE), values).view(count, kv_heads, queries, dim)
+    return highest[0], _folded(weights.sum(-1, keepdim=True)), _folded(mixed)
+
+
+def _folded(parts: Tensor) -> Tensor:
+    """Sums the first dimension by folding halves onto each other. The halves are those of a power of two, so further
+    parts that are zero (tiles that a row cannot see) change no bit of the sum."""
+    width = 1 << (parts.shape[0] - 1).bit_length()
+    while width > 1:
+        width //= 2
+        if parts.shape[0] > width:
+            rest = parts.shape[0] - width
+            parts = torch.cat((parts[:rest] + parts[width:], parts[rest:width]))
+    return parts[0]

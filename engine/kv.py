@@ -1,4 +1,4 @@
-"""KV cache of one attention layer, read in fixed tiles of 256 tokens. Codec `full`: keys and values as computed.
+"""KV cache of one attention layer, stored in fixed tiles of 256 tokens. Codec `full`: keys and values as computed.
 
 Must not: know which tokens are committed (the state's cursor does).
 Invariant: a tile's content at a position depends only on the last write to it; rows behind the newest are zero,
@@ -14,16 +14,21 @@ TILE = 256
 
 
 class KVCache:
-    """keys, values: [kv_heads, capacity, head_dim]; capacity grows in whole tiles."""
+    """keys, values: [tiles, kv_heads, 256, head_dim]: all heads of a tile lie together, so that a run of tiles is one
+    batch of equal matrices without a copy; capacity grows in whole tiles."""
 
     codec = "full"
 
     def __init__(self, heads: int, dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.keys = torch.zeros(heads, 0, dim, dtype=dtype, device=device)
+        self.keys = torch.zeros(0, heads, TILE, dim, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
 
     @property
     def capacity(self) -> int:
+        return self.keys.shape[0] * TILE
+
+    @property
+    def heads(self) -> int:
         return self.keys.shape[1]
 
     @property
@@ -34,39 +39,47 @@ class KVCache:
         """Stores rows [rows, heads, dim] from `position` on and zeroes `clear` rows behind them."""
         rows = keys.shape[0]
         self._reserve(position + rows + clear)
-        self.keys[:, position : position + rows] = keys.transpose(0, 1)
-        self.values[:, position : position + rows] = values.transpose(0, 1)
-        if clear:
+        done = 0
+        for tile, at in _pieces(position, position + rows):
+            count = at.stop - at.start
+            self.keys[tile, :, at] = keys[done : done + count].transpose(0, 1)
+            self.values[tile, :, at] = values[done : done + count].transpose(0, 1)
+            done += count
+        for tile, at in _pieces(position + rows, position + rows + clear):
             # a rejected row may hold NaN
-            self.keys[:, position + rows : position + rows + clear] = 0
-            self.values[:, position + rows : position + rows + clear] = 0
+            self.keys[tile, :, at] = 0
+            self.values[tile, :, at] = 0
 
     @torch.inference_mode()
     def truncate(self, length: int) -> None:
         """Zeroes all rows from `length` on."""
-        self.keys[:, length:] = 0
-        self.values[:, length:] = 0
+        tile, row = divmod(length, TILE)
+        for stored in (self.keys, self.values):
+            stored[tile : tile + 1, :, row:] = 0
+            stored[tile + 1 :] = 0
 
-    def tile(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [heads, 256, dim] fp32 of positions 256 * index on."""
-        at = slice(index * TILE, (index + 1) * TILE)
-        return self.keys[:, at].float(), self.values[:, at].float()
+    def tiles(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [last - first, heads, 256, dim] fp32 of the tiles first..last-1."""
+        return self.keys[first:last].float(), self.values[first:last].float()
 
     def committed(self, length: int) -> tuple[Tensor, Tensor]:
         """The first `length` keys and values [heads, length, dim], as stored."""
-        return self.keys[:, :length], self.values[:, :length]
+        keys, values = (x.transpose(0, 1).flatten(1, 2)[:, :length] for x in (self.keys, self.values))
+        return keys, values
 
     def clone(self) -> KVCache:
-        other = KVCache.__new__(KVCache)
-        other.keys, other.values = self.keys.clone(), self.values.clone()
-        return other
+        """An independent copy."""
+        return self._copy(self.keys.shape[0])
 
     def fork(self, length: int) -> KVCache:
         """An independent cache that holds the first `length` rows."""
-        tiles = -(-length // TILE) * TILE
-        other = KVCache.__new__(KVCache)
-        other.keys, other.values = self.keys[:, :tiles].clone(), self.values[:, :tiles].clone()
+        other = self._copy(-(-length // TILE))
         other.truncate(length)
+        return other
+
+    def _copy(self, tiles: int) -> KVCache:
+        other = KVCache.__new__(KVCache)
+        other.keys, other.values = self.keys[:tiles].clone(), self.values[:tiles].clone()
         return other
 
     def _reserve(self, size: int) -> None:
@@ -74,11 +87,21 @@ class KVCache:
             return
         # doubling keeps the copies linear in the final length
         tiles = -(-max(size, 2 * self.capacity) // TILE)
-        self.keys = _grown(self.keys, tiles * TILE)
-        self.values = _grown(self.values, tiles * TILE)
+        self.keys, self.values = _grown(self.keys, tiles), _grown(self.values, tiles)
 
 
-def _grown(old: Tensor, capacity: int) -> Tensor:
-    new = torch.zeros(old.shape[0], capacity, old.shape[2], dtype=old.dtype, device=old.device)
-    new[:, : old.shape[1]] = old
+def _pieces(start: int, end: int) -> list[tuple[int, slice]]:
+    """The rows start..end-1 as (tile, rows of that tile)."""
+    pieces = []
+    while start < end:
+        tile, row = divmod(start, TILE)
+        count = min(TILE - row, end - start)
+        pieces.append((tile, slice(row, row + count)))
+        start += count
+    return pieces
+
+
+def _grown(old: Tensor, tiles: int) -> Tensor:
+    new = torch.zeros(tiles, *old.shape[1:], dtype=old.dtype, device=old.device)
+    new[: old.shape[0]] = old
     return new

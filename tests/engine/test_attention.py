@@ -57,6 +57,16 @@ def test_a_row_has_the_same_bits_wherever_it_stands(position: int) -> None:
     assert all(torch.equal(b, bits[0]) for b in bits)
 
 
+def test_how_far_the_cache_extends_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles behind a row, in its group and in later ones, are exact no-ops."""
+    monkeypatch.setattr("engine.attention.GROUP", 4)
+    cache, q = filled(3000), queries(8)
+    for position in (0, 250, 700, 1016, 1030):
+        bits = [attend(q, cache, position, end) for end in range(position + 8, 3000, 190)]
+        assert all(torch.equal(b, bits[0]) for b in bits)
+        torch.testing.assert_close(bits[0], expected(q, cache, position))
+
+
 def test_large_scores_do_not_overflow() -> None:
     cache, q = filled(300), queries(4) * 1e4
     out = attend(q, cache, 290, 294)

@@ -20,7 +20,7 @@ def test_tiles_show_what_was_written() -> None:
     keys, values = rows(300)
     for start, end in ((0, 100), (100, 101), (101, 300)):
         cache.write(start, keys[start:end], values[start:end])
-    seen = [torch.cat(parts, 1)[:, :300] for parts in zip(cache.tile(0), cache.tile(1), strict=True)]
+    seen = [tiles.transpose(0, 1).reshape(2, 512, 4)[:, :300] for tiles in cache.tiles(0, 2)]
     assert torch.equal(seen[0], keys.transpose(0, 1))
     assert torch.equal(seen[1], values.transpose(0, 1))
     assert all(torch.equal(a, b) for a, b in zip(cache.committed(300), seen, strict=True))
@@ -31,7 +31,7 @@ def test_the_last_write_wins() -> None:
     cache.write(0, *rows(20))
     newer = rows(5, seed=1)
     cache.write(10, *newer)
-    assert torch.equal(cache.tile(0)[0][:, 10:15], newer[0].transpose(0, 1))
+    assert torch.equal(cache.tiles(0, 1)[0][0, :, 10:15], newer[0].transpose(0, 1))
 
 
 def test_rows_behind_a_short_block_are_cleared() -> None:
@@ -39,8 +39,8 @@ def test_rows_behind_a_short_block_are_cleared() -> None:
     keys, values = rows(8)
     cache.write(0, keys.fill_(torch.nan), values.fill_(torch.nan))
     cache.write(0, *rows(3), clear=5)
-    assert not cache.tile(0)[0].isnan().any()
-    assert not cache.tile(0)[1].isnan().any()
+    assert not cache.tiles(0, 1)[0].isnan().any()
+    assert not cache.tiles(0, 1)[1].isnan().any()
 
 
 def test_truncation_leaves_zeros_in_every_later_tile() -> None:
@@ -49,8 +49,10 @@ def test_truncation_leaves_zeros_in_every_later_tile() -> None:
     cache.write(0, keys, values)
     cache.truncate(10)
     assert torch.equal(cache.committed(10)[0], keys[:10].transpose(0, 1))
-    assert not cache.keys[:, 10:].any()
-    assert not cache.values[:, 10:].any()
+    assert not cache.keys[0, :, 10:].any()
+    assert not cache.keys[1:].any()
+    assert not cache.values[0, :, 10:].any()
+    assert not cache.values[1:].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -62,7 +64,7 @@ def test_sizes_and_types(dtype: torch.dtype) -> None:
     assert cache.capacity == 2 * TILE
     assert cache.nbytes == 2 * 2 * cache.capacity * 4 * dtype.itemsize
     assert cache.keys.dtype == dtype
-    assert cache.tile(0)[0].dtype == torch.float32
+    assert cache.tiles(0, 1)[0].dtype == torch.float32
 
 
 def test_a_clone_is_independent() -> None:
@@ -70,5 +72,5 @@ def test_a_clone_is_independent() -> None:
     cache.write(0, *rows(3))
     other = cache.clone()
     cache.truncate(0)
-    assert other.tile(0)[0].any()
+    assert other.tiles(0, 1)[0].any()
     assert other.codec == "full"

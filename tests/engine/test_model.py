@@ -107,7 +107,7 @@ def test_nan_in_a_rejected_row_does_not_reach_later_ones(tiny_folder: Path) -> N
     expected = model.decode(state, ids[:1]).logits
     with torch.inference_mode():
         for cache in state.kv:
-            cache.keys[:, 22:24] = cache.values[:, 22:24] = torch.nan
+            cache.keys[:, :, 22:24] = cache.values[:, :, 22:24] = torch.nan
     assert torch.equal(model.decode(state, ids[:1]).logits, expected)
 
 

@@ -209,7 +209,7 @@ def test_rejected_garbage_does_not_survive_a_rewind(model: Model) -> None:
     decode(model, state, tokens)
     with torch.inference_mode():
         for cache in state.kv:
-            cache.keys[:, 30:60] = cache.values[:, 30:60] = torch.nan
+            cache.keys[:, :, 30:60] = cache.values[:, :, 30:60] = torch.nan
     state.rewind(22)
     decode(model, clean, tokens[:2])
     assert decode(model, state, tokens[2:]) == decode(model, clean, tokens[2:])
@@ -246,7 +246,7 @@ def test_the_fingerprint_sees_every_part(model: Model) -> None:
             flat = tensor.view(-1)
             flat[3] = torch.nextafter(flat[3], torch.tensor(9.0))
             marks.add(state.fingerprint())
-        state.kv[0].keys[:, 20:] = 1.0
+        state.kv[0].keys[:, :, 20:] = 1.0
     assert len(marks) == 5
     assert state.fingerprint() in marks
 
