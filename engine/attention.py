@@ -20,8 +20,9 @@ from engine.kv import TILE, KVCache
 from engine.layers import Norm, Rope
 from engine.weights import Weights
 
-GROUP = 32
-"""Tiles that are read together (8,192 tokens): bounds the scratch memory of long contexts."""
+SCRATCH_ROWS = 256
+"""Query rows times tiles that are computed together, so that the scores stay in the processor's cache: 32 tiles in a
+step of 8 rows, 2 in a prefill chunk of 128."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,10 @@ def attend(q: Tensor, cache: KVCache, position: int, end: int, visible_from: int
     query = q.float().view(rows, kv_heads, groups, dim).permute(1, 2, 0, 3).reshape(kv_heads, groups * rows, dim)
     query = query * dim**-0.5
     at = torch.arange(position, position + rows, device=q.device).repeat(groups)[None, None, :, None]
-    tiles = -(-end // TILE)
-    highest, total, mixed = _group(query, cache, 0, min(GROUP, tiles), at, visible_from)
-    for first in range(GROUP, tiles, GROUP):
-        higher, new_total, new_mixed = _group(query, cache, first, min(first + GROUP, tiles), at, visible_from)
+    tiles, size = -(-end // TILE), max(SCRATCH_ROWS // rows, 1)
+    highest, total, mixed = _group(query, cache, 0, min(size, tiles), at, visible_from)
+    for first in range(size, tiles, size):
+        higher, new_total, new_mixed = _group(query, cache, first, min(first + size, tiles), at, visible_from)
         top = torch.maximum(highest, higher)
         # padding rows may see nothing at all; they are dropped, but must not spread NaN
         base = top.masked_fill(top == -torch.inf, 0.0)

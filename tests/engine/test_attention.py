@@ -59,7 +59,7 @@ def test_a_row_has_the_same_bits_wherever_it_stands(position: int) -> None:
 
 def test_how_far_the_cache_extends_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles behind a row, in its group and in later ones, are exact no-ops."""
-    monkeypatch.setattr("engine.attention.GROUP", 4)
+    monkeypatch.setattr("engine.attention.SCRATCH_ROWS", 32)
     cache, q = filled(3000), queries(8)
     for position in (0, 250, 700, 1016, 1030):
         bits = [attend(q, cache, position, end) for end in range(position + 8, 3000, 190)]
