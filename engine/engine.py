@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 
+from engine.config import ModelConfig
 from engine.drafters.base import Drafter
 from engine.drafters.mtp import MAX_QUEUED, MtpDrafter
 from engine.drafters.ngram import NgramDrafter
+from engine.dtype import parse_dtype
 from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
 from engine.model import Model
@@ -33,12 +35,10 @@ from engine.turn import Draft, Turn, TurnOptions
 EMBEDDED = Path(__file__).with_name("embedded")
 """The small model that is shipped with the project."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """rows: width of every decode step; keep: sequences kept for prefix reuse, keep_bytes: most bytes they may hold
+    """dtype: `float32`, `bfloat16` or `auto` (measured); rows: width of every decode step; keep: sequences kept for prefix reuse, keep_bytes: most bytes they may hold
     (None = no limit); fault: planted on purpose."""
 
     device: str = "cpu"
@@ -55,14 +55,13 @@ class Engine:
     def __init__(self, folder: Path, options: EngineOptions = EngineOptions()) -> None:
         """Loads everything. Raises EngineError (ConfigError, WeightError, TemplateError)."""
         self.folder, self.options = folder, options
-        if options.dtype not in DTYPES:
-            raise ConfigError(f"dtype: {options.dtype!r} is not supported; use one of {', '.join(DTYPES)}")
         _check_device(options.device)
         self.tokenizer = Tokenizer.load(folder)
         if not self.tokenizer.eos_ids:
             raise ConfigError("eos_token_id: is in none of generation_config.json, config.json, tokenizer_config.json")
         self.template = ChatTemplate.load(folder)
-        self.model = Model.load(folder, options.device, DTYPES[options.dtype], rows=options.rows)
+        dtype = parse_dtype(options.dtype, options.device, ModelConfig.load(folder), options.rows)
+        self.model = Model.load(folder, options.device, dtype, rows=options.rows)
         known = self.model.config.vocab_size
         if self.tokenizer.vocab_size > known:
             raise ConfigError(

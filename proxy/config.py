@@ -57,7 +57,7 @@ class Model(_Section):
     aliases: tuple[str, ...] = ()
     any_name: bool = False
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int = Field(default=1, ge=1)
     max_turns: int = Field(default=8, ge=1)
     max_waiting: int = Field(default=16, ge=0)

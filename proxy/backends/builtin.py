@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 import torch
 
 from engine import reports
-from engine.engine import DTYPES, EMBEDDED, Engine, EngineOptions
+from engine.dtype import AUTO, DTYPES
+from engine.engine import EMBEDDED, Engine, EngineOptions
 from engine.errors import ContextOverflow, EngineError
 from engine.faults import Fault
 from engine.sampler import SamplingParams
@@ -74,8 +75,8 @@ class BuiltinBackend:
     ) -> None:
         self.folder = folder or EMBEDDED
         self.name = name or ("specguard-embedded" if folder is None else folder.resolve().name)
-        if dtype not in DTYPES:
-            raise BackendError(f"model.dtype: {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        if dtype not in (AUTO, *DTYPES):
+            raise BackendError(f"model.dtype: {dtype!r} is unknown; use one of {', '.join((AUTO, *DTYPES))}")
         try:
             fault = Fault(plant) if plant else None
         except ValueError:
@@ -112,7 +113,7 @@ class BuiltinBackend:
             details={
                 "architecture": engine.model.config.model_type,
                 "device": self._options.device,
-                "dtype": self._options.dtype,
+                "dtype": str(engine.model.dtype).removeprefix("torch."),
                 "self_test": f"{test.rows - test.mismatches}/{test.rows} rows bitwise equal",
                 "batch": f"up to {test.blocks} sequences in one forward",
             },

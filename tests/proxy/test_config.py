@@ -68,7 +68,7 @@ def test_plain_words_need_no_quotes_in_the_environment() -> None:
         ("[sever]\nport = 1", ["sever", "did you mean 'server'?"]),
         ("[server]\nport = 'http'", ["server.port", "integer"]),
         ("[server]\nport = 70000", ["server.port", "65535"]),
-        ("[model]\ndtype = 'fp8'", ["model.dtype", "'float32' or 'bfloat16'"]),
+        ("[model]\ndtype = 'fp8'", ["model.dtype", "'auto', 'float32' or 'bfloat16'"]),
         ("[guard]\naction = 'warn'", ["guard.action", "'enforce' or 'observe'"]),
         ("[decode]\nmode = 'warp'", ["decode.mode", "warp"]),
         ("server = 3", ["server"]),

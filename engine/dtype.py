@@ -1,0 +1,56 @@
+"""Which number format to compute in, where the user leaves it open: measured on the device, at the model's own sizes.
+
+Must not: load a model, or be asked again during a run (formats differ in their last bits).
+Invariant: bfloat16 is chosen only where it is clearly faster; otherwise float32, which loses nothing of the weights.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+import torch.nn.functional as F
+
+from engine.config import ModelConfig
+from engine.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+AUTO = "auto"
+CLEARLY = 1.5
+"""Times faster that bfloat16 must be. With AMX it is 2 to 4 times, without it is often slower (AVX2: always)."""
+LARGEST = 64 << 20
+"""Most elements of the measured matrix: enough to leave the processor's caches."""
+
+
+def parse_dtype(name: str, device: str, config: ModelConfig, rows: int) -> torch.dtype:
+    """The format called `name`; `auto` measures. Raises ConfigError for an unknown name."""
+    if name == AUTO:
+        return choose_dtype(device, config, rows)
+    if name not in DTYPES:
+        raise ConfigError(f"dtype: {name!r} is not supported; use one of {', '.join((AUTO, *DTYPES))}")
+    return DTYPES[name]
+
+
+def choose_dtype(device: str, config: ModelConfig, rows: int) -> torch.dtype:
+    """A step's time goes into matrix products of `rows` rows: the larger one of the MLP stands for all of them.
+
+    About 0.1 s for a large model on a CPU. Devices other than a CPU compute in bfloat16.
+    """
+    if torch.device(device).type != "cpu":
+        return torch.bfloat16
+    wide = min(2 * max(config.intermediate_size, config.hidden_size), max(LARGEST // config.hidden_size, 1))
+    single, half = (_milliseconds(rows, config.hidden_size, wide, dtype) for dtype in (torch.float32, torch.bfloat16))
+    return torch.bfloat16 if half * CLEARLY <= single else torch.float32
+
+
+@torch.inference_mode()
+def _milliseconds(rows: int, hidden: int, wide: int, dtype: torch.dtype, repeats: int = 5) -> float:
+    """The best of a few: what disturbs a measurement only ever makes it longer."""
+    weight, x = torch.ones(wide, hidden, dtype=dtype), torch.ones(rows, hidden, dtype=dtype)
+    F.linear(x, weight)
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        F.linear(x, weight)
+        best = min(best, time.perf_counter() - started)
+    return best * 1e3
