@@ -20,6 +20,7 @@ from engine.drafters.ngram import NgramDrafter
 from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
 from engine.model import Model
+from engine.penalties import check_bias
 from engine.prefix import PrefixStore
 from engine.sampler import SamplingParams
 from engine.selftest import SelfTest, self_test
@@ -89,18 +90,19 @@ class Engine:
     def open(self, prompt: Sequence[int], options: TurnOptions) -> Turn:
         """A turn whose prompt still has to be prefilled: iterate `turn.sequence.prefill()` before the first step.
 
-        Raises ContextOverflow, and ValueError for a drafter that this model cannot run.
+        Raises ContextOverflow, and ValueError for a drafter that this model cannot run or a token that it lacks.
         """
         limit = self.model.config.max_context
         if len(prompt) >= limit:  # before a kept sequence is touched
             raise ContextOverflow(len(prompt), limit)
         if options.drafter not in self.drafters:
             raise ValueError(f"drafter: {options.drafter!r} is not one of {', '.join(self.drafters)}")
+        check_bias(options.sampling, self.valid_tokens)
         sequence = self.prefixes.take(prompt)
         turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault)
         mtp = sequence.drafters.get("mtp")
         if isinstance(mtp, MtpDrafter):
-            mtp.sampling = options.sampling
+            mtp.sampling, mtp.penalties = options.sampling, turn.penalties
             mtp.max_queued = self.model.prefill_rows if "mtp" in options.drafter else MAX_QUEUED
         return turn
 
