@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 _MASK = (1 << 64) - 1
-_GAMMA = 0x9E3779B97F4A7C15
-_MIX1 = 0xBF58476D1CE4E5B9
-_MIX2 = 0x94D049BB133111EB
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2 = np.uint64(0x94D049BB133111EB)
+_Words = npt.NDArray[np.uint64]
 _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 # ln2 with its low 32 bits cleared, so that (exponent * high) is exact, and the rest of it
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
@@ -28,22 +31,24 @@ def gumbel(seed: int, position: int, vocab: int, device: torch.device | str = "c
     return gumbel_at(keys, torch.arange(vocab, device=device).unsqueeze(0))[0]
 
 
-def _mix(value: int) -> int:
-    """SplitMix64's output function on the host."""
-    value = ((value ^ (value >> 30)) * _MIX1) & _MASK
-    value = ((value ^ (value >> 27)) * _MIX2) & _MASK
-    return value ^ (value >> 31)
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
 def keys_at(seed: int, positions: Sequence[int], device: torch.device) -> Tensor:
     """One SplitMix64 starting state per position: int64 [n, 1]."""
-    root = _mix((seed + _GAMMA) & _MASK)
-    keys = [[_signed(_mix((root ^ _mix((position + 1) * _GAMMA & _MASK)) & _MASK))] for position in positions]
-    return torch.tensor(keys, dtype=torch.int64).to(device, non_blocking=True)
+    root = _mix(np.array([seed & _MASK], np.uint64) + _GAMMA)
+    steps = np.fromiter(positions, np.uint64, len(positions)) + np.uint64(1)
+    keys = _mix(root ^ _mix(steps * _GAMMA))
+    return torch.from_numpy(keys.view(np.int64)).unsqueeze(1).to(device, non_blocking=True)
+
+
+def _mix(values: _Words) -> _Words:
+    """SplitMix64's output function on the host, modulo 2^64."""
+    values = (values ^ (values >> np.uint64(30))) * _MIX1
+    values = (values ^ (values >> np.uint64(27))) * _MIX2
+    return values ^ (values >> np.uint64(31))
+
+
+def _signed(word: np.uint64) -> int:
+    """The same 64 bits as torch's int64 reads them."""
+    return int(word.astype(np.int64))
 
 
 def gumbel_at(keys: Tensor, ids: Tensor) -> Tensor:
