@@ -23,6 +23,7 @@ from engine.dtype import parse_dtype
 from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
 from engine.model import Model
+from engine.penalties import check_bias
 from engine.prefix import PrefixStore
 from engine.reports import MemoryReport, StepReport
 from engine.sampler import SamplingParams
@@ -38,8 +39,8 @@ EMBEDDED = Path(__file__).with_name("embedded")
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """dtype: `float32`, `bfloat16` or `auto` (measured); rows: width of every decode step; keep: sequences kept for prefix reuse, keep_bytes: most bytes they may hold
-    (None = no limit); fault: planted on purpose."""
+    """dtype: `float32`, `bfloat16` or `auto` (measured); rows: width of every decode step; keep: sequences kept for
+    prefix reuse; keep_bytes: most bytes they may hold (None = no limit); fault: planted on purpose."""
 
     device: str = "cpu"
     dtype: str = "float32"
@@ -128,18 +129,23 @@ class Engine:
         """A turn whose prompt still has to be prefilled: iterate `turn.sequence.prefill()` before the first step.
 
         marks: positions where other prompts are likely to branch off, as the end of system prompt and tools.
-        Raises ContextOverflow, and ValueError for a drafter that this model cannot run.
+        Raises ContextOverflow, and ValueError for a drafter that this model cannot run or a token that it lacks.
         """
         limit = self.model.config.max_context
         if len(prompt) >= limit:  # before a kept sequence is touched
             raise ContextOverflow(len(prompt), limit)
         if options.drafter not in self.drafters:
             raise ValueError(f"drafter: {options.drafter!r} is not one of {', '.join(self.drafters)}")
+        check_bias(options.sampling, self.valid_tokens)
         sequence = self.prefixes.take(prompt)
-        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
+        try:
+            turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
+        except BaseException:
+            self.prefixes.drop(sequence)
+            raise
         mtp = sequence.drafters.get("mtp")
         if isinstance(mtp, MtpDrafter):
-            mtp.sampling = options.sampling
+            mtp.sampling, mtp.penalties = options.sampling, turn.penalties
             mtp.max_queued = self.model.prefill_rows if "mtp" in options.drafter else MAX_QUEUED
         return turn
 

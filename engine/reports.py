@@ -14,7 +14,11 @@ EndReason = Literal["stop", "stop_sequence", "length"]
 
 @dataclass(frozen=True, slots=True)
 class TokenReport:
-    """One committed token. text: what it completes; margin: top-1 minus top-2 logit; finite: no NaN or infinity."""
+    """One committed token. text: what it completes; margin: top-1 minus top-2 logit; finite: no NaN or infinity.
+
+    The numbers are the model's own, before penalties, biases and filters. top: the likeliest tokens at this position as
+    (id, logprob), best first, as many as the turn asked for.
+    """
 
     id: int
     text: str
@@ -23,6 +27,7 @@ class TokenReport:
     margin: float
     entropy: float
     finite: bool
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

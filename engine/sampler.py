@@ -1,16 +1,14 @@
-"""Choosing tokens from logits: greedy, or Gumbel-max with noise that depends on seed, position and token
-alone.
+"""Choosing tokens from logits: greedy, or Gumbel-max with noise that depends on seed, position and token alone.
 
-Must not: keep generator state, look at other rows, or touch the device more than once per call to read
-results.
-Invariant: a row's outcome is a function of (logits, position, params) only. Whoever asks, plain decoding, a
-verify step or a drafter, in whatever batch, gets the same token for the same logits at the same absolute
-position. For that every reduction here is a comparison, an exact integer sum or a fixed-order tree, never a
+Must not: keep state between calls, look at other rows, or wait for the device more than once per call.
+Invariant: a row's outcome is a function of (logits, history, position, params) only; the history enters through the
+adjusted logits of engine.penalties. Whoever asks, plain decoding, a verify step or a drafter, in whatever batch, gets
+the same token. For that every reduction here is a comparison, an exact integer sum or a fixed-order tree, never a
 float sum whose order may depend on the batch.
 
 Sources: Gumbel-max with noise shared by drafter and target: Daliri, Musco, Suresh, "Coupling without
-Communication and Drafter-Invariant Speculative Decoding" (arXiv 2408.07978). Hash: SplitMix64 (Steele, Lea,
-Flood, OOPSLA 2014). Top-p: Holtzman et al., arXiv 1904.09751. Min-p: Nguyen et al., arXiv 2407.01082.
+Communication and Drafter-Invariant Speculative Decoding" (arXiv 2408.07978). Top-p: Holtzman et al., arXiv
+1904.09751. Min-p: Nguyen et al., arXiv 2407.01082.
 """
 
 from __future__ import annotations
@@ -22,13 +20,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.noise import gumbel_at, keys_at
+
+MAX_TOP = 20
+"""Most alternatives that are reported per token: OpenAI's limit of `top_logprobs`."""
+
 _MASK = (1 << 64) - 1
-_GAMMA = 0x9E3779B97F4A7C15
-_MIX1 = 0xBF58476D1CE4E5B9
-_MIX2 = 0x94D049BB133111EB
-_SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
-# ln2 with its low 32 bits cleared, so that (exponent * high) is exact, and the rest of it
-_LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _ID_MASK = (1 << 32) - 1
 _MASS_UNIT = float(1 << 40)  # probability mass is summed in these: exact in int64 up to 2^22 tokens
 
@@ -37,9 +34,9 @@ _MASS_UNIT = float(1 << 40)  # probability mass is summed in these: exact in int
 class SamplingParams:
     """How to sample. Raises ValueError that names the field.
 
-    temperature 0 is greedy and ignores the rest. Filters apply after the temperature in the order top_k (0 =
+    temperature 0 is greedy and ignores seed and filters. Filters apply after the temperature in the order top_k (0 =
     off), top_p (1 = off; relative to what top_k left), min_p (0 = off; relative to the most likely token).
-    seed: 64 bits.
+    seed: 64 bits. The other fields change the logits before all that, also in greedy decoding: see engine.penalties.
     """
 
     temperature: float = 0.0
@@ -47,11 +44,16 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_p", "min_p"):
+        floats = "temperature top_p min_p repetition_penalty presence_penalty frequency_penalty"
+        for name in floats.split():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+            if not _is_finite(value):
                 raise ValueError(f"{name}: must be a finite number, not {value!r:.40}")
         for name in ("top_k", "seed"):
             value = getattr(self, name)
@@ -67,6 +69,30 @@ class SamplingParams:
             raise ValueError(f"min_p: must be between 0 and 1, not {self.min_p}")
         if not -(1 << 63) <= self.seed <= _MASK:
             raise ValueError(f"seed: must fit in 64 bits, not {self.seed}")
+        if not 0 < self.repetition_penalty <= 10:
+            raise ValueError(f"repetition_penalty: must be above 0 and at most 10, not {self.repetition_penalty}")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise ValueError(f"{name}: must be between -2 and 2, not {getattr(self, name)}")
+        for token, bias in self.logit_bias:
+            if isinstance(token, bool) or not isinstance(token, int) or token < 0:
+                raise ValueError(f"logit_bias: {token!r:.40} is not a token id")
+            if not _is_finite(bias) or not -100 <= bias <= 100:
+                raise ValueError(
+                    f"logit_bias: the bias of token {token} must be between -100 and 100, not {bias!r:.40}"
+                )
+        if len({token for token, _ in self.logit_bias}) < len(self.logit_bias):
+            raise ValueError("logit_bias: a token is named twice")
+
+    @property
+    def penalised(self) -> bool:
+        """True if a token's logit depends on what was said before."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @property
+    def adjusts(self) -> bool:
+        """True if tokens are not chosen from the model's own logits: penalties or biases are set."""
+        return self.penalised or bool(self.logit_bias)
 
     @property
     def greedy(self) -> bool:
@@ -78,10 +104,11 @@ class SamplingParams:
 class Choice:
     """What `choose` took, one entry per row.
 
-    The numbers describe the model's own distribution over the valid tokens: temperature 1, no filters,
-    natural logarithms. logprob: of the chosen token; margin: best minus second-best logit (0 if there is no
-    second one). finite: no NaN or infinity among the valid logits; if false, such tokens were left out (and
-    id 0 was chosen if nothing was left), and the numbers are about the rest.
+    The numbers describe the model's own distribution over the valid tokens: temperature 1, no filters, no penalties or
+    biases, natural logarithms. logprob: of the chosen token; margin: best minus second-best logit (0 if there is no
+    second one). top: the likeliest tokens as (id, logprob), best first, as many as asked for. finite: no NaN or
+    infinity among the valid logits; if false, such tokens were left out (and id 0 was chosen if nothing was left), and
+    the numbers are about the rest.
     """
 
     ids: list[int]
@@ -90,27 +117,29 @@ class Choice:
     margin: list[float]
     entropy: list[float]
     finite: list[bool]
+    top: list[tuple[tuple[int, float], ...]]
 
 
-def gumbel(seed: int, position: int, vocab: int, device: torch.device | str = "cpu") -> Tensor:
-    """Standard Gumbel noise for every token at one absolute position: float64 [vocab], the same bits on any
-    device."""
-    keys = _keys(seed, [position], torch.device(device))
-    return _gumbel(keys, torch.arange(vocab, device=device).unsqueeze(0))[0]
-
-
-def choose(logits: Tensor, positions: Sequence[int], params: SamplingParams, valid_tokens: int) -> Choice:
+def choose(
+    logits: Tensor,
+    positions: Sequence[int],
+    params: SamplingParams,
+    valid_tokens: int,
+    adjusted: Tensor | None = None,
+    top: int = 0,
+) -> Choice:
     """Takes one token per row; waits for the device once.
 
-    logits: float32 [n, V]; positions: n absolute positions of the tokens to be chosen; ids from valid_tokens
-    on (a padded vocabulary) are never chosen and not looked at. Raises ValueError on shapes that do not fit;
-    never because of what the logits are.
+    logits: float32 [n, V], the model's own; positions: n absolute positions of the tokens to be chosen; ids from
+    valid_tokens on (a padded vocabulary) are never chosen and not looked at. adjusted: what `Penalties.adjust` made
+    of the logits, [n, valid_tokens] or wider. top: how many of the likeliest tokens to report per row. Raises
+    ValueError on shapes that do not fit and on params that need `adjusted`; never because of what the logits are.
     """
     rows, bad = _clean(logits, positions, valid_tokens)
-    best = _ranked(rows, min(2, rows.shape[1]))
-    ids = _pick(rows, best, positions, params)
-    top = rows.gather(1, best).double()
-    peak = top[:, :1].clamp_min(-3.5e38)  # a row without any finite logit: -inf minus -inf would be NaN
+    best = _ranked(rows, min(max(2, top), rows.shape[1]))
+    ids = _take(rows, best, positions, params, adjusted, valid_tokens)
+    leaders = rows.gather(1, best).double()
+    peak = leaders[:, :1].clamp_min(-3.5e38)  # a row without any finite logit: -inf minus -inf would be NaN
     shifted = rows.double() - peak
     weight = shifted.exp()
     sums = _row_sums(torch.stack([weight, (weight * shifted).nan_to_num(nan=0.0)]))
@@ -118,15 +147,19 @@ def choose(logits: Tensor, positions: Sequence[int], params: SamplingParams, val
     chosen = shifted.gather(1, ids.unsqueeze(1))[:, 0]
     log_total = total.log()
     alive = torch.isfinite(chosen)
+    listed = best[:, :top]
     table = torch.stack(
         [
             ids.double(),
             chosen - log_total,
             1.0 / total,
-            top[:, 0] - top[:, -1],
+            leaders[:, 0] - leaders[:, min(1, leaders.shape[1] - 1)],
             (log_total - sums[1] / total).clamp_min(0.0),
             (~bad).double(),
             alive.double(),
+            # a token without a finite logit is no alternative
+            *torch.where(torch.isfinite(leaders[:, :top]), listed, -1).double().unbind(1),
+            *(shifted.gather(1, listed) - log_total.unsqueeze(1)).unbind(1),
         ]
     ).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     columns = table.tolist()
@@ -139,14 +172,47 @@ def choose(logits: Tensor, positions: Sequence[int], params: SamplingParams, val
         margin=_where(usable, margin),
         entropy=_where(usable, entropy),
         finite=[bool(flag) for flag in finite],
+        top=_alternatives(columns[7:], len(ids_out)),
     )
 
 
-def pick(logits: Tensor, positions: Sequence[int], params: SamplingParams, valid_tokens: int) -> Tensor:
+def pick(
+    logits: Tensor,
+    positions: Sequence[int],
+    params: SamplingParams,
+    valid_tokens: int,
+    adjusted: Tensor | None = None,
+) -> Tensor:
     """The ids of `choose` alone, int64 [n] on the device of the logits, without waiting for it (for
     drafters)."""
     rows, _ = _clean(logits, positions, valid_tokens)
-    return _pick(rows, _ranked(rows, 1), positions, params)
+    return _take(rows, None, positions, params, adjusted, valid_tokens)
+
+
+def _take(
+    rows: Tensor,
+    best: Tensor | None,
+    positions: Sequence[int],
+    params: SamplingParams,
+    adjusted: Tensor | None,
+    valid_tokens: int,
+) -> Tensor:
+    """Ids from the adjusted logits where there are any. best: the ranking of the model's own rows, if known."""
+    if adjusted is None:
+        if params.adjusts:
+            raise ValueError("adjusted: these params hold penalties or biases; pass what Penalties.adjust returns")
+    else:
+        rows, _ = _clean(adjusted, positions, valid_tokens)
+        best = None
+    return _pick(rows, _ranked(rows, 1) if best is None else best, positions, params)
+
+
+def _alternatives(columns: list[list[float]], rows: int) -> list[tuple[tuple[int, float], ...]]:
+    """columns: first the ids by rank, then their log-probabilities by rank, each of them one value per row."""
+    half = len(columns) // 2
+    pairs = [zip(ids, logprobs, strict=True) for ids, logprobs in zip(columns[:half], columns[half:], strict=True)]
+    ranked = zip(*pairs, strict=True) if pairs else [()] * rows
+    return [tuple((int(token), logprob) for token, logprob in row if token >= 0) for row in ranked]
 
 
 def _where(usable: list[bool], values: list[float]) -> list[float]:
@@ -201,61 +267,9 @@ def _pick(rows: Tensor, best: Tensor, positions: Sequence[int], params: Sampling
         keep &= (reached - mass) < reached[:, -1:].double() * params.top_p
     if params.min_p > 0:
         keep &= scores >= math.log(params.min_p)
-    noise = _gumbel(_keys(params.seed, positions, rows.device), candidates)
+    noise = gumbel_at(keys_at(params.seed, positions, rows.device), candidates)
     winner = torch.where(keep, scores + noise, -math.inf).argmax(dim=1, keepdim=True)
     return candidates.gather(1, winner)[:, 0]
-
-
-def _mix(value: int) -> int:
-    """SplitMix64's output function on the host."""
-    value = ((value ^ (value >> 30)) * _MIX1) & _MASK
-    value = ((value ^ (value >> 27)) * _MIX2) & _MASK
-    return value ^ (value >> 31)
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _keys(seed: int, positions: Sequence[int], device: torch.device) -> Tensor:
-    """One SplitMix64 starting state per position: int64 [n, 1]."""
-    root = _mix((seed + _GAMMA) & _MASK)
-    keys = [[_signed(_mix((root ^ _mix((position + 1) * _GAMMA & _MASK)) & _MASK))] for position in positions]
-    return torch.tensor(keys, dtype=torch.int64).to(device, non_blocking=True)
-
-
-def _gumbel(keys: Tensor, ids: Tensor) -> Tensor:
-    """-log(-log U) with U from SplitMix64 at counter `id` of each row's stream: float64 [n, C]."""
-    state = (ids + 1) * _signed(_GAMMA) + keys
-    state = (state ^ _shift(state, 30)) * _signed(_MIX1)
-    state = (state ^ _shift(state, 27)) * _signed(_MIX2)
-    state = state ^ _shift(state, 31)
-    uniform = (_shift(state, 12).double() + 0.5) * 2.0**-52  # exact, never 0 or 1
-    return -_log(-_log(uniform))
-
-
-def _shift(value: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64."""
-    return (value >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _log(value: Tensor) -> Tensor:
-    """Natural logarithm of positive normal float64, relative error below 1e-13.
-
-    Made of operations that IEEE 754 defines exactly, so that CPU and GPU give the same bits; the devices' own
-    logarithms differ in the last place. log(2^e m) = e ln 2 + 2 artanh((m-1)/(m+1)), m in [sqrt(1/2), sqrt
-    2).
-    """
-    bits = value.view(torch.int64)
-    exponent = (bits - _SQRT_HALF_BITS) >> 52
-    mantissa = (bits - (exponent << 52)).view(torch.float64)
-    ratio = (mantissa - 1.0) / (mantissa + 1.0)
-    square = ratio * ratio
-    series = torch.full_like(square, 1.0 / 19.0)
-    for divisor in (17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0):
-        series = series.mul_(square).add_(1.0 / divisor)
-    power = exponent.double()
-    return power * _LN2_HIGH + (power * _LN2_LOW + ratio * 2.0 * series)
 
 
 def _row_sums(values: Tensor) -> Tensor:
@@ -270,8 +284,10 @@ def _row_sums(values: Tensor) -> Tensor:
     return values[..., 0]
 
 
-def _is_finite(value: float) -> bool:
+def _is_finite(value: object) -> bool:
     """A number that a float can hold; an integer may be beyond that."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     try:
         return math.isfinite(value)
     except OverflowError:

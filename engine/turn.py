@@ -15,11 +15,13 @@ from engine.audit import audit_step
 from engine.detokenizer import StreamDetokenizer
 from engine.faults import Fault
 from engine.model import Rows
+from engine.penalties import Penalties
 from engine.reports import AuditReport, EndReason, RewindReport, StepReport, TokenReport
-from engine.sampler import Choice, SamplingParams, choose
+from engine.sampler import MAX_TOP, Choice, SamplingParams, choose
 from engine.sequence import Sequence
 from engine.stops import StopMatcher
 from engine.tokenizer import Tokenizer
+from engine.verify import accepted_run
 
 DRAFT_ORDER = {"none": (), "ngram": ("ngram",), "mtp": ("mtp",), "mtp+ngram": ("ngram", "mtp")}
 
@@ -31,6 +33,7 @@ class TurnOptions:
     drafter: `none`, `ngram`, `mtp` or `mtp+ngram` (n-gram first, MTP where it has nothing), or the name of any other
     drafter of the sequence. max_draft: most draft tokens per step (capped by the step width). audit_every: recompute
     the first verify step and then one in so many; 0 = never. max_tokens: None = up to the context window.
+    logprobs: how many of the likeliest tokens are reported with each token, at most 20.
     """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -39,6 +42,7 @@ class TurnOptions:
     stops: tuple[str, ...] = ()
     max_draft: int = 7
     audit_every: int = 16
+    logprobs: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the field."""
@@ -46,6 +50,8 @@ class TurnOptions:
             raise ValueError(f"max_tokens: must be at least 1, not {self.max_tokens}")
         if "" in self.stops:
             raise ValueError("stops: a stop string must not be empty")
+        if not 0 <= self.logprobs <= MAX_TOP:
+            raise ValueError(f"logprobs: must be between 0 and {MAX_TOP}, not {self.logprobs}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class Turn:
         self.fault = fault
         self.drafter = options.drafter
         self.prompt_tokens = len(prompt)
+        self.penalties = Penalties(options.sampling, tokenizer.vocab_size, prompt, sequence.model.device)
         self.cached_tokens = sequence.begin(prompt, marks)
         self.verify_steps = 0
         self.ended = False
@@ -112,10 +119,10 @@ class Turn:
             range(first, first + len(drafts) + 1),
             self.options.sampling,
             self.tokenizer.vocab_size,
+            self.penalties.adjust(rows.logits, drafts),
+            self.options.logprobs,
         )
-        accepted = 0
-        while accepted < len(drafts) and choice.ids[accepted] == drafts[accepted]:
-            accepted += 1
+        accepted = accepted_run(choice.ids, drafts)
         new, tokens, end, stop = self._cut(choice, accepted + 1)
         audit: AuditReport | None = None
         if drafts:
@@ -124,6 +131,7 @@ class Turn:
             self.verify_steps += 1
             sequence.drafters[draft.source].feedback(len(drafts), accepted)
         sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
+        self.penalties.extend(new)
         self.ended = end is not None
         return StepReport(
             position=position,
@@ -151,12 +159,14 @@ class Turn:
         if self.ended and position == generated:
             raise ValueError(f"cannot rewind to generated token {position}: the turn ended there; keep fewer tokens")
         started = time.perf_counter()
+        discarded = self.generated[position:]
         rebuilt = self.sequence.rewind(self.prompt_tokens + position - 1, trusted=trusted)
+        self.penalties.forget(discarded)
         self.drafter = drafter
         self.ended = False
         self._restart_text()
         milliseconds = (time.perf_counter() - started) * 1e3
-        return RewindReport(position, generated - position, rebuilt, milliseconds)
+        return RewindReport(position, len(discarded), rebuilt, milliseconds)
 
     def _room(self) -> int:
         """Tokens that may still be generated; at least 1 while the turn has not ended."""
@@ -209,6 +219,7 @@ class Turn:
                     choice.margin[index],
                     choice.entropy[index],
                     choice.finite[index],
+                    choice.top[index],
                 )
             )
             if end is not None:

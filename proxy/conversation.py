@@ -45,13 +45,21 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """temperature 0 is greedy. `seed` None lets the server choose one (it is then reported in the incident)."""
+    """temperature 0 is greedy. `seed` None lets the server choose one (it is then reported in the incident).
+
+    repetition_penalty multiplies (1 = off) and counts prompt and response; presence and frequency subtract (0 = off)
+    and count the response. logit_bias: (token id, -100..100), by id.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,7 @@ class ChatRequest:
     max_tokens: None = up to the context window. stop: stop strings, at most 16, never empty.
     session: key under which prefix reuse and budgets are kept (client header, else hash of the first turns).
     mode: decode mode asked for by the client (`DecodeMode.parse`), None = the server's.
+    logprobs: None = not asked for, else how many alternatives to report with each token of the text, 0..20.
     """
 
     api: str
@@ -76,3 +85,4 @@ class ChatRequest:
     session: str = ""
     request_id: str = ""
     mode: str | None = None
+    logprobs: int | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from proxy.backends.base import BackendError, ContextTooLong
+from proxy.backends.base import BackendError, BadPrompt, ContextTooLong
 
 Wire = Literal["openai", "anthropic"]
 
@@ -65,7 +65,7 @@ def translate(wire: Wire, error: BackendError) -> RequestError:
     """A backend's refusal in the API's wording."""
     if isinstance(error, ContextTooLong):
         return overflow(wire, error.tokens, error.limit)
-    return RequestError(error.kind, str(error))
+    return RequestError(error.kind, str(error), error.param if isinstance(error, BadPrompt) else None)
 
 
 def status(wire: Wire, error: RequestError) -> int:

@@ -26,8 +26,20 @@ class ThinkingDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Logprob:
+    """A token of the text with its log-probability, and the likeliest tokens in its place, best first. data: bytes."""
+
+    data: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
+    """logprobs: of the tokens that this text completes, if the request asks for them."""
+
     text: str
+    logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

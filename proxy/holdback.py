@@ -12,15 +12,18 @@ from collections.abc import Sequence
 from detectors.channels import Piece
 from detectors.watch import ReadCall, Said
 from proxy.events import Event, TextDelta, ThinkingDelta, ToolCall
+from proxy.logprobs import LogprobLedger
 
 
 class HoldBack:
     """`calls`: number sent; `undelivered`: first token of which nothing was; `ends_in_text`: text last.
 
     stops: the client's stop strings, whose beginnings must not leak. text_chars: most to hold at all.
+    logprobs: what is to be reported with the text, None = nothing.
     """
 
-    def __init__(self, stops: Sequence[str], text_chars: int) -> None:
+    def __init__(self, stops: Sequence[str], text_chars: int, logprobs: LogprobLedger | None = None) -> None:
+        self._logprobs = logprobs
         self._stops = tuple(stops)
         self._text_chars = text_chars
         self._held: list[Said] = []
@@ -83,11 +86,18 @@ class HoldBack:
             self._sent_chars += len(said.text)
             self.undelivered = said.position + 1
             self.ends_in_text = said.channel == "text"
-            kind = ThinkingDelta if said.channel == "thinking" else TextDelta
-            if events and isinstance(last := events[-1], kind):
-                events[-1] = kind(last.text + said.text)
+            last = events[-1] if events else None
+            if said.channel == "thinking":
+                if isinstance(last, ThinkingDelta):
+                    events[-1] = ThinkingDelta(last.text + said.text)
+                else:
+                    events.append(ThinkingDelta(said.text))
+                continue
+            due = self._logprobs.due(said.position) if self._logprobs is not None else ()
+            if isinstance(last, TextDelta):
+                events[-1] = TextDelta(last.text + said.text, last.logprobs + due)
             else:
-                events.append(kind(said.text))
+                events.append(TextDelta(said.text, due))
         self._held, self._held_chars = [], 0
         return events
 

@@ -27,6 +27,7 @@ from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.holdback import HoldBack
 from proxy.incidents import IncidentSink, Outcome
+from proxy.logprobs import LogprobLedger
 from proxy.transcript import Transcript
 from proxy.trips import Trips
 
@@ -54,6 +55,8 @@ class GuardedSession:
             schemas = ToolSchemas.compile(tools)
         except BadSchema as error:
             raise BadPrompt(str(error)) from error
+        if self.request.logprobs is not None and not self.backend.capabilities.logprobs:
+            raise BadPrompt("logprobs: this backend cannot tell them; leave the field out", "logprobs")
         generation = await self.backend.generate(self.request, self.mode)
         response = _Response(self, generation, schemas)
         try:
@@ -74,8 +77,9 @@ class _Response:
         self._mode = session.mode
         self._rewinds = 0
         self._watch = self._new_watch()
-        self._holdback = HoldBack(session.request.stop, self._policy.hold_text_chars)
         self._transcript = Transcript()
+        logprobs = None if session.request.logprobs is None else LogprobLedger(self._transcript)
+        self._holdback = HoldBack(session.request.stop, self._policy.hold_text_chars, logprobs)
         self._trips = Trips(session.request, session.backend, generation, session.incidents)
         self._accused: Finding | None = None
 

@@ -31,6 +31,9 @@ class Transcript:
     def ids(self) -> tuple[int, ...]:
         return tuple(token.id for token in self._tokens)
 
+    def __getitem__(self, position: int) -> Token:
+        return self._tokens[position]
+
     @property
     def tokens(self) -> tuple[Token, ...]:
         return tuple(self._tokens)

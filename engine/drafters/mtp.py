@@ -16,6 +16,7 @@ from torch import Tensor
 from engine.drafters.base import Drafter
 from engine.kv import KVCache
 from engine.model import Model
+from engine.penalties import Penalties
 from engine.sampler import SamplingParams, choose
 from engine.state import SequenceState
 
@@ -42,6 +43,8 @@ class MtpDrafter:
         self.valid_tokens = valid_tokens
         self.max_chain = max_chain
         self.sampling = SamplingParams()
+        self.penalties: Penalties | None = None
+        """The turn's, so that drafts are chosen as the target will choose; None only where `sampling` needs none."""
         self.max_queued = MAX_QUEUED
         self._tokens: list[int] = []
         self._hidden: list[Tensor] = []
@@ -119,7 +122,8 @@ class MtpDrafter:
         drafts: list[int] = []
         cache, position = self._cache(), len(self._tokens)
         for step in range(limit):
-            picked = choose(logits[-1:], [position + step], self.sampling, self.valid_tokens)
+            adjusted = self.penalties.adjust(logits[-1:], drafts) if self.penalties is not None else None
+            picked = choose(logits[-1:], [position + step], self.sampling, self.valid_tokens, adjusted)
             drafts.append(picked.ids[0])
             if step + 1 < limit:
                 # slots behind the newest row are rewritten by the next fill

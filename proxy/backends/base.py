@@ -36,9 +36,13 @@ class ContextTooLong(BackendError):
 
 
 class BadPrompt(BackendError):
-    """The messages cannot be rendered with the model's chat template."""
+    """This model cannot do what the request asks for. param: the field at fault, if it is a single one."""
 
     kind = "invalid_request"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class Overloaded(BackendError):
@@ -48,11 +52,21 @@ class Overloaded(BackendError):
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have been chosen. data: its exact bytes, which may be part of a character."""
+
+    id: int
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """One committed token. text: what it completes (may be empty inside a multi-byte character).
 
     logprob, entropy in nats; margin = top-1 minus top-2 logit; finite: all logits were finite numbers.
-    None where the backend cannot tell.
+    None where the backend cannot tell. All of them are the model's own, before penalties, biases and filters.
+    data (exact bytes) and top (the likeliest tokens, best first) are there if the request asks for `logprobs`.
     """
 
     id: int
@@ -62,6 +76,8 @@ class Token:
     margin: float | None = None
     entropy: float | None = None
     finite: bool | None = None
+    data: bytes = b""
+    top: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

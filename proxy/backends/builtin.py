@@ -25,12 +25,14 @@ from engine.dtype import AUTO, DTYPES
 from engine.engine import EMBEDDED, Engine, EngineOptions
 from engine.errors import ContextOverflow, EngineError
 from engine.faults import Fault
+from engine.penalties import check_bias
 from engine.sampler import SamplingParams
 from engine.selftest import SelfTest
 from engine.template import TemplateError
 from engine.turn import Turn, TurnOptions
 from policies.modes import DecodeMode
 from proxy.backends.base import (
+    Alternative,
     Audit,
     BackendError,
     BadPrompt,
@@ -191,15 +193,27 @@ class BuiltinBackend:
         wanted = request.sampling
         seed = wanted.seed if wanted.seed is not None else (secrets.randbits(63) if wanted.temperature > 0 else 0)
         try:
-            sampling = SamplingParams(wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p, seed)
-        except ValueError as error:
-            raise BadPrompt(str(error)) from error
+            sampling = SamplingParams(
+                wanted.temperature,
+                wanted.top_k,
+                wanted.top_p,
+                wanted.min_p,
+                seed,
+                wanted.repetition_penalty,
+                wanted.presence_penalty,
+                wanted.frequency_penalty,
+                wanted.logit_bias,
+            )
+            check_bias(sampling, engine.valid_tokens)
+        except ValueError as error:  # its message begins with the field's name
+            raise BadPrompt(str(error), str(error).partition(":")[0]) from error
         options = TurnOptions(
             sampling=sampling,
             drafter=mode.drafter,
             max_tokens=request.max_tokens,
             stops=request.stop,
             audit_every=self._audit_every,
+            logprobs=request.logprobs or 0,
         )
         started = time.perf_counter()
         opening = self._worker.call(engine.open, prompt, options, marks)
@@ -218,22 +232,32 @@ class BuiltinBackend:
         except BaseException:
             self._submit(engine.close, turn)
             raise
-        return BuiltinGeneration(self, turn, mode, seed, (time.perf_counter() - started) * 1e3)
+        prompt_ms = (time.perf_counter() - started) * 1e3
+        return BuiltinGeneration(self, turn, mode, seed, prompt_ms, request.logprobs is not None)
 
 
 class BuiltinGeneration:
-    """One response of the built-in engine."""
+    """One response of the built-in engine. logprobs: whether tokens carry their bytes and alternatives."""
 
-    def __init__(self, backend: BuiltinBackend, turn: Turn, mode: DecodeMode, seed: int, prompt_ms: float) -> None:
+    def __init__(
+        self,
+        backend: BuiltinBackend,
+        turn: Turn,
+        mode: DecodeMode,
+        seed: int,
+        prompt_ms: float,
+        logprobs: bool = False,
+    ) -> None:
         self._backend, self._turn, self._mode = backend, turn, mode
         self._closed = False
         self.prompt_tokens, self.cached_tokens = turn.prompt_tokens, turn.cached_tokens
         self.prompt_ms, self.seed = prompt_ms, seed
+        self._bytes = turn.tokenizer.token_bytes if logprobs else None
 
     async def next(self) -> Delta | None:
         if self._turn.ended:
             return None
-        return _as_delta(await self._backend.step(self._turn), self._mode)
+        return _as_delta(await self._backend.step(self._turn), self._mode, self._bytes)
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
         def call() -> reports.RewindReport:
@@ -255,11 +279,19 @@ def _close_opened(engine: Engine, opening: Future[Turn]) -> None:
         engine.close(opening.result())
 
 
-def _as_delta(step: reports.StepReport, mode: DecodeMode) -> Delta:
+def _as_token(token: reports.TokenReport, to_bytes: Callable[[int], bytes] | None) -> Token:
+    numbers = (token.logprob, token.top1_prob, token.margin, token.entropy, token.finite)
+    if to_bytes is None:
+        return Token(token.id, token.text, *numbers)
+    top = tuple(Alternative(id, to_bytes(id), logprob) for id, logprob in token.top)
+    return Token(token.id, token.text, *numbers, to_bytes(token.id), top)
+
+
+def _as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[int], bytes] | None) -> Delta:
     audit = step.audit
     return Delta(
         position=step.position,
-        tokens=tuple(Token(t.id, t.text, t.logprob, t.top1_prob, t.margin, t.entropy, t.finite) for t in step.tokens),
+        tokens=tuple(_as_token(token, to_bytes) for token in step.tokens),
         step=StepStats(
             mode=mode,
             source=step.source,

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
+from proxy.conversation import ChatRequest, Message, PastCall, Tool
 from proxy.wire.body import (
     Loose,
+    SamplingFields,
     arguments_of,
     brief,
     check_prefill,
@@ -49,7 +50,9 @@ class MessageModel(Loose):
     content: Any
 
 
-class Body(Loose):
+class Body(SamplingFields):
+    """The API itself knows temperature, top_p and top_k; the other sampling fields are an extension."""
+
     model: str
     messages: list[MessageModel] = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -57,8 +60,6 @@ class Body(Loose):
     tools: list[ToolModel] | None = None
     tool_choice: dict[str, Any] | None = None
     stop_sequences: list[str] | None = None
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0)
     stream: bool | None = None
     thinking: dict[str, Any] | None = None
@@ -86,11 +87,7 @@ def parse(raw: bytes, default_temperature: float = 0.0, *, counting: bool = Fals
         model=body.model,
         messages=_messages(body),
         tools=tools,
-        sampling=Sampling(
-            temperature=default_temperature if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
-            top_k=body.top_k or 0,
-        ),
+        sampling=body.sampling(default_temperature),
         max_tokens=body.max_tokens,
         stop=stops_of(body.stop_sequences, "stop_sequences"),
         stream=bool(body.stream),
@@ -102,6 +99,9 @@ def parse(raw: bytes, default_temperature: float = 0.0, *, counting: bool = Fals
 
 def _check_promises(body: Body) -> None:
     """Refuses what a client would rely on and nobody here can keep."""
+    for name in ("logprobs", "top_logprobs"):
+        if (body.model_extra or {}).get(name):
+            refuse(name, "this API has no place for log-probabilities; leave it out, or use /v1/chat/completions")
     if body.mcp_servers:
         refuse("mcp_servers", "this server connects to no other; connect in the client and declare the tools")
     formats = {"output_config.format": (body.output_config or {}).get("format"), "output_format": body.output_format}

@@ -1,4 +1,4 @@
-"""What both APIs share in reading a body: JSON, pydantic errors in words, content that is text or parts.
+"""What both APIs share in reading a body: JSON, pydantic errors in words, sampling, content that is text or parts.
 
 Must not: know the fields of one API. Invariant: whatever a client sends, the only error raised is RequestError.
 """
@@ -12,14 +12,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from proxy.conversation import Sampling
 from proxy.errors import RequestError
 
 M = TypeVar("M", bound=BaseModel)
 MAX_STOPS = 16
 MAX_DEPTH = 200
 HALVES = re.compile("[\ud800-\udfff]")
+TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,8}")
 PLAIN_KEY = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -31,6 +33,34 @@ class Loose(BaseModel):
     @property
     def unknown(self) -> list[str]:
         return sorted(self.model_extra or {})
+
+
+class SamplingFields(Loose):
+    """How tokens are chosen, in the names and ranges of OpenAI's API and, for what it lacks, of vLLM's."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    logit_bias: dict[str, Any] | None = None
+
+    def sampling(self, default_temperature: float) -> Sampling:
+        """What the fields ask for; those that are absent or null ask for nothing."""
+        return Sampling(
+            temperature=default_temperature if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(self.top_k or 0, 0),
+            min_p=self.min_p or 0.0,
+            seed=self.seed,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=_biases(self.logit_bias or {}),
+        )
 
 
 def read_json(raw: bytes) -> dict[str, Any]:
@@ -123,6 +153,16 @@ def stops_of(stop: str | list[str] | None, field: str) -> tuple[str, ...]:
     if any(not s for s in stops):
         refuse(field, "a stop string must not be empty")
     return stops
+
+
+def _biases(raw: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
+    """By id. JSON names object members with strings, so the ids are digits."""
+    for name, bias in raw.items():
+        if not TOKEN_ID.fullmatch(name):
+            refuse("logit_bias", f"{brief(name)} is not a token id; use the tokenizer's numbers as keys")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            refuse("logit_bias", f"the bias of token {name} must be a number between -100 and 100, not {brief(bias)}")
+    return tuple(sorted((int(name), float(bias)) for name, bias in raw.items()))
 
 
 def check_prefill(last_role: str, where: str) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from proxy import errors
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
-from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, ToolCall, Usage
+from proxy.events import Event, Failed, Finished, Logprob, Started, TextDelta, ThinkingDelta, ToolCall, Usage
 from proxy.sse import DONE, frame
 
 REASONS = {"stop": "stop", "stop_sequence": "stop", "length": "length", "tool_calls": "tool_calls"}
@@ -31,6 +32,7 @@ class OpenAIChatEncoder:
         self._created = int(time.time())
         self._opened = False
         self._text: list[str] = []
+        self._logprobs: list[Logprob] = []
         self._thinking: list[str] = []
         self._calls: list[dict[str, Any]] = []
         self._finished: Finished | None = None
@@ -42,7 +44,7 @@ class OpenAIChatEncoder:
         if isinstance(event, ThinkingDelta):
             return self._chunk({"reasoning_content": event.text})
         if isinstance(event, TextDelta):
-            return self._chunk({"content": event.text})
+            return self._chunk({"content": event.text}, event.logprobs)
         if isinstance(event, ToolCall):
             return self._chunk({"tool_calls": [{"index": event.index, **_call(event)}]})
         if isinstance(event, Failed):
@@ -70,6 +72,7 @@ class OpenAIChatEncoder:
             self._thinking.append(event.text)
         elif isinstance(event, TextDelta):
             self._text.append(event.text)
+            self._logprobs += event.logprobs
         elif isinstance(event, ToolCall):
             self._calls.append(_call(event))
         elif isinstance(event, Finished):
@@ -92,7 +95,9 @@ class OpenAIChatEncoder:
             message["reasoning_content"] = "".join(self._thinking)
         if self._calls:
             message["tool_calls"] = self._calls
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": REASONS[end.reason]}
+        asked = self._request.logprobs is not None
+        logprobs = _logprobs(self._logprobs) if asked else None
+        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": REASONS[end.reason]}
         body = self._envelope("chat.completion", [choice]) | {
             "usage": _usage(end.usage),
             "timings": _timings(end),
@@ -108,8 +113,11 @@ class OpenAIChatEncoder:
         self._opened = True
         return self._chunk({"role": "assistant", "content": ""})
 
-    def _chunk(self, delta: dict[str, Any]) -> bytes:
-        return frame(self._envelope("chat.completion.chunk", [_choice(delta, None)]))
+    def _chunk(self, delta: dict[str, Any], logprobs: Sequence[Logprob] = ()) -> bytes:
+        choice = _choice(delta, None)
+        if logprobs:
+            choice["logprobs"] = _logprobs(logprobs)
+        return frame(self._envelope("chat.completion.chunk", [choice]))
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -123,6 +131,20 @@ class OpenAIChatEncoder:
 
 def _choice(delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+def _logprobs(entries: Sequence[Logprob]) -> dict[str, Any]:
+    """Of tokens of the content; those of tool calls are not reported."""
+    content = [
+        _entry(entry.data, entry.logprob) | {"top_logprobs": [_entry(*other) for other in entry.top]}
+        for entry in entries
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _entry(data: bytes, logprob: float) -> dict[str, Any]:
+    """A token as text, and as bytes for where it is part of a character."""
+    return {"token": data.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(data)}
 
 
 def _call(event: ToolCall) -> dict[str, Any]:

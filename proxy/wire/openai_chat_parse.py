@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
+from proxy.conversation import ChatRequest, Message, PastCall, Tool
 from proxy.wire.body import (
     Loose,
+    SamplingFields,
     arguments_of,
     brief,
     check_prefill,
@@ -28,12 +29,6 @@ from proxy.wire.parsed import Parsed
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "presence_penalty": (None, 0),
-    "frequency_penalty": (None, 0),
-    "repetition_penalty": (None, 1),
-    "logit_bias": (None, {}),
     "functions": (None, []),
     "function_call": (None, "auto", "none"),
     "modalities": (None, ["text"]),
@@ -98,7 +93,7 @@ class Speculative(Loose):
     n_max: int | None = None
 
 
-class Body(Loose):
+class Body(SamplingFields):
     model: str
     messages: list[MessageModel] = Field(min_length=1)
     tools: list[ToolModel] | None = None
@@ -107,11 +102,8 @@ class Body(Loose):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1)
-    min_p: float | None = Field(default=None, ge=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     stop: str | list[str] | None = None
     response_format: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
@@ -134,19 +126,14 @@ def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
         model=body.model,
         messages=_messages(body.messages),
         tools=tools,
-        sampling=Sampling(
-            temperature=default_temperature if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
-            top_k=max(body.top_k or 0, 0),
-            min_p=body.min_p or 0.0,
-            seed=body.seed,
-        ),
+        sampling=body.sampling(default_temperature),
         max_tokens=body.max_completion_tokens or body.max_tokens,
         stop=stops_of(body.stop, "stop"),
         stream=bool(body.stream),
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         session=session_of(body.prompt_cache_key),
         mode=_mode(body.speculative),
+        logprobs=_logprobs(body),
     )
     return Parsed(request, tuple(ignored))
 
@@ -165,6 +152,15 @@ def _check_extras(body: Body) -> list[str]:
     if extras.get("parallel_tool_calls") is False and body.tools:
         refuse("parallel_tool_calls", "false is not supported yet; leave it out or use true")
     return [name for name in body.unknown if name not in (*NEUTRAL, *CONSTRAINTS, *CONTINUATIONS)]
+
+
+def _logprobs(body: Body) -> int | None:
+    """How many alternatives are asked for, None if no log-probabilities are."""
+    if body.logprobs:
+        return body.top_logprobs or 0
+    if body.top_logprobs:
+        refuse("top_logprobs", "needs `logprobs` to be true; set it, or leave this out")
+    return None
 
 
 def _tools(body: Body) -> tuple[Tool, ...]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.sampler import SamplingParams, choose, gumbel, pick
+from engine.sampler import SamplingParams, choose, pick
 
 torch.set_num_threads(1)
 
@@ -49,20 +49,6 @@ def chi_square_p(counts: list[int], expected: list[float]) -> float:
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def splitmix(seed: int, position: int, count: int) -> np.ndarray:
-    """The noise's integers, from unsigned arithmetic."""
-    gamma = np.uint64(0x9E3779B97F4A7C15)
-
-    def mix(z: np.ndarray) -> np.ndarray:
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-    root = mix(np.array([seed], np.uint64) + gamma)
-    key = mix(root ^ mix(np.array([position + 1], np.uint64) * gamma))
-    return mix(key + np.arange(1, count + 1, dtype=np.uint64) * gamma)
-
-
 class TestParams:
     @pytest.mark.parametrize(
         ("field", "value"),
@@ -81,6 +67,20 @@ class TestParams:
             ("seed", 1 << 64),
             ("seed", -(1 << 63) - 1),
             ("seed", None),
+            ("repetition_penalty", 0.0),
+            ("repetition_penalty", 10.5),
+            ("repetition_penalty", math.nan),
+            ("presence_penalty", 2.1),
+            ("presence_penalty", "0"),
+            ("frequency_penalty", -2.1),
+            ("frequency_penalty", False),
+            ("logit_bias", ((5, 100.5),)),
+            ("logit_bias", ((5, math.nan),)),
+            ("logit_bias", ((5, True),)),
+            ("logit_bias", ((-1, 1.0),)),
+            ("logit_bias", ((True, 1.0),)),
+            ("logit_bias", (("5", 1.0),)),
+            ("logit_bias", ((5, 1.0), (6, 1.0), (5, 2.0))),
         ],
     )
     def test_the_error_names_the_field(self, field: str, value: object) -> None:
@@ -91,36 +91,6 @@ class TestParams:
         logits = torch.zeros(1, 64)
         for seed in (0, -1, (1 << 64) - 1, 1 << 63, -(1 << 63)):
             assert 0 <= ids(logits, [3], SamplingParams(temperature=1.0, seed=seed))[0] < 64
-
-
-class TestNoise:
-    def test_integers_are_splitmix64(self) -> None:
-        for seed, position in ((0, 0), (7, 12), ((1 << 64) - 1, 250_000), (1 << 63, 1)):
-            uniform = ((splitmix(seed, position, 5000) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-            expected = -np.log(-np.log(uniform))
-            np.testing.assert_allclose(gumbel(seed, position, 5000).numpy(), expected, rtol=1e-12, atol=1e-12)
-
-    def test_a_token_keeps_its_noise_in_any_vocabulary(self) -> None:
-        assert torch.equal(gumbel(5, 9, 1000)[:10], gumbel(5, 9, 10))
-
-    def test_moments_are_those_of_a_gumbel(self) -> None:
-        noise = gumbel(3, 4, 200_000)
-        assert noise.dtype == torch.float64
-        assert float(noise.mean()) == pytest.approx(0.5772156649, abs=0.01)
-        assert float(noise.var()) == pytest.approx(math.pi**2 / 6, abs=0.03)
-        assert bool(torch.isfinite(noise).all())
-
-    def test_seed_and_position_both_matter_and_do_not_mix(self) -> None:
-        points = [(seed, position) for seed in (0, 1, 2, 1 << 40) for position in (0, 1, 2, 1 << 17)]
-        seen = {tuple(gumbel(seed, position, 8).tolist()) for seed, position in points}
-        assert len(seen) == len(points)
-
-    def test_neighbouring_positions_and_seeds_are_uncorrelated(self) -> None:
-        base = gumbel(11, 100, 50_000)
-        for other in (gumbel(11, 101, 50_000), gumbel(12, 100, 50_000), gumbel(100, 11, 50_000)):
-            correlation = float(torch.corrcoef(torch.stack([base, other]))[0, 1])
-            assert abs(correlation) < 0.02
-        assert abs(float(torch.corrcoef(torch.stack([base[1:], base[:-1]]))[0, 1])) < 0.02
 
 
 FILTERS = [
@@ -228,6 +198,56 @@ class TestNumbers:
         assert (choice.ids, choice.logprob, choice.margin, choice.entropy) == ([0], [0.0], [0.0], [0.0])
 
 
+class TestAdjusted:
+    def test_tokens_come_from_the_adjusted_logits_and_numbers_from_the_models_own(self) -> None:
+        logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+        adjusted = torch.tensor([[0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+        own = choose(logits, [0, 1], SamplingParams(), 3)
+        choice = choose(logits, [0, 1], SamplingParams(), 3, adjusted)
+        assert (choice.ids, pick(logits, [0, 1], SamplingParams(), 3, adjusted).tolist()) == ([1, 2], [1, 2])
+        assert (choice.top1_prob, choice.margin, choice.entropy) == (own.top1_prob, own.margin, own.entropy)
+        assert choice.logprob == pytest.approx(torch.log_softmax(logits, 1)[[0, 1], [1, 2]].tolist(), abs=1e-6)
+
+    @pytest.mark.parametrize("params", [SAMPLED, *FILTERS], ids=str)
+    def test_filters_see_the_adjusted_logits(self, params: SamplingParams) -> None:
+        generator = torch.Generator().manual_seed(8)
+        logits, adjusted = torch.randn(60, 40, generator=generator), torch.randn(60, 40, generator=generator)
+        assert choose(logits, range(60), params, 40, adjusted).ids == ids(adjusted, list(range(60)), params)
+
+    def test_penalties_cannot_be_forgotten(self) -> None:
+        for call in (choose, pick):
+            with pytest.raises(ValueError, match=r"^adjusted: .*Penalties\.adjust"):
+                call(torch.zeros(1, 5), [0], SamplingParams(presence_penalty=1), 5)
+
+    def test_its_shape_must_fit(self) -> None:
+        with pytest.raises(ValueError, match="logits: "):
+            choose(torch.zeros(2, 5), [0, 1], SamplingParams(), 5, torch.zeros(1, 5))
+
+
+class TestTop:
+    @pytest.mark.parametrize("count", [0, 1, 2, 3, 20])
+    def test_the_likeliest_tokens_best_first(self, count: int) -> None:
+        logits = torch.randn(9, 30, generator=torch.Generator().manual_seed(4))
+        choice = choose(logits, range(9), SAMPLED, 30, top=count)
+        expected = torch.log_softmax(logits.double(), 1).sort(dim=1, descending=True, stable=True)
+        for row, listed in enumerate(choice.top):
+            assert [token for token, _ in listed] == expected.indices[row, :count].tolist()
+            assert [p for _, p in listed] == pytest.approx(expected.values[row, :count].tolist(), abs=1e-12)
+            assert dict(listed).get(choice.ids[row], choice.logprob[row]) == choice.logprob[row]
+        assert choose(logits, range(9), SAMPLED, 30).margin == choice.margin
+
+    def test_ties_by_lowest_id_and_no_more_than_there_are(self) -> None:
+        (listed,) = choose(torch.tensor([[1.0, 2.0, 2.0, 9.0]]), [0], SamplingParams(), 3, top=20).top
+        assert [token for token, _ in listed] == [1, 2, 0]
+        assert choose(torch.tensor([[3.0]]), [0], SAMPLED, 1, top=5).top == [((0, 0.0),)]
+
+    def test_what_is_not_finite_is_no_alternative(self) -> None:
+        logits = torch.tensor([[1.0, math.nan, 0.5], [math.inf] * 3])
+        first, second = choose(logits, [0, 1], SAMPLED, 3, top=3).top
+        assert [token for token, _ in first] == [0, 2]
+        assert second == ()
+
+
 class TestNotFinite:
     @pytest.mark.parametrize("params", [SamplingParams(), SAMPLED, *FILTERS], ids=str)
     @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
@@ -266,16 +286,17 @@ class TestRowsAreIndependent:
         if seed % 5 == 0:
             logits[seed % rows, seed % vocab] = math.nan
         positions = [int(p) for p in torch.randint(0, 1 << 18, (rows,), generator=generator)]
-        whole = choose(logits, positions, params, vocab)
+        whole = choose(logits, positions, params, vocab, top=5)
         assert pick(logits, positions, params, vocab).tolist() == whole.ids
         for row in range(rows):
-            alone = choose(logits[row : row + 1].clone(), positions[row : row + 1], params, vocab)
+            alone = choose(logits[row : row + 1].clone(), positions[row : row + 1], params, vocab, top=5)
             assert alone.ids == [whole.ids[row]]
             assert alone.logprob == [whole.logprob[row]]
             assert alone.top1_prob == [whole.top1_prob[row]]
             assert alone.margin == [whole.margin[row]]
             assert alone.entropy == [whole.entropy[row]]
             assert alone.finite == [whole.finite[row]]
+            assert alone.top == [whole.top[row]]
 
 
 class TestShapes:
@@ -287,9 +308,3 @@ class TestShapes:
     def test_valid_tokens_must_fit(self, valid: int) -> None:
         with pytest.raises(ValueError, match="valid_tokens: "):
             choose(torch.zeros(1, 5), [0], SamplingParams(), valid)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_gpu_gives_the_same_noise_bits() -> None:
-    for seed, position in ((0, 0), (7, 12), ((1 << 64) - 1, 250_000)):
-        assert torch.equal(gumbel(seed, position, 250_000, "cuda").cpu(), gumbel(seed, position, 250_000))

@@ -144,7 +144,7 @@ async def serving(
     backend: ScriptedBackend | Script | str, wait_until_ready: bool = True, **sections: dict[str, Any]
 ) -> AsyncIterator[Live]:
     """sections: configuration, such as `server={"keys": ("k",)}`."""
-    if not isinstance(backend, ScriptedBackend):
+    if isinstance(backend, Script | str):
         backend = ScriptedBackend(backend)
     with TemporaryDirectory() as folder:
         store = IncidentStore(Path(folder) / "incidents.sqlite")

@@ -16,6 +16,7 @@ from functools import cache
 
 from policies.modes import DecodeMode
 from proxy.backends.base import (
+    Alternative,
     Audit,
     BackendError,
     Capabilities,
@@ -97,6 +98,7 @@ class ScriptedGeneration:
         self._script, self._mode, self._pace = script, mode, pace
         self._limit = request.max_tokens
         self._stops = request.stop
+        self._logprobs = request.logprobs
         self._trusted = False
         self._ended = False
 
@@ -121,7 +123,7 @@ class ScriptedGeneration:
                 break
             self.kept.append(pieces[position])
             finite = position not in self._script.nonfinite
-            tokens.append(Token(token_id(pieces[position]), pieces[position], finite=finite))
+            tokens.append(self._token(position, pieces[position], finite))
             stop = self._matched_stop()
             if stop is not None:
                 end = "stop_sequence"
@@ -154,6 +156,13 @@ class ScriptedGeneration:
     async def close(self) -> None:
         self.closes += 1
         self._ended = True
+
+    def _token(self, position: int, piece: str, finite: bool) -> Token:
+        if self._logprobs is None:
+            return Token(token_id(piece), piece, finite=finite)
+        others = (piece, "\u20ac", *map(str, range(18)))[: self._logprobs]
+        top = tuple(Alternative(token_id(other), other.encode(), -0.5 - rank) for rank, other in enumerate(others))
+        return Token(token_id(piece), piece, -0.5, finite=finite, data=piece.encode(), top=top)
 
     def _pieces(self) -> tuple[str, ...]:
         script = self._script
@@ -199,7 +208,7 @@ class ScriptedBackend:
         self.capabilities = Capabilities(
             rewinds=True,
             token_ids=True,
-            logprobs=False,
+            logprobs=True,
             audits=True,
             exactness="bitwise",
             modes=("plain", str(FAST)),

@@ -58,9 +58,12 @@ async def test_tells_what_it_is(backend: BuiltinBackend) -> None:
     assert backend.capabilities.modes == ("plain", "ngram/full", "mtp/full", "mtp+ngram/full")
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-async def test_all_modes_say_the_same(backend: BuiltinBackend, temperature: float) -> None:
-    request = ask(sampling=Sampling(temperature=temperature, seed=7), max_tokens=60, tools=(TOOL,))
+PENALISED = Sampling(0.8, 0.95, 40, 0.01, 7, 1.1, 0.5, 0.3, ((11, 2.0), (12, -100.0)))
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.0, seed=7), Sampling(0.8, seed=7), PENALISED])
+async def test_all_modes_say_the_same(backend: BuiltinBackend, sampling: Sampling) -> None:
+    request = ask(sampling=sampling, max_tokens=60, tools=(TOOL,))
     plain = await drain(backend, request, PLAIN)
     assert plain[0]
     for drafter in ("ngram", "mtp", "mtp+ngram"):
@@ -123,6 +126,34 @@ async def deltas(generation: Generation) -> AsyncIterator[Delta]:
     while (delta := await generation.next()) is not None:
         if delta.tokens:
             yield delta
+
+
+async def test_penalties_and_biases_reach_the_engine(backend: BuiltinBackend) -> None:
+    plain, _ = await drain(backend, ask("Go on.", max_tokens=20), PLAIN)
+    for changes in (
+        Sampling(logit_bias=((plain[0], -100.0),)),
+        Sampling(repetition_penalty=2.0),
+        Sampling(presence_penalty=2.0, frequency_penalty=2.0),
+    ):
+        assert (await drain(backend, ask("Go on.", max_tokens=20, sampling=changes), PLAIN))[0] != plain
+    with pytest.raises(BadPrompt, match=r"^logit_bias: token 99999999 ") as caught:
+        await backend.generate(ask(sampling=Sampling(logit_bias=((99999999, 1.0),))), PLAIN)
+    assert caught.value.param == "logit_bias"
+
+
+@pytest.mark.parametrize("logprobs", [None, 0, 4])
+async def test_bytes_and_alternatives_on_request(backend: BuiltinBackend, logprobs: int | None) -> None:
+    generation = await backend.generate(ask(max_tokens=6, logprobs=logprobs), FAST)
+    tokens = []
+    while (delta := await generation.next()) is not None:
+        tokens += delta.tokens
+    await generation.close()
+    assert tokens
+    for token in tokens:
+        assert len(token.top) == (logprobs or 0)
+        assert token.data == (b"" if logprobs is None else backend.engine.tokenizer.token_bytes(token.id))
+        if token.top:  # greedy
+            assert (token.top[0].id, token.top[0].data, token.top[0].logprob) == (token.id, token.data, token.logprob)
 
 
 async def test_a_rewind_continues_as_plain_would(backend: BuiltinBackend) -> None:

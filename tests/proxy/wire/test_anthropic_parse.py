@@ -68,6 +68,31 @@ def test_all_fields() -> None:
     )
 
 
+def test_sampling_fields_of_other_apis_are_honoured() -> None:
+    sampling = read(
+        min_p=0.1, seed=5, presence_penalty=1, frequency_penalty=-1, repetition_penalty=1.2, logit_bias={"4": 2}
+    ).sampling
+    assert sampling == Sampling(0.0, 1.0, 0, 0.1, 5, 1.2, 1.0, -1.0, ((4, 2.0),))
+    assert ignored(min_p=0.1, seed=5, logit_bias={}) == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("presence_penalty", 3),
+        ("frequency_penalty", -3),
+        ("repetition_penalty", 0),
+        ("logit_bias", {"x": 1}),
+        ("min_p", -0.1),
+        ("seed", 1.5),
+        ("logprobs", True),
+        ("top_logprobs", 2),
+    ],
+)
+def test_sampling_fields_that_cannot_be_honoured_are_named(field: str, value: Any) -> None:
+    assert refused(lambda: parse(changed(BODY, field, value))).param == field
+
+
 def test_the_default_temperature_is_the_servers() -> None:
     assert parse(orjson.dumps(BODY), 0.7).request.sampling.temperature == 0.7
     assert parse(changed(BODY, "temperature", 0), 0.7).request.sampling.temperature == 0.0

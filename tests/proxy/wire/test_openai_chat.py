@@ -10,9 +10,10 @@ import openai
 import pytest
 
 from proxy.backends.base import BackendError, ContextTooLong
+from proxy.backends.builtin import BuiltinBackend
 from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
-from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, Timings, ToolCall, Usage
+from proxy.events import Event, Failed, Finished, Logprob, Started, TextDelta, ThinkingDelta, Timings, ToolCall, Usage
 from proxy.wire.openai_chat import OpenAIChatEncoder
 from tests.proxy.live import OPENAI_TOOLS, USER, serving, stable
 from tests.proxy.scripted import Script, ScriptedBackend, call_text
@@ -134,6 +135,39 @@ def test_a_whole_body() -> None:
     assert whole["usage"]["total_tokens"] == 29
 
 
+PART = Logprob(b"\xe2\x82", -0.5, ((b"\xe2\x82", -0.5), (b"a", -2.0)))
+REST = Logprob(b"\xac", -0.25)
+PART_JSON = (
+    '{"token":"\ufffd","logprob":-0.5,"bytes":[226,130],"top_logprobs":'
+    '[{"token":"\ufffd","logprob":-0.5,"bytes":[226,130]},{"token":"a","logprob":-2.0,"bytes":[97]}]}'
+)
+REST_JSON = '{"token":"\ufffd","logprob":-0.25,"bytes":[172],"top_logprobs":[]}'
+
+
+def test_golden_logprobs() -> None:
+    asked = replace(REQUEST, logprobs=2)
+    lines = frames(ThinkingDelta("hm"), TextDelta("\u20ac", (PART, REST)), TextDelta("!"), CALL, request=asked)
+    entries = f'"logprobs":{{"content":[{PART_JSON},{REST_JSON}],"refusal":null}}'
+    assert lines[1] == chunk(f'{{"index":0,"delta":{{"content":"\u20ac"}},{entries},"finish_reason":null}}')
+    assert [line.count('"logprobs":null') for line in lines] == [1, 0, 1, 1]
+
+
+def test_logprobs_of_a_body() -> None:
+    encoder = OpenAIChatEncoder(replace(REQUEST, logprobs=2), "m")
+    for event in (TextDelta("\u20ac", (PART, REST)), CALL, TextDelta("!", (Logprob(b"!", -1.0),)), END):
+        encoder.collect(event)
+    found = encoder.body()["choices"][0]["logprobs"]
+    assert [(entry["bytes"], len(entry["top_logprobs"])) for entry in found["content"]] == [
+        ([226, 130], 2),
+        ([172], 0),
+        ([33], 0),
+    ]
+    asked = OpenAIChatEncoder(replace(REQUEST, logprobs=0), "m")
+    for event in (CALL, END):
+        asked.collect(event)
+    assert asked.body()["choices"][0]["logprobs"] == {"content": [], "refusal": None}
+
+
 def test_content_of_a_body_without_text() -> None:
     assert body(CALL, END)["choices"][0]["message"]["content"] is None
     assert body(END)["choices"][0]["message"] == {"role": "assistant", "content": "", "refusal": None}
@@ -211,6 +245,123 @@ async def test_official_client_options() -> None:
         assert (request.max_tokens, request.sampling.temperature, request.sampling.seed) == (3, 0.5, 7)
         answer = await client.chat.completions.create(model="scripted", messages=USER, stop="three")
         assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("one two ", "stop")
+
+
+LOGPROBS: dict[str, Any] = {"model": "scripted", "messages": USER, "logprobs": True, "top_logprobs": 2}
+
+
+@pytest.mark.parametrize("fast", [None, f"I look.\n{BAD}"], ids=["sound", "after a rewind"])
+async def test_official_client_logprobs(fast: str | None) -> None:
+    """Of the content alone, each token once, whatever was held back or thrown away."""
+    script = Script(f"<think>\nhm\n</think>\n\nI look.\n{LS}\nand on", fast=fast and f"<think>\nhm\n</think>\n\n{fast}")
+    async with serving(script) as live, live.openai() as client:
+        answer = await client.chat.completions.create(**LOGPROBS, tools=OPENAI_TOOLS)
+        logprobs = answer.choices[0].logprobs
+        assert logprobs is not None and logprobs.content is not None
+        tokens = [entry.token for entry in logprobs.content]
+        assert tokens == ["I", " look", ".", "and", " on"]
+        assert answer.choices[0].message.content == "I look.and on"
+        for entry in logprobs.content:
+            assert bytes(entry.bytes or ()).decode() == entry.token
+            assert [(other.token, other.logprob) for other in entry.top_logprobs] == [
+                (entry.token, -0.5),
+                ("\u20ac", -1.5),
+            ]
+        seen: list[str] = []
+        stream = await client.chat.completions.create(**LOGPROBS, tools=OPENAI_TOOLS, stream=True)
+        async for piece in stream:
+            for choice in piece.choices:
+                entries = choice.logprobs.content if choice.logprobs else None
+                assert bool(entries) == bool(choice.delta.content)
+                assert "".join(entry.token for entry in entries or ()) == (choice.delta.content or "")
+                seen += [entry.token for entry in entries or ()]
+        assert seen == tokens
+
+
+async def test_logprobs_are_absent_unless_asked_for() -> None:
+    async with serving("one two") as live, live.openai() as client:
+        answer = await client.chat.completions.create(model="scripted", messages=USER)
+        assert answer.choices[0].logprobs is None
+        answer = await client.chat.completions.create(model="scripted", messages=USER, logprobs=True, stop=" two")
+        logprobs = answer.choices[0].logprobs
+        assert logprobs is not None and logprobs.content is not None
+        assert "".join(entry.token for entry in logprobs.content) == answer.choices[0].message.content == "one"
+        assert {len(entry.top_logprobs) for entry in logprobs.content} == {0}
+
+
+async def test_official_client_meets_the_engine() -> None:
+    """The same sampling whole and streamed, with penalties; a ban holds, and log-probabilities are of the text."""
+    backend = BuiltinBackend()
+    fields: dict[str, Any] = {
+        "model": "specguard-embedded",
+        "messages": USER,
+        "temperature": 0.9,
+        "seed": 5,
+        "max_completion_tokens": 24,
+        "presence_penalty": 0.8,
+        "frequency_penalty": 0.3,
+        "logprobs": True,
+        "top_logprobs": 3,
+    }
+    async with serving(backend) as live, live.openai() as client:  # type: ignore[arg-type]
+        whole = (await client.chat.completions.create(**fields)).choices[0]
+        assert whole.logprobs is not None and whole.logprobs.content
+        said = b"".join(bytes(entry.bytes or ()) for entry in whole.logprobs.content)
+        assert whole.message.content
+        assert said.decode("utf-8", "replace").strip() == whole.message.content.strip()
+        for entry in whole.logprobs.content:
+            best = [other.logprob for other in entry.top_logprobs]
+            assert len(best) == 3
+            assert best == sorted(best, reverse=True)
+            assert entry.logprob <= best[0] <= 0
+            same = [other.logprob for other in entry.top_logprobs if other.bytes == entry.bytes]
+            assert same in ([], [entry.logprob])
+        text, entries = "", []
+        async for piece in await client.chat.completions.create(**fields, stream=True):
+            for choice in piece.choices:
+                text += choice.delta.content or ""
+                entries += (choice.logprobs.content or []) if choice.logprobs else []
+        assert (text, entries) == (whole.message.content, whole.logprobs.content)
+        first = whole.logprobs.content[0].token
+        names = [backend.engine.tokenizer.token_id(name) for name in (first, "<tool_call>")]
+        other = (await client.chat.completions.create(**fields, logit_bias={str(id): -100 for id in names})).choices[0]
+        assert other.logprobs is not None and other.logprobs.content
+        assert first not in [entry.token for entry in other.logprobs.content]
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.create(**fields, logit_bias={str(backend.engine.valid_tokens): 1})
+        assert caught.value.param == "logit_bias"
+
+
+async def test_a_backend_that_cannot_tell_logprobs_refuses_them() -> None:
+    backend = ScriptedBackend("one")
+    backend.capabilities = replace(backend.capabilities, logprobs=False)
+    async with serving(backend) as live, live.openai() as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.create(**LOGPROBS)
+        assert caught.value.param == "logprobs"
+
+
+async def test_official_client_penalties() -> None:
+    async with serving("one") as live, live.openai() as client:
+        await client.chat.completions.create(
+            model="scripted",
+            messages=USER,
+            presence_penalty=0.5,
+            frequency_penalty=-0.25,
+            logit_bias={"50": -100},
+            extra_body={"repetition_penalty": 1.1, "min_p": 0.1, "top_k": 20},
+        )
+        sampling = live.backend.requests[0].sampling
+        assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.logit_bias) == (
+            0.5,
+            -0.25,
+            ((50, -100.0),),
+        )
+        assert (sampling.repetition_penalty, sampling.min_p, sampling.top_k) == (1.1, 0.1, 20)
+        for field, value in {"presence_penalty": 3, "logit_bias": {"x": 1}, "top_logprobs": 2}.items():
+            with pytest.raises(openai.BadRequestError) as caught:
+                await client.chat.completions.create(model="scripted", messages=USER, extra_body={field: value})
+            assert caught.value.param == field
 
 
 async def test_official_client_models() -> None:

@@ -64,6 +64,36 @@ def test_all_fields() -> None:
     )
 
 
+def test_penalties_and_biases() -> None:
+    sampling = read(
+        presence_penalty=-2,
+        frequency_penalty=2,
+        repetition_penalty=1.1,
+        logit_bias={"50": 100, "7": -100.0, "0": 0.5},
+    ).sampling
+    assert sampling == Sampling(
+        repetition_penalty=1.1,
+        presence_penalty=-2.0,
+        frequency_penalty=2.0,
+        logit_bias=((0, 0.5), (7, -100.0), (50, 100.0)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "logprobs"),
+    [({}, None), ({"logprobs": False}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 20}, 20)],
+)
+def test_logprobs(fields: dict[str, Any], logprobs: int | None) -> None:
+    assert read(**fields).logprobs == logprobs
+
+
+def test_alternatives_need_logprobs() -> None:
+    for logprobs in (False, None):
+        raw = orjson.dumps(BODY | {"top_logprobs": 2, "logprobs": logprobs})
+        error = refused(lambda raw=raw: parse(raw))  # type: ignore[misc]
+        assert (error.param, "`logprobs`" in error.message) == ("top_logprobs", True)
+
+
 def test_the_default_temperature_is_the_servers() -> None:
     raw = orjson.dumps(BODY)
     assert parse(raw, 0.7).request.sampling.temperature == 0.7
@@ -161,6 +191,7 @@ def test_hints_are_ignored_by_name() -> None:
     "neutral",
     [
         {"n": 1, "logprobs": False, "top_logprobs": 0, "presence_penalty": 0.0, "frequency_penalty": 0},
+        {"logprobs": None, "top_logprobs": None, "presence_penalty": None, "repetition_penalty": 1, "min_p": 0},
         {"logit_bias": {}, "functions": [], "function_call": "auto", "modalities": ["text"], "audio": None},
         {"response_format": {"type": "text"}, "parallel_tool_calls": True, "tool_choice": "auto", "stop": None},
         {"grammar": "", "guided_json": None, "continue_final_message": False, "add_generation_prompt": True},
@@ -174,12 +205,6 @@ def test_values_that_ask_for_nothing(neutral: dict[str, Any]) -> None:
 
 PROMISES: list[tuple[str, Any]] = [
     ("n", 2),
-    ("logprobs", True),
-    ("top_logprobs", 3),
-    ("presence_penalty", 0.5),
-    ("frequency_penalty", 0.5),
-    ("repetition_penalty", 1.1),
-    ("logit_bias", {"50": 1}),
     ("functions", [{"name": "ls"}]),
     ("modalities", ["audio"]),
     ("audio", {"voice": "x"}),
@@ -232,6 +257,27 @@ def test_what_cannot_be_promised_is_refused_with_a_remedy(field: str, value: Any
         ("top_p", 0, "top_p"),
         ("top_k", -2, "top_k"),
         ("min_p", 2, "min_p"),
+        ("presence_penalty", 2.01, "presence_penalty"),
+        ("presence_penalty", "much", "presence_penalty"),
+        ("frequency_penalty", -2.01, "frequency_penalty"),
+        ("repetition_penalty", 0, "repetition_penalty"),
+        ("repetition_penalty", -1.1, "repetition_penalty"),
+        ("repetition_penalty", 1e300, "repetition_penalty"),
+        ("logit_bias", [1], "logit_bias"),
+        ("logit_bias", {"50": 101}, "logit_bias"),
+        ("logit_bias", {"50": -100.5}, "logit_bias"),
+        ("logit_bias", {"50": "1"}, "logit_bias"),
+        ("logit_bias", {"50": True}, "logit_bias"),
+        ("logit_bias", {"50": None}, "logit_bias"),
+        ("logit_bias", {"-1": 1}, "logit_bias"),
+        ("logit_bias", {"050": 1}, "logit_bias"),
+        ("logit_bias", {"\u0665": 1}, "logit_bias"),
+        ("logit_bias", {"the": 1}, "logit_bias"),
+        ("logit_bias", {"9" * 500: 1}, "logit_bias"),
+        ("logprobs", "yes please", "logprobs"),
+        ("top_logprobs", 3, "top_logprobs"),
+        ("top_logprobs", -1, "top_logprobs"),
+        ("top_logprobs", 21, "top_logprobs"),
         ("seed", 2**64 - 1 + 0.5, "seed"),
         ("stop", ["a"] * 17, "stop"),
         ("stop", "", "stop"),
