@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
+from engine.costs import measure_costs
 from engine.drafters.base import Drafter
 from engine.drafters.mtp import MAX_QUEUED, MtpDrafter
 from engine.drafters.ngram import NgramDrafter
 from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
 from engine.model import Model
+from engine.pacing import TYPICAL, Costs, Pacer
 from engine.prefix import PrefixStore
 from engine.sampler import SamplingParams
 from engine.selftest import SelfTest, self_test
@@ -66,6 +68,8 @@ class Engine:
                 f"{known}; it belongs to another model"
             )
         self.fingerprint = fingerprint(folder)
+        self.costs: Costs = TYPICAL
+        """What a step and a draft cost here; typical ratios until `self_test` has measured them."""
         self.prefixes = PrefixStore(self._new_sequence, options.keep)
 
     @property
@@ -79,8 +83,10 @@ class Engine:
         return self.tokenizer.vocab_size
 
     def self_test(self) -> SelfTest:
-        """About a second; without the planted fault, which starts acting with the first turn."""
-        return self_test(self.model)
+        """About a second; without the planted fault, which starts acting with the first turn. Measures `costs` too."""
+        result = self_test(self.model)
+        self.costs = measure_costs(self.model, self.valid_tokens)
+        return result
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
         """The prompt text of a conversation. Raises TemplateError."""
@@ -119,6 +125,7 @@ class Engine:
         if self.model.mtp is not None:
             drafters["mtp"] = MtpDrafter(self.model, lambda: sequence.state, self.valid_tokens)
         sequence.drafters = drafters
+        sequence.pacer = Pacer(self.costs, self.model.rows - 1)
         return sequence
 
 

@@ -21,6 +21,7 @@ from engine.drafters.base import Drafter
 from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.model import Model, Rows
+from engine.pacing import Pacer
 from engine.state import SequenceState
 
 
@@ -49,6 +50,7 @@ class Sequence:
         self.speculated_from: int | None = None
         self.intact = True
         self.drafters: dict[str, Drafter] = dict(drafters or {})
+        self.pacer = Pacer(depth=model.rows - 1)
 
     @property
     def length(self) -> int:
@@ -74,6 +76,7 @@ class Sequence:
             else:
                 self.state = self.model.new_state()
                 self.provenance, self.speculated_from = [], None
+                self.pacer.begin()
                 for drafter in self.drafters.values():
                     drafter.begin(prompt[:1])
             self.tokens = list(prompt)
