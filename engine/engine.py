@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from engine.config import ModelConfig
+from engine.costs import measure_costs
 from engine.drafters.base import Drafter
 from engine.drafters.mtp import MAX_QUEUED, MtpDrafter
 from engine.drafters.ngram import NgramDrafter
@@ -23,6 +24,7 @@ from engine.dtype import parse_dtype
 from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
 from engine.model import Model
+from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
 from engine.prefix import PrefixStore
 from engine.reports import MemoryReport, StepReport
@@ -72,6 +74,8 @@ class Engine:
         self.fingerprint = fingerprint(folder)
         self.prefixes = PrefixStore(self._new_sequence, options.keep, options.keep_bytes)
         self.max_blocks = 1
+        self.costs: Costs = TYPICAL
+        """What a step and a draft cost here; typical ratios until `self_test` has measured them."""
 
     @property
     def drafters(self) -> tuple[str, ...]:
@@ -84,9 +88,11 @@ class Engine:
         return self.tokenizer.vocab_size
 
     def self_test(self) -> SelfTest:
-        """About a second; without the planted fault, which starts acting with the first turn. Sets `max_blocks`."""
+        """About a second; without the planted fault, which starts acting with the first turn. Sets `max_blocks` and
+        measures `costs` too."""
         test = self_test(self.model)
         self.max_blocks = test.blocks
+        self.costs = measure_costs(self.model, self.valid_tokens)
         return test
 
     def step(self, turns: Sequence[Turn]) -> list[StepReport | Exception]:
@@ -168,6 +174,7 @@ class Engine:
         if self.model.mtp is not None:
             drafters["mtp"] = MtpDrafter(self.model, lambda: sequence.state, self.valid_tokens)
         sequence.drafters = drafters
+        sequence.pacer = Pacer(self.costs, self.model.rows - 1)
         return sequence
 
 

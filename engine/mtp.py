@@ -21,6 +21,13 @@ from engine.layers import Norm, Rope
 from engine.moe import feed_forward
 from engine.weights import Weights
 
+Following = Sequence[int] | Tensor
+
+
+PADDED = 8
+"""Slots are filled in multiples of so many rows, so that a slot has the same bits whatever it was filled together
+with; slots of a chain are thrown away and need no padding."""
+
 
 class MtpHead:
     """One re-applied full-attention layer; embedding and lm_head are the target's."""
@@ -43,24 +50,40 @@ class MtpHead:
         self.mlp = feed_forward(weights, f"{layer}mlp.", config, dtype, sparse=sparse)
 
     @torch.inference_mode()
-    def fill(self, cache: KVCache, position: int, following: Sequence[int], hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def fill(self, cache: KVCache, position: int, following: Following, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Writes slots position.. from target hidden states [n, H] and the tokens that follow them.
 
+        following: n token ids, a list or int64 on the device (so that a chain need not wait for it).
         Returns (state [1, H], logits [1, V] fp32) of the last slot: the first draft.
         """
-        x = self._forward(cache, position, following, hidden)[-1:]
-        return x, F.linear(x, self.head).float()
+        state = self._forward(cache, position, following, hidden, PADDED)[-1:]
+        return state, F.linear(state, self.head).float()
 
-    def step(self, cache: KVCache, position: int, token: int, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One chained draft: slot `position` from the drafted token and the state before it; as `fill`."""
-        return self.fill(cache, position, [token], state)
+    @torch.inference_mode()
+    def write(self, cache: KVCache, position: int, following: Following, hidden: Tensor) -> None:
+        """`fill` without what only a draft needs: the logits over the whole vocabulary."""
+        self._forward(cache, position, following, hidden, PADDED)
 
-    def _forward(self, cache: KVCache, position: int, following: Sequence[int], hidden: Tensor) -> Tensor:
-        rows = hidden.shape[0]
-        embedded = self.embedding[torch.tensor(list(following), device=hidden.device)]
+    @torch.inference_mode()
+    def step(self, cache: KVCache, position: int, token: int | Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One chained draft: slot `position` from the drafted token (int64 [1]) and the state before it; as `fill`."""
+        state = self._forward(cache, position, [token] if isinstance(token, int) else token, state)[-1:]
+        return state, F.linear(state, self.head).float()
+
+    def _forward(
+        self, cache: KVCache, position: int, following: Following, hidden: Tensor, multiple: int = 1
+    ) -> Tensor:
+        real = hidden.shape[0]
+        rows = -(-real // multiple) * multiple
+        if not isinstance(following, Tensor):
+            following = torch.tensor(list(following), device=hidden.device)
+        if rows > real:
+            hidden = F.pad(hidden, (0, 0, 0, rows - real))
+            following = F.pad(following, (0, rows - real))
+        embedded = self.embedding[following]
         x = F.linear(torch.cat((self.norm_embedding(embedded), self.norm_hidden(hidden)), -1), self.fc)
         angles = self.rope.angles(position, rows)
-        block = AttentionBlock(cache, position, slice(0, rows))
+        block = AttentionBlock(cache, position, slice(0, real))
         x = x + self.attention(self.norm_in(x), self.rope, angles, [block])
         x = x + self.mlp(self.norm_mid(x))
-        return self.norm(x)
+        return self.norm(x)[:real]

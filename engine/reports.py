@@ -46,6 +46,8 @@ class StepReport:
     source: who drafted (`none`, `ngram`, `mtp`); context: committed tokens after the step. `end` is set on the last
     step; the end-of-turn token is not among `tokens`. tail: text that only the end releases, after that of all
     tokens: the beginning of a stop string that did not come, bytes of an unfinished character (as U+FFFD).
+    dead_drafter: who was switched off after this step, because of 50 drafted tokens in a row none was accepted; the
+    text is not affected.
     """
 
     position: int
@@ -59,6 +61,7 @@ class StepReport:
     end: EndReason | None = None
     stop_sequence: str | None = None
     tail: str = ""
+    dead_drafter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from engine.drafters.base import Drafter
 from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.model import Block, Model, Rows
+from engine.pacing import Pacer
 from engine.state import SequenceState
 
 CHECKPOINT_EVERY = 1024
@@ -55,6 +56,7 @@ class Sequence:
         self.intact = True
         self.drafters: dict[str, Drafter] = dict(drafters or {})
         self._edges: set[int] = set()
+        self.pacer = Pacer(depth=model.rows - 1)
 
     @property
     def length(self) -> int:
@@ -98,6 +100,7 @@ class Sequence:
             else:
                 self.state = self.model.new_state()
                 self.provenance, self.speculated_from = [], None
+                self.pacer.begin()
                 for drafter in self.drafters.values():
                     drafter.begin(prompt[:1])
             self.tokens = list(prompt)

@@ -168,11 +168,14 @@ class SequenceState:
             pins=self.pins,
         )
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the bits of everything committed that can influence the output."""
+    def fingerprint(self, head_slots: int = 0) -> str:
+        """SHA-256 over the bits of everything committed that can influence the output, and of so many slots of the
+        drafting head's cache, which cannot."""
         digest = hashlib.sha256(str(self.length).encode())
         tensors: list[Tensor] = [t for cache in self.kv for t in cache.committed(self.length)]
         tensors += [t for s in self.linear for t in (s.memory, s.conv)]
+        if self.mtp is not None:
+            tensors += self.mtp.committed(head_slots)
         for tensor in tensors:
             digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()

@@ -31,8 +31,9 @@ class TurnOptions:
     """How one response is generated.
 
     drafter: `none`, `ngram`, `mtp` or `mtp+ngram` (n-gram first, MTP where it has nothing), or the name of any other
-    drafter of the sequence. max_draft: most draft tokens per step (capped by the step width). audit_every: recompute
-    the first verify step and then one in so many; 0 = never. max_tokens: None = up to the context window.
+    drafter of the sequence. max_draft: most draft tokens per step (capped by the step width; how many pay is up to the
+    sequence's pacer). audit_every: recompute the first verify step and then one in so many; 0 = never. max_tokens:
+    None = up to the context window.
     logprobs: how many of the likeliest tokens are reported with each token, at most 20.
     """
 
@@ -125,11 +126,12 @@ class Turn:
         accepted = accepted_run(choice.ids, drafts)
         new, tokens, end, stop = self._cut(choice, accepted + 1)
         audit: AuditReport | None = None
+        dead: str | None = None
         if drafts:
             if self._audit_is_due():
                 audit = audit_step(sequence.model, sequence.state, [sequence.tokens[-1], *new[:-1]], rows)
             self.verify_steps += 1
-            sequence.drafters[draft.source].feedback(len(drafts), accepted)
+            dead = self._feedback(draft.source, len(drafts), accepted)
         sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
         self.penalties.extend(new)
         self.ended = end is not None
@@ -145,6 +147,7 @@ class Turn:
             end=end,
             stop_sequence=stop,
             tail=self._flush_text() if end in ("stop", "length") else "",
+            dead_drafter=dead,
         )
 
     def rewind(self, position: int, drafter: str, *, trusted: bool) -> RewindReport:
@@ -179,12 +182,19 @@ class Turn:
         limit = min(room, self.options.max_draft, self.sequence.model.rows - 1)
         if limit <= 0:
             return "none", []
+        sequence = self.sequence
         for name in DRAFT_ORDER.get(self.drafter, (self.drafter,)):
-            drafter = self.sequence.drafters.get(name)
-            drafts = drafter.propose(limit) if drafter is not None else []
+            drafter = sequence.drafters.get(name)
+            length = sequence.pacer.length(name, limit, len(sequence.tokens)) if drafter is not None else 0
+            drafts = drafter.propose(length) if drafter is not None and length else []
             if drafts:
-                return name, drafts[:limit]
+                return name, drafts[:length]
         return "none", []
+
+    def _feedback(self, source: str, drafted: int, accepted: int) -> str | None:
+        """Tells who proposed and the pacer; the drafter's name if this was its end."""
+        self.sequence.drafters[source].feedback(drafted, accepted)
+        return source if self.sequence.pacer.feedback(source, drafted, accepted) else None
 
     def _audit_is_due(self) -> bool:
         every = self.options.audit_every

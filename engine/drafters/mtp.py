@@ -17,7 +17,7 @@ from engine.drafters.base import Drafter
 from engine.kv import KVCache
 from engine.model import Model
 from engine.penalties import Penalties
-from engine.sampler import SamplingParams, choose
+from engine.sampler import SamplingParams, pick
 from engine.state import SequenceState
 
 MAX_QUEUED = 4096
@@ -27,21 +27,23 @@ MAX_QUEUED = 4096
 class MtpDrafter:
     """Drafts for one sequence. `state` gives the present state of the sequence (it is replaced on a restart).
 
-    valid_tokens: ids at and above it are padding. max_chain: longest chain; one head re-applied loses accuracy
-    with every position, and more than a few steps do not pay. max_queued: rows that may wait for the head's cache; a
-    turn that will draft sets it low, so that the work is spread over the chunks of the prompt.
+    valid_tokens: ids at and above it are padding. max_chain: longest chain, None = as many as a step can verify; how
+    many pay is the pacer's to say (engine.pacing). max_queued: rows that may wait for the head's cache; a turn that
+    will draft sets it low, so that the work is spread over the chunks of the prompt.
     """
 
     name = "mtp"
 
-    def __init__(self, model: Model, state: Callable[[], SequenceState], valid_tokens: int, max_chain: int = 3) -> None:
+    def __init__(
+        self, model: Model, state: Callable[[], SequenceState], valid_tokens: int, max_chain: int | None = None
+    ) -> None:
         if model.mtp is None:
             raise ValueError("drafter mtp: this model has no mtp.* tensors; use ngram or none")
         self.head = model.mtp
         self.model = model
         self.state = state
         self.valid_tokens = valid_tokens
-        self.max_chain = max_chain
+        self.max_chain = model.rows - 1 if max_chain is None else max_chain
         self.sampling = SamplingParams()
         self.penalties: Penalties | None = None
         """The turn's, so that drafts are chosen as the target will choose; None only where `sampling` needs none."""
@@ -64,7 +66,7 @@ class MtpDrafter:
         self._tokens.extend(tokens)
         self._hidden.append(hidden.clone())
         if sum(block.shape[0] for block in self._hidden) > self.max_queued:
-            self._fill()
+            self.catch_up()
 
     def truncate(self, length: int) -> None:
         """History is now tokens[:length]; row p belongs to the history iff token p+1 does."""
@@ -91,26 +93,35 @@ class MtpDrafter:
         self.truncate(len(tokens))
 
     def feedback(self, drafted: int, accepted: int) -> None:
-        """The chain length is fixed for now; acceptance is reported by the steps."""
+        """Nothing to learn: how long a chain pays is the pacer's business."""
+
+    def catch_up(self) -> None:
+        """Writes the slots of all that was committed, as a proposal does first."""
+        if self._hidden:
+            for chunk in self._chunks():
+                self.head.write(self._cache(), *chunk)
 
     def propose(self, limit: int) -> list[int]:
         """Fills the head's cache with what was committed, then chains at most `limit` drafts."""
         limit = min(limit, self.max_chain)
         if not self._hidden or limit <= 0:
             return []
-        hidden, logits = self._fill()
-        return self._chain(hidden, logits, limit)
+        cache = self._cache()
+        *behind, newest = self._chunks()
+        for chunk in behind:
+            self.head.write(cache, *chunk)
+        hidden, logits = self.head.fill(cache, *newest)
+        return self._chain(cache, hidden, logits, limit)
 
-    def _fill(self) -> tuple[Tensor, Tensor]:
-        """Writes the slots of all queued rows, a prefill chunk at a time; returns the newest's state and logits."""
-        cache, rows, at = self._cache(), torch.cat(self._hidden), self._first
+    def _chunks(self) -> list[tuple[int, list[int], Tensor]]:
+        """What the head's cache lacks, a prefill chunk at a time: position, following tokens, rows. Counts as written
+        but for the newest row, which stays queued so that a second proposal can start from it again."""
+        chunks, at, rows = [], self._first, torch.cat(self._hidden)
         for part in torch.split(rows, self.model.prefill_rows):
-            following = self._tokens[at + 1 : at + 1 + part.shape[0]]
-            hidden, logits = self.head.fill(cache, at, following, part)
+            chunks.append((at, self._tokens[at + 1 : at + 1 + part.shape[0]], part))
             at += part.shape[0]
-        # the newest row stays queued, so that a second proposal without a commit can start from it again
         self._first, self._hidden = at - 1, [rows[-1:]]
-        return hidden, logits
+        return chunks
 
     def _cache(self) -> KVCache:
         cache = self.state().mtp
@@ -118,14 +129,16 @@ class MtpDrafter:
             raise ValueError("drafter mtp: the sequence's state was made without a cache for the head")
         return cache
 
-    def _chain(self, hidden: Tensor, logits: Tensor, limit: int) -> list[int]:
-        drafts: list[int] = []
-        cache, position = self._cache(), len(self._tokens)
+    def _chain(self, cache: KVCache, hidden: Tensor, logits: Tensor, limit: int) -> list[int]:
+        """Drafts stay on the device until the last one: the host waits once per proposal."""
+        drafts: list[Tensor] = []
+        position = len(self._tokens)
         for step in range(limit):
-            adjusted = self.penalties.adjust(logits[-1:], drafts) if self.penalties is not None else None
-            picked = choose(logits[-1:], [position + step], self.sampling, self.valid_tokens, adjusted)
-            drafts.append(picked.ids[0])
+            adjusted = None
+            if self.penalties is not None and self.sampling.adjusts:  # what was drafted counts, so it must be known
+                adjusted = self.penalties.adjust(logits, [int(draft) for draft in drafts])
+            drafts.append(pick(logits, [position + step], self.sampling, self.valid_tokens, adjusted))
             if step + 1 < limit:
                 # slots behind the newest row are rewritten by the next fill
                 hidden, logits = self.head.step(cache, self._first + 1 + step, drafts[-1], hidden)
-        return drafts
+        return [int(token) for token in torch.cat(drafts).tolist()]

@@ -91,7 +91,10 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """What one engine step reports. source: who drafted (`none`, `ngram`, `mtp`); rows = 1 + drafted."""
+    """What one engine step reports. source: who drafted (`none`, `ngram`, `mtp`); rows = 1 + drafted.
+
+    dead_drafter: who was switched off after this step because nothing it drafts is accepted. It costs speed only.
+    """
 
     mode: DecodeMode
     source: str
@@ -100,6 +103,7 @@ class StepStats:
     milliseconds: float
     context: int
     audit: Audit | None = None
+    dead_drafter: str | None = None
 
 
 EndReason = Literal["stop", "stop_sequence", "length"]

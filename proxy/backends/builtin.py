@@ -300,6 +300,7 @@ def _as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[in
             milliseconds=step.milliseconds,
             context=step.context,
             audit=Audit(audit.rows, audit.mismatch, audit.max_abs_diff) if audit else None,
+            dead_drafter=step.dead_drafter,
         ),
         end=step.end,
         stop_sequence=step.stop_sequence,

@@ -26,7 +26,7 @@ def ids(count: int, seed: int = 0) -> list[int]:
     return [rng.randrange(256) for _ in range(count)]
 
 
-def begun(model: Model, prompt: list[int], max_chain: int = 3) -> tuple[Sequence, MtpDrafter]:
+def begun(model: Model, prompt: list[int], max_chain: int | None = 3) -> tuple[Sequence, MtpDrafter]:
     sequence = Sequence(model)
     drafter = MtpDrafter(model, lambda: sequence.state, 260, max_chain)
     sequence.drafters = {"mtp": drafter}
@@ -89,15 +89,21 @@ def test_drafts_do_not_depend_on_the_way(model: Model) -> None:
 
 
 def test_rows_never_pile_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does anybody compute logits that no draft needs: `fill` runs for proposals alone."""
     assert model.mtp is not None
-    prompt, seen = ids(700), []
-    fill = model.mtp.fill
+    prompt, written, filled = ids(700), [], []
+    fill, write = model.mtp.fill, model.mtp.write
 
-    def measured(cache: KVCache, position: int, following: list[int], hidden: Tensor) -> tuple[Tensor, Tensor]:
-        seen.append(len(following))
+    def counted_fill(cache: KVCache, position: int, following: list[int], hidden: Tensor) -> tuple[Tensor, Tensor]:
+        filled.append(len(following))
         return fill(cache, position, following, hidden)
 
-    monkeypatch.setattr(model.mtp, "fill", measured)
+    def counted_write(cache: KVCache, position: int, following: list[int], hidden: Tensor) -> None:
+        written.append(len(following))
+        write(cache, position, following, hidden)
+
+    monkeypatch.setattr(model.mtp, "fill", counted_fill)
+    monkeypatch.setattr(model.mtp, "write", counted_write)
     sequence = Sequence(model)
     drafter = MtpDrafter(model, lambda: sequence.state, 260)
     sequence.drafters, drafter.max_queued = {"mtp": drafter}, 200
@@ -105,11 +111,18 @@ def test_rows_never_pile_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> No
     for _ in sequence.prefill():
         assert sum(block.shape[0] for block in drafter._hidden) <= 200
     commit(sequence, ids(10, 1))
+    assert (len(written) > 3, filled) == (True, [])
     drafts = drafter.propose(2)
-    assert len(seen) > 3
-    assert max(seen) <= model.prefill_rows
+    assert len(filled) == 2
+    assert max(written + filled) <= model.prefill_rows
     monkeypatch.undo()
     assert drafts == expected(model, [*prompt, *ids(10, 1)], 2)
+
+
+def test_the_chain_is_as_long_as_a_step_can_verify(model: Model) -> None:
+    prompt = ids(50)
+    _, drafter = begun(model, prompt, max_chain=None)
+    assert drafter.propose(20) == expected(model, prompt, model.rows - 1)
 
 
 def test_the_first_draft_of_a_row_is_sampled_at_its_own_position(model: Model) -> None:
