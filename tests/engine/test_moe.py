@@ -178,3 +178,16 @@ def test_dense_blocks_are_plain(tmp_path: Path) -> None:
     folder = write(tmp_path / "model", "qwen3_next", mlp_only_layers=[1])
     mlp = feed_forward(Weights(folder), PREFIX, ModelConfig.load(folder), torch.float32, sparse=False)
     assert isinstance(mlp, SwiGlu)
+
+
+def test_an_expert_that_a_row_did_not_choose_adds_nothing_to_it(folder: Path) -> None:
+    """Not even 0 times its output: that output may be infinite."""
+    mlp, x = block(folder), inputs(8)
+    sound = mlp(x)
+    ids, _ = mlp.route(F.linear(x, mlp.router)[:, : mlp.experts])
+    mlp.down[5] = torch.inf
+    broken = mlp(x)
+    chose = (ids == 5).any(-1)
+    assert chose.any() and not chose.all()
+    assert torch.equal(broken[~chose], sound[~chose])
+    assert not broken[chose].isfinite().any()
