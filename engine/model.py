@@ -22,7 +22,7 @@ from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.kv import KVCache
 from engine.layers import Norm, Rope
-from engine.moe import feed_forward
+from engine.moe import MoE, feed_forward
 from engine.mtp import MtpHead
 from engine.state import SequenceState
 from engine.weights import Weights
@@ -53,6 +53,10 @@ class Layer:
             self.deltanet = DeltaNet(weights, f"{prefix}linear_attn.", config, dtype)
         sparse = config.moe is not None and index in config.moe.layers
         self.mlp = feed_forward(weights, f"{prefix}mlp.", config, dtype, sparse=sparse)
+
+    def feed(self, x: Tensor, real: Tensor) -> Tensor:
+        """x: [rows, hidden] after `norm_mid`; real: bool [rows], what becomes of the other rows does not matter."""
+        return self.mlp(x, real) if isinstance(self.mlp, MoE) else self.mlp(x)
 
 
 class Model:
@@ -141,6 +145,7 @@ class Model:
         x = self._embed(tokens, 0, self.rows)
         angles = self.rope.angles(position, self.rows)
         caches, memories = iter(state.kv), iter(state.linear)
+        wanted = torch.arange(self.rows, device=self.device) < real
         parts = []
         for layer in self.layers:
             y = layer.norm_in(x)
@@ -151,7 +156,7 @@ class Model:
                 out, part = layer.deltanet.decode(y, next(memories), real)
                 parts.append(part)
                 x = x + out
-            x = x + layer.mlp(layer.norm_mid(x))
+            x = x + layer.feed(layer.norm_mid(x), wanted)
         state.provisional, state.provisional_rows = tuple(parts), real
         hidden = self.norm(x)
         return Rows(hidden[:real], F.linear(hidden, self.head)[:real].float())
@@ -166,13 +171,15 @@ class Model:
         x = self._embed(tokens, offset, self.prefill_rows)
         angles = self.rope.angles(base, self.prefill_rows)
         caches, memories = iter(state.kv), iter(state.linear)
+        wanted = torch.zeros(self.prefill_rows, dtype=torch.bool, device=self.device)
+        wanted[real] = True
         for layer in self.layers:
             y = layer.norm_in(x)
             if layer.attention is not None:
                 x = x + layer.attention(y, self.rope, angles, next(caches), base, real)
             elif layer.deltanet is not None:
                 x = x + layer.deltanet.prefill(y, next(memories), base, real)
-            x = x + layer.mlp(layer.norm_mid(x))
+            x = x + layer.feed(layer.norm_mid(x), wanted)
         state.skip_log(len(tokens))
         return self.norm(x)[real]
 
