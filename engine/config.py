@@ -222,6 +222,8 @@ def _rope(fields: Fields, family: Family) -> tuple[float, float, YarnConfig | No
         return theta, partial, None, context
     if kind != "yarn":
         raise ConfigError(f"{rope.path}rope_type: {kind!r:.60} is not supported; 'default' or 'yarn'")
+    if theta <= 1:
+        raise ConfigError(f"rope_theta: must be above 1 with YaRN, found {theta:g}")
     for name in ("mscale", "mscale_all_dim"):
         rope.only(name, None)
     original = rope.size("original_max_position_embeddings", context)

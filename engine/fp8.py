@@ -45,8 +45,11 @@ def read_block(quantisation: Fields) -> tuple[int, int]:
 def dequantise(name: str, weight: Tensor, scale: Tensor, block: tuple[int, int]) -> Tensor:
     """weight: float8 [..., N, K]; scale: any float [..., ceil(N / block[0]), ceil(K / block[1])]; returns fp32.
 
-    Raises WeightError if the shapes do not fit each other.
+    Raises WeightError if the shapes do not fit each other, or the scale is not a float.
     """
+    if not scale.is_floating_point():
+        # some files store exponents as bytes; read as numbers they would be silently wrong
+        raise WeightError(f"{name}{SCALE}: has type {scale.dtype}; only floating point scales are supported")
     rows, columns = weight.shape[-2:] if weight.dim() > 1 else (0, 0)
     wanted = [*weight.shape[:-2], -(-rows // block[0]), -(-columns // block[1])]
     if weight.dim() < 2 or list(scale.shape) != wanted:

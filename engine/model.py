@@ -22,7 +22,7 @@ from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.kv import KVCache
 from engine.layers import Norm, Rope
-from engine.moe import feed_forward
+from engine.moe import MoE, feed_forward
 from engine.mtp import MtpHead
 from engine.state import SequenceState
 from engine.weights import Weights
@@ -61,6 +61,10 @@ class Layer:
             self.deltanet = DeltaNet(weights, f"{prefix}linear_attn.", config, dtype)
         sparse = config.moe is not None and index in config.moe.layers
         self.mlp = feed_forward(weights, f"{prefix}mlp.", config, dtype, sparse=sparse)
+
+    def feed(self, x: Tensor, real: Tensor) -> Tensor:
+        """x: [rows, hidden] after `norm_mid`; real: bool [rows], what becomes of the other rows does not matter."""
+        return self.mlp(x, real) if isinstance(self.mlp, MoE) else self.mlp(x)
 
 
 class Model:
@@ -168,6 +172,7 @@ class Model:
         seen = [n if fault is Fault.VERIFY_IGNORES_CACHE and r > 1 else 0 for n, r in zip(starts, reals, strict=True)]
         x = self._embed([(block.tokens, 0) for block in blocks], self.rows)
         angles = self.rope.blocks(starts, self.rows)
+        wanted = (torch.arange(self.rows) < torch.tensor(reals)[:, None]).flatten().to(self.device)
         full = linear = 0
         parts: list[list[Ingredients]] = []
         for layer in self.layers:
@@ -184,7 +189,7 @@ class Model:
                 parts.append(ingredients)
                 x = x + out
                 linear += 1
-            x = x + layer.mlp(layer.norm_mid(x))
+            x = x + layer.feed(layer.norm_mid(x), wanted)
         hidden = self.norm(x)
         logits = F.linear(hidden, self.head)
         results = []
@@ -209,6 +214,8 @@ class Model:
         angles = self.rope.blocks([base], self.prefill_rows)
         caches, memories = iter(state.kv), iter(state.linear)
         kept: list[list[LinearState]] = []
+        wanted = torch.zeros(self.prefill_rows, dtype=torch.bool, device=self.device)
+        wanted[real] = True
         for layer in self.layers:
             y = layer.norm_in(x)
             if layer.attention is not None:
@@ -217,7 +224,7 @@ class Model:
                 out, at_edges = layer.deltanet.prefill(y, next(memories), base, real, edges)
                 kept.append(at_edges)
                 x = x + out
-            x = x + layer.mlp(layer.norm_mid(x))
+            x = x + layer.feed(layer.norm_mid(x), wanted)
         for index, row in enumerate(edges):
             state.keep(base + row, tuple(layer[index] for layer in kept))
         state.skip_log(len(tokens))

@@ -38,11 +38,17 @@ class MoE:
             # one more row of the router: a product with a single column would take another kernel
             self.router = torch.cat((self.router, gate))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [rows, hidden]; returns the same shape and type."""
+    def __call__(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """x: [rows, hidden]; returns the same shape and type.
+
+        real: bool [rows]; the others are padding: their result is arbitrary, and no expert is read for them alone
+        (with one real row in 8 that is most of the weights).
+        """
         scores = F.linear(x.float(), self.router)
         ids, shares = self.route(scores[:, : self.experts])
         chosen = torch.zeros(x.shape[0], self.experts, dtype=torch.bool, device=x.device).scatter_(1, ids, True)
+        if real is not None:
+            chosen &= real[:, None]
         share = torch.zeros(x.shape[0], self.experts, device=x.device).scatter_(1, ids, shares)
         out = torch.zeros(x.shape, device=x.device)
         for expert in chosen.any(0).nonzero()[:, 0].tolist():

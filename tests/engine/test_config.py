@@ -144,6 +144,7 @@ def test_derived_sizes() -> None:
         ({"num_key_value_heads": 3}, "num_key_value_heads"),
         ({"linear_num_key_heads": 5}, "linear_num_key_heads"),
         ({"rope_parameters": {"rope_type": "yarn"}}, r"rope_parameters\.factor: is missing"),
+        ({"rope_parameters": {**YARN, "rope_theta": 1}}, "rope_theta: must be above 1"),
         ({"rope_scaling": {"type": "dynamic"}}, r"rope_scaling\.rope_type: 'dynamic'"),
         ({"rope_parameters": {**YARN, "mscale": 1.0}}, r"rope_parameters\.mscale"),
         ({"rope_parameters": {**YARN, "factor": "4"}}, r"rope_parameters\.factor"),

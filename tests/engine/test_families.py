@@ -73,7 +73,7 @@ def test_logits_are_those_of_transformers(case: str, tmp_path: Path) -> None:
 def test_rows_have_the_same_bits_in_any_block(architecture: str, folders: dict[str, Path], dtype: torch.dtype) -> None:
     """Plain decoding against verify blocks with rejected rows behind them, across the edge of a KV tile."""
     model, rng = Model.load(folders[architecture], dtype=dtype), random.Random(1)
-    ids, start = tokens(290), 230
+    ids, start = tokens(280), 235
     plain, blocks = model.new_state(), model.new_state()
     for state in (plain, blocks):
         model.prefill(state, ids[:start])
@@ -126,13 +126,14 @@ def test_a_whole_engine_says_the_same_with_every_drafter(
     folder = variant(source, tmp_path / "model", lambda t: t | mtp_tensors(sparse=sparse)) if hybrid else source
     engine = Engine(folder)
     assert engine.drafters == (("none", "ngram", "mtp", "mtp+ngram") if hybrid else ("none", "ngram"))
+    engine.tokenizer.eos_ids = frozenset()  # a random model ends where it likes
     prompt = engine.tokenizer.encode("abcabcabcabcabcabcabc" * 6)
     texts = []
     for drafter in engine.drafters:
         engine.prefixes.clear()
         said: list[list[int]] = []
         for sampling in (SamplingParams(), SamplingParams(temperature=0.8, seed=3)):
-            options = TurnOptions(sampling=sampling, drafter=drafter, max_tokens=24, audit_every=1)
+            options = TurnOptions(sampling=sampling, drafter=drafter, max_tokens=16, audit_every=1)
             turn = engine.open([*prompt, *(token for one in said for token in one)], options)
             assert (turn.cached_tokens > 0) == bool(said)
             audits = finish(turn)

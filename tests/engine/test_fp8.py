@@ -94,6 +94,22 @@ def test_a_block_is_multiplied_by_its_scale(shape: tuple[int, int]) -> None:
     assert ((out - weight).abs() <= weight.abs() / 16 + scale.max() * 2**-9).all()
 
 
+def test_agrees_with_the_dequantiser_of_transformers() -> None:
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+
+    values, scale = quantise(torch.randn(32, 48), (16, 24))
+    theirs = Fp8Dequantize(None)._dequantize_one(values, scale, torch.float32)
+    assert torch.equal(dequantise("x", values, scale, (16, 24)), theirs)
+
+
+def test_scales_that_are_powers_of_two_may_be_stored_as_such() -> None:
+    values, scale = torch.ones(2, 4).to(torch.float8_e4m3fn), torch.tensor([[0.5, 8.0]])
+    for kind in (torch.bfloat16, torch.float8_e8m0fnu):
+        assert torch.equal(dequantise("x", values, scale.to(kind), (2, 2)), restored(values, scale, (2, 2)))
+    with pytest.raises(WeightError, match=r"^x_scale_inv: has type torch\.uint8"):
+        dequantise("x", values, torch.tensor([[126, 130]], dtype=torch.uint8), (2, 2))
+
+
 def test_stacked_experts_are_dequantised_one_by_one() -> None:
     block, weights = (4, 4), torch.randn(3, 6, 10)
     pairs = [quantise(w, block) for w in weights]

@@ -60,3 +60,12 @@ def test_swiglu(tiny_folder: Path, config: ModelConfig) -> None:
     x = torch.randn(5, config.hidden_size)
     mlp = SwiGlu(Weights(tiny_folder), prefix, config.hidden_size, config.intermediate_size, torch.float32)
     torch.testing.assert_close(mlp(x), (F.silu(x @ gate.T) * (x @ up.T)) @ down.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eight_rows_have_the_same_bits_among_others(tiny_folder: Path, config: ModelConfig, dtype: torch.dtype) -> None:
+    """What batching several sequences rests on, for a product in any multiple of eight rows."""
+    mlp = SwiGlu(Weights(tiny_folder), "layers.1.mlp.", config.hidden_size, config.intermediate_size, dtype)
+    x = torch.randn(128, config.hidden_size).to(dtype)
+    alone = mlp(x[:8].clone())
+    assert all(torch.equal(mlp(x[:rows].clone())[:8], alone) for rows in (16, 24, 32, 128))

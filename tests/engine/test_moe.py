@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.config import ModelConfig
 from engine.errors import ConfigError, WeightError
 from engine.layers import SwiGlu
+from engine.model import Model
 from engine.moe import MoE, feed_forward
 from engine.weights import Weights
 from tests.engine.zoo import HIDDEN, edit, fuse_experts, variant, write
@@ -101,6 +102,50 @@ def test_rows_that_all_choose_the_same_experts_are_no_exception(folder: Path) ->
     assert torch.equal(mlp(crowd)[5], mlp(company)[77])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_expert_is_computed_for_padding_alone(
+    folder: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the real rows keep their bits."""
+    mlp, x, used = block(folder, dtype), inputs(16).to(dtype), set[int]()
+    whole = mlp(x)
+    sound = MoE._expert
+
+    def watched(self: MoE, expert: int, x: Tensor, at: Tensor) -> Tensor:
+        used.add(expert)
+        return sound(self, expert, x, at)
+
+    monkeypatch.setattr(MoE, "_expert", watched)
+    for real in ([0], [0, 1, 2], [8, 15], list(range(16))):
+        used.clear()
+        mask = torch.zeros(16, dtype=torch.bool)
+        mask[real] = True
+        assert torch.equal(mlp(x, mask)[real], whole[real])
+        ids, _ = mlp.route(F.linear(x[real].float(), mlp.router)[:, :8])
+        assert used == set(ids.flatten().tolist())
+
+
+def test_a_model_tells_its_experts_which_rows_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In decoding and in a prefill that fills a part of a chunk."""
+    model, rows = Model.load(folder), set[int]()
+    sound = MoE._expert
+
+    def watched(self: MoE, expert: int, x: Tensor, at: Tensor) -> Tensor:
+        rows.update(at.tolist())
+        return sound(self, expert, x, at)
+
+    monkeypatch.setattr(MoE, "_expert", watched)
+    state = model.new_state()
+    model.prefill(state, [1, 2, 3])
+    assert rows == {0, 1, 2}
+    rows.clear()
+    model.prefill(state, [4, 5])
+    assert rows == {3, 4}
+    rows.clear()
+    model.decode(state, [6, 7])
+    assert rows == {0, 1}
+
+
 def test_a_broken_row_does_not_reach_the_others(folder: Path) -> None:
     mlp, x = block(folder), inputs(16)
     sound = mlp(x)
@@ -178,3 +223,16 @@ def test_dense_blocks_are_plain(tmp_path: Path) -> None:
     folder = write(tmp_path / "model", "qwen3_next", mlp_only_layers=[1])
     mlp = feed_forward(Weights(folder), PREFIX, ModelConfig.load(folder), torch.float32, sparse=False)
     assert isinstance(mlp, SwiGlu)
+
+
+def test_an_expert_that_a_row_did_not_choose_adds_nothing_to_it(folder: Path) -> None:
+    """Not even 0 times its output: that output may be infinite."""
+    mlp, x = block(folder), inputs(8)
+    sound = mlp(x)
+    ids, _ = mlp.route(F.linear(x, mlp.router)[:, : mlp.experts])
+    mlp.down[5] = torch.inf
+    broken = mlp(x)
+    chose = (ids == 5).any(-1)
+    assert chose.any() and not chose.all()
+    assert torch.equal(broken[~chose], sound[~chose])
+    assert not broken[chose].isfinite().any()
