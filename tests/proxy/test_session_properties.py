@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.modes import PLAIN
+from proxy.events import TextDelta
 from tests.proxy.played import LS, play
 from tests.proxy.scripted import Script, call_text, cut
 
@@ -53,3 +54,30 @@ def test_with_every_step_audited_no_fault_reaches_the_client(
     assert healed.told()[:-1] == sound.told()[:-1]
     if not healed.sink.incidents:
         assert fast == plain or cut(fast)[: len(cut(plain))] == cut(plain)
+
+
+@given(SCRIPTS, TEXTS, BAD, st.data())
+def test_logprobs_are_of_the_text_that_the_client_gets(
+    script: list[tuple[str, str]], rest: str, bad: str, data: st.DataObject
+) -> None:
+    """Every token of the text once and in order, none of a call, whatever was held, cut off or thrown away."""
+    plain = "".join(text + call for text, call in script) + rest
+    fast = script[0][0] + bad + data.draw(TEXTS)
+    stop = data.draw(st.sampled_from([(), ("12",), (" a b",)]))
+    sound = play(plain, mode=PLAIN, logprobs=1, stop=stop)
+    healed = play(Script(plain, fast=fast, width=data.draw(st.integers(1, 9))), logprobs=1, stop=stop)
+    for played in (sound, healed):
+        deltas = [event for event in played.events if isinstance(event, TextDelta) and event.logprobs]
+        reported = b"".join(entry.data for delta in deltas for entry in delta.logprobs).decode()
+        told = played.text
+        if not stop:
+            assert "".join(reported.split()) == "".join(told.split())
+        else:  # the token in which a stop string begins is reported whole if some of it was sent
+            assert "".join(reported.split()).startswith("".join(told.split()))
+        assert all(entry.top[0] == (entry.data, -0.5) for delta in deltas for entry in delta.logprobs)
+    if sound.told() == healed.told():
+        entries = [
+            [entry for e in played.events if isinstance(e, TextDelta) for entry in e.logprobs]
+            for played in (sound, healed)
+        ]
+        assert entries[0] == entries[1]
