@@ -45,6 +45,9 @@ class TimedDrafter:
     def truncate(self, length: int) -> None:
         self.inner.truncate(length)
 
+    def adopt(self, other: Drafter, tokens: Sequence[int]) -> None:
+        self.inner.adopt(other, tokens)
+
     def feedback(self, drafted: int, accepted: int) -> None:
         self.inner.feedback(drafted, accepted)
 
@@ -77,7 +80,8 @@ def measure(engine: Engine, prompt: Prompt, drafter: str) -> Sample:
     if on_gpu:
         torch.cuda.synchronize()
     prefill_s = time.perf_counter() - started
-    timed = {name: TimedDrafter(inner, on_gpu) for name, inner in turn.sequence.drafters.items()}
+    own = turn.sequence.drafters
+    timed = {name: TimedDrafter(inner, on_gpu) for name, inner in own.items()}
     turn.sequence.drafters = dict(timed)
     steps, runs = 0, []
     started = time.perf_counter()
@@ -87,6 +91,9 @@ def measure(engine: Engine, prompt: Prompt, drafter: str) -> Sample:
         if report.drafted:
             runs.append((report.drafted, report.accepted))
     decode_s = time.perf_counter() - started
+    turn.sequence.drafters = own
+    engine.close(turn)
+    engine.prefixes.clear()
     draft_s = sum(drafter.seconds for drafter in timed.values())
     return Sample(tuple(turn.generated), prefill_s, decode_s, draft_s, steps, tuple(runs))
 

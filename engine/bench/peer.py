@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from engine.bench.workloads import Prompt
-from engine.engine import DTYPES
 
 
 class PeerMissing(Exception):
@@ -24,7 +23,7 @@ class PeerMissing(Exception):
 class Peer:
     """Raises PeerMissing if transformers is not installed or cannot load the folder."""
 
-    def __init__(self, folder: Path, device: str, dtype: str) -> None:
+    def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
         try:
             import transformers
             from transformers.utils import logging
@@ -38,7 +37,7 @@ class Peer:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=DTYPES[dtype], local_files_only=True
+                    folder, dtype=dtype, local_files_only=True
                 )
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             raise PeerMissing(f"{self.name} cannot load {folder.name}: {_line(error)}") from error

@@ -47,13 +47,15 @@ def reuse(engine: Engine, rounds: int, progress: Callable[[str], None]) -> Reuse
     cold, warm, cached = [], [], 0
     for number in range(rounds + 1):
         engine.prefixes.clear()
-        seconds, _ = _first_token(engine, second)
+        seconds, turn = _first_token(engine, second)
+        engine.close(turn)
         engine.prefixes.clear()
         _, turn = _first_token(engine, first)
         while not turn.ended:
             turn.step()
         engine.close(turn)
         again, turn = _first_token(engine, second)
+        engine.close(turn)
         if number:  # round 0 warms kernels and allocator
             cold.append(seconds)
             warm.append(again)

@@ -54,7 +54,7 @@ def _engine(options: Options, progress: Callable[[str], None], fault: Fault | No
     peer = None
     if options.peer:
         try:
-            peer = Peer(folder, options.device, dtype)
+            peer = Peer(folder, options.device, engine.model.dtype)
         except PeerMissing as missing:
             why_not[comparing.PEER] = str(missing)
     else:
@@ -81,7 +81,7 @@ def _engine(options: Options, progress: Callable[[str], None], fault: Fault | No
         unmeasured[reusing.NAME] = why_not["reuse"]
     settings = _settings(options) | {
         "model": f"{folder.resolve().name} ({engine.fingerprint})",
-        "dtype": dtype,
+        "dtype": str(engine.model.dtype).removeprefix("torch."),
         "rounds": rounds,
         "exactness": exactness,
     }

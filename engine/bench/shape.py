@@ -21,7 +21,8 @@ from engine.bench.arguments import Options
 from engine.bench.report import Report, Table
 from engine.config import ModelConfig
 from engine.drafters.mtp import MtpDrafter
-from engine.engine import DTYPES, check_device
+from engine.dtype import parse_dtype
+from engine.engine import check_device
 from engine.errors import ConfigError
 from engine.model import Model
 from engine.sampler import SamplingParams, choose
@@ -63,20 +64,19 @@ class RandomWeights(Weights):
 
     def __init__(self, device: torch.device | str, mtp: bool) -> None:
         self.device = torch.device(device)
+        self.taken_bytes = self.dequantised = 0
         self.sizes: dict[str, int] = {}
         self._mtp = mtp
 
     def has(self, name: str) -> bool:
-        return self._mtp and name.startswith("mtp.")
+        return self._mtp and name == "mtp.fc.weight"  # no experts, no separate router
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Values like those of an initialised model: matrices scaled by their width, vectors near zero."""
         tensor = torch.empty(shape, device=self.device, dtype=dtype)
         self.sizes[name] = tensor.numel() * tensor.element_size()
+        self.taken_bytes += self.sizes[name]
         return tensor.normal_(std=shape[-1] ** -0.5 if len(shape) > 1 else 0.02)
-
-    def discard(self, name: str) -> None:
-        pass
 
     def finish(self) -> None:
         pass
@@ -114,14 +114,15 @@ def measure_shape(
     """Builds the model and times plain and MTP steps. config: instead of the named one. Raises ConfigError: no room."""
     name = options.shape or "custom"
     check_device(options.device)
-    device, dtype = torch.device(options.device), options.dtype or "bfloat16"
+    device = torch.device(options.device)
     config = config or shape_config(name, options.layers)
-    sizes = weigh(config, DTYPES[dtype])
+    dtype = parse_dtype(options.dtype or "bfloat16", options.device, config, rows=8)
+    sizes = weigh(config, dtype)
     _check_memory(sum(sizes.values()), config, device)
     bandwidth = copy_bandwidth(device)
     progress(f"{name}: {config.num_layers} layers, {sum(sizes.values()) / 1e9:.1f} GB of random weights on {device}")
     torch.manual_seed(0)
-    model = Model(RandomWeights(device, config.mtp_layers > 0), config, DTYPES[dtype], rows=8, prefill_rows=128)
+    model = Model(RandomWeights(device, config.mtp_layers > 0), config, dtype, rows=8, prefill_rows=128)
     target, drafted = step_bytes(sizes, config.tie_word_embeddings)
     steps = 4 if options.quick else 32
     rows: list[tuple[Any, ...]] = []
@@ -162,7 +163,7 @@ def measure_shape(
         "copy_bytes_per_second": bandwidth,
         "steps": [dict(zip(("mode", "step_ms", "draft_ms"), row[:3], strict=True)) for row in rows],
     }
-    settings = settings | {"shape": name, "layers": config.num_layers, "dtype": dtype}
+    settings = settings | {"shape": name, "layers": config.num_layers, "dtype": str(dtype).removeprefix("torch.")}
     return Report("engine", settings, (Table(f"{name}, random weights", columns, tuple(rows), note),), data=data)
 
 
