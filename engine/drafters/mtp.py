@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.drafters.base import Drafter
 from engine.kv import KVCache
 from engine.model import Model
-from engine.sampler import SamplingParams, choose
+from engine.sampler import SamplingParams, pick
 from engine.state import SequenceState
 
 MAX_QUEUED = 4096
@@ -60,7 +60,7 @@ class MtpDrafter:
             raise ValueError("drafter mtp: needs the hidden states of committed tokens")
         self._tokens.extend(tokens)
         self._hidden.append(hidden.clone())
-        if sum(block.shape[0] for block in self._hidden) > self.max_queued:
+        if len(self._tokens) - 1 - self._first > self.max_queued:
             self._fill()
 
     def truncate(self, length: int) -> None:
@@ -119,8 +119,8 @@ class MtpDrafter:
         drafts: list[int] = []
         cache, position = self._cache(), len(self._tokens)
         for step in range(limit):
-            picked = choose(logits[-1:], [position + step], self.sampling, self.valid_tokens)
-            drafts.append(picked.ids[0])
+            picked = pick(logits[-1:], [position + step], self.sampling, self.valid_tokens)
+            drafts.append(int(picked))
             if step + 1 < limit:
                 # slots behind the newest row are rewritten by the next fill
                 hidden, logits = self.head.step(cache, self._first + 1 + step, drafts[-1], hidden)
