@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.kv import TILE, KVCache
-from engine.layers import Norm, Rope
+from engine.layers import Linear, Norm, Rope
 from engine.weights import Weights
 
 SCRATCH_ROWS = 256
@@ -48,14 +47,16 @@ class Attention:
         self.heads, self.kv_heads, self.dim = config.num_heads, config.num_kv_heads, dim
         self.gated = config.gated
         self.first_dim = 2 * self.q_dim if self.gated else self.q_dim
-        self.qkv = torch.cat(
-            [
-                weights.take(f"{prefix}q_proj.weight", (self.first_dim, hidden), dtype),
-                weights.take(f"{prefix}k_proj.weight", (self.kv_dim, hidden), dtype),
-                weights.take(f"{prefix}v_proj.weight", (self.kv_dim, hidden), dtype),
-            ]
+        self.qkv = Linear(
+            torch.cat(
+                [
+                    weights.take(f"{prefix}q_proj.weight", (self.first_dim, hidden), dtype),
+                    weights.take(f"{prefix}k_proj.weight", (self.kv_dim, hidden), dtype),
+                    weights.take(f"{prefix}v_proj.weight", (self.kv_dim, hidden), dtype),
+                ]
+            )
         )
-        self.out = weights.take(f"{prefix}o_proj.weight", (hidden, self.q_dim), dtype)
+        self.out = Linear(weights.take(f"{prefix}o_proj.weight", (hidden, self.q_dim), dtype))
         eps, centred = config.rms_norm_eps, config.zero_centred
         self.q_norm = Norm(weights.take(f"{prefix}q_norm.weight", (dim,), dtype), eps, zero_centred=centred)
         self.k_norm = Norm(weights.take(f"{prefix}k_norm.weight", (dim,), dtype), eps, zero_centred=centred)
@@ -68,7 +69,7 @@ class Attention:
         The projections take all rows at once; each block attends to its own cache alone.
         """
         rows = x.shape[0]
-        mixed = F.linear(x, self.qkv)
+        mixed = self.qkv(x)
         first, k, v = torch.split(mixed, [self.first_dim, self.kv_dim, self.kv_dim], dim=-1)
         # with a gate, each head's queries are followed by its gate
         q, gate = torch.tensor_split(first.view(rows, self.heads, -1), [self.dim], dim=-1)
@@ -90,7 +91,7 @@ class Attention:
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.gated:
             out = out * torch.sigmoid(gate.reshape(rows, -1).float())
-        return F.linear(out.to(x.dtype), self.out)
+        return self.out(out.to(x.dtype))
 
 
 def attend(q: Tensor, cache: KVCache, position: int, end: int, visible_from: int = 0) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.config import ModelConfig
-from engine.layers import Norm
+from engine.layers import Linear, Norm
 from engine.weights import Weights
 
 INNER = 64
@@ -58,11 +58,12 @@ class DeltaNet:
         self.channels, self.kernel = config.conv_channels, config.conv_kernel
         sizes = {"qkv": self.channels, "z": self.values, "b": heads, "a": heads}
         if weights.has(f"{prefix}in_proj_qkvz.weight") or weights.has(f"{prefix}in_proj_ba.weight"):
-            self.project = self._take_grouped(weights, prefix, hidden, dtype)
+            project = self._take_grouped(weights, prefix, hidden, dtype)
         else:
-            self.project = torch.cat(
+            project = torch.cat(
                 [weights.take(f"{prefix}in_proj_{name}.weight", (n, hidden), dtype) for name, n in sizes.items()]
             )
+        self.project = Linear(project)
         self.splits = list(sizes.values())
         conv = weights.take(f"{prefix}conv1d.weight", (self.channels, 1, self.kernel), torch.float32)
         self.taps = conv[:, 0].T.contiguous()
@@ -70,7 +71,7 @@ class DeltaNet:
         self.dt_bias = weights.take(f"{prefix}dt_bias", (heads,), torch.float32)
         norm = weights.take(f"{prefix}norm.weight", (self.dv,), torch.float32)
         self.norm = Norm(norm, config.rms_norm_eps, zero_centred=False)
-        self.out = weights.take(f"{prefix}out_proj.weight", (hidden, self.values), dtype)
+        self.out = Linear(weights.take(f"{prefix}out_proj.weight", (hidden, self.values), dtype))
 
     def _take_grouped(self, weights: Weights, prefix: str, hidden: int, dtype: torch.dtype) -> Tensor:
         """Qwen3-Next's layout, [q, k, v, z] and [b, a] per key head, in the order [q, k, v, z, b, a] of all heads."""
@@ -160,7 +161,7 @@ class DeltaNet:
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs of the convolution, output gate z, and what beta and decay are made of; fp32, rows first."""
-        mixed, z, b, a = torch.split(F.linear(x, self.project).float(), self.splits, dim=-1)
+        mixed, z, b, a = torch.split(self.project(x).float(), self.splits, dim=-1)
         return mixed, z, b, a
 
     def _tail(self, conv: Tensor, mixed: Tensor) -> Tensor:
@@ -190,7 +191,7 @@ class DeltaNet:
     def _outputs(self, out: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
         rows = out.shape[0]
         gated = self.norm(out) * F.silu(z.reshape(rows, self.heads, self.dv))
-        return F.linear(gated.reshape(rows, -1).to(dtype), self.out)
+        return self.out(gated.reshape(rows, -1).to(dtype))
 
 
 def _unit(x: Tensor) -> Tensor:

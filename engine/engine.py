@@ -58,7 +58,7 @@ class Engine:
     def __init__(self, folder: Path, options: EngineOptions = EngineOptions()) -> None:
         """Loads everything. Raises EngineError (ConfigError, WeightError, TemplateError)."""
         self.folder, self.options = folder, options
-        _check_device(options.device)
+        check_device(options.device)
         self.tokenizer = Tokenizer.load(folder)
         if not self.tokenizer.eos_ids:
             raise ConfigError("eos_token_id: is in none of generation_config.json, config.json, tokenizer_config.json")
@@ -195,7 +195,7 @@ def fingerprint(folder: Path) -> str:
 __all__ = ["EMBEDDED", "Engine", "EngineOptions", "Fault", "SamplingParams", "Turn", "TurnOptions"]
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     """Raises ConfigError unless this build of torch can hold a tensor there."""
     try:
         torch.zeros(1, device=device)

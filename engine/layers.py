@@ -1,4 +1,4 @@
-"""The small layers: norms, rotary embedding, SwiGLU.
+"""The small layers: products with weights, norms, rotary embedding, SwiGLU.
 
 Must not: keep state, or do anything whose result for one row depends on another row.
 Invariant: rows in, rows out; row i of the output is a function of row i of the input alone.
@@ -17,6 +17,38 @@ from engine.config import ModelConfig, YarnConfig
 from engine.weights import Weights
 
 
+class Linear:
+    """x @ weight.T without bias; x: [..., in] gives [..., out].
+
+    On a CPU the weight is kept in oneDNN's blocked layout alone, packed once: at 8 fp32 rows that halves the time of a
+    product, at one row it takes a quarter. The operators are private to torch, so where one is missing or refuses (bf16
+    without AVX-512) the plain product is used. Either way one kernel serves all rows of a call alike.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+        self.packed = False
+        if weight.device.type == "cpu":
+            try:
+                packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
+                _packed_product(weight.new_zeros(1, weight.shape[1]), packed)
+            except (RuntimeError, AttributeError):
+                return
+            self._weight, self.packed = packed, True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _packed_product(x, self._weight) if self.packed else F.linear(x, self._weight)
+
+
+PACKED_FOR = 8
+"""Rows that the packed layout is chosen for; any number works."""
+
+
+def _packed_product(x: Tensor, weight: Tensor) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return out
+
+
 class Norm:
     """RMSNorm in fp32. zero_centred: the stored weight is w and (1 + w) is applied, as all norms of Qwen3-Next and 3.5
     do, except the one inside the linear layers; Qwen3 applies w."""
@@ -27,9 +59,7 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [..., size]; returns the same shape and dtype."""
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        return (y * self.weight).to(x.dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 
 class Rope:
@@ -92,9 +122,9 @@ class SwiGlu:
         wide = (size, hidden)
         gate = weights.take(f"{prefix}gate_proj.weight", wide, dtype)
         up = weights.take(f"{prefix}up_proj.weight", wide, dtype)
-        self.gate_up = torch.cat((gate, up))
-        self.down = weights.take(f"{prefix}down_proj.weight", wide[::-1], dtype)
+        self.gate_up = Linear(torch.cat((gate, up)))
+        self.down = Linear(weights.take(f"{prefix}down_proj.weight", wide[::-1], dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
-        gate, up = F.linear(x, self.gate_up).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, self.down)
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)

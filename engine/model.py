@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention import Attention, AttentionBlock
@@ -21,7 +20,7 @@ from engine.deltanet import INNER, DeltaNet, Ingredients, LinearState
 from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.kv import KVCache
-from engine.layers import Norm, Rope
+from engine.layers import Linear, Norm, Rope
 from engine.moe import MoE, feed_forward
 from engine.mtp import MtpHead
 from engine.state import SequenceState
@@ -81,13 +80,14 @@ class Model:
         size = (config.vocab_size, config.hidden_size)
         self.embedding = weights.take("embed_tokens.weight", size, dtype)
         notes: list[str] = []
-        self.head = self.embedding
+        scored = self.embedding
         if not config.tie_word_embeddings or weights.has("lm_head.weight"):
             head = weights.take("lm_head.weight", size, dtype)
             if not config.tie_word_embeddings or not torch.equal(head, self.embedding):
-                self.head = head
+                scored = head
                 if config.tie_word_embeddings:
                     notes.append("tie_word_embeddings is true, but lm_head.weight differs; the file's head is used")
+        self.head = Linear(scored)
         self.rope = Rope(config, self.device)
         self.layers = [Layer(weights, i, config, dtype) for i in range(config.num_layers)]
         last = weights.take("norm.weight", size[1:], dtype)
@@ -101,7 +101,9 @@ class Model:
         if weights.dequantised:
             notes.append(f"{weights.dequantised} FP8 tensors are held as {str(dtype).removeprefix('torch.')}")
         weights.finish()
-        self._nbytes = weights.taken_bytes
+        # a packed head is a copy of the embedding that it is tied to
+        copied = scored is self.embedding and self.head.packed
+        self._nbytes = weights.taken_bytes + copied * scored.numel() * scored.element_size()
         self.notes = tuple(notes)
 
     @classmethod
@@ -191,7 +193,7 @@ class Model:
                 linear += 1
             x = x + layer.feed(layer.norm_mid(x), wanted)
         hidden = self.norm(x)
-        logits = F.linear(hidden, self.head)
+        logits = self.head(hidden)
         results = []
         for index, (state, real) in enumerate(zip(states, reals, strict=True)):
             state.propose(tuple(part[index] for part in parts), real)

@@ -17,7 +17,7 @@ from torch import Tensor
 from engine.attention import Attention, AttentionBlock
 from engine.config import ModelConfig
 from engine.kv import KVCache
-from engine.layers import Norm, Rope
+from engine.layers import Linear, Norm, Rope
 from engine.moe import feed_forward
 from engine.weights import Weights
 
@@ -33,11 +33,11 @@ class MtpHead:
     """One re-applied full-attention layer; embedding and lm_head are the target's."""
 
     def __init__(
-        self, weights: Weights, config: ModelConfig, embedding: Tensor, head: Tensor, rope: Rope, dtype: torch.dtype
+        self, weights: Weights, config: ModelConfig, embedding: Tensor, head: Linear, rope: Rope, dtype: torch.dtype
     ) -> None:
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.embedding, self.head, self.rope, self.config = embedding, head, rope, config
-        self.fc = weights.take("mtp.fc.weight", (hidden, 2 * hidden), dtype)
+        self.fc = Linear(weights.take("mtp.fc.weight", (hidden, 2 * hidden), dtype))
         self.norm_embedding = Norm(weights.take("mtp.pre_fc_norm_embedding.weight", (hidden,), dtype), eps)
         self.norm_hidden = Norm(weights.take("mtp.pre_fc_norm_hidden.weight", (hidden,), dtype), eps)
         self.norm = Norm(weights.take("mtp.norm.weight", (hidden,), dtype), eps)
@@ -57,7 +57,7 @@ class MtpHead:
         Returns (state [1, H], logits [1, V] fp32) of the last slot: the first draft.
         """
         state = self._forward(cache, position, following, hidden, PADDED)[-1:]
-        return state, F.linear(state, self.head).float()
+        return state, self.head(state).float()
 
     @torch.inference_mode()
     def write(self, cache: KVCache, position: int, following: Following, hidden: Tensor) -> None:
@@ -68,7 +68,7 @@ class MtpHead:
     def step(self, cache: KVCache, position: int, token: int | Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One chained draft: slot `position` from the drafted token (int64 [1]) and the state before it; as `fill`."""
         state = self._forward(cache, position, [token] if isinstance(token, int) else token, state)[-1:]
-        return state, F.linear(state, self.head).float()
+        return state, self.head(state).float()
 
     def _forward(
         self, cache: KVCache, position: int, following: Following, hidden: Tensor, multiple: int = 1
@@ -81,7 +81,7 @@ class MtpHead:
             hidden = F.pad(hidden, (0, 0, 0, rows - real))
             following = F.pad(following, (0, rows - real))
         embedded = self.embedding[following]
-        x = F.linear(torch.cat((self.norm_embedding(embedded), self.norm_hidden(hidden)), -1), self.fc)
+        x = self.fc(torch.cat((self.norm_embedding(embedded), self.norm_hidden(hidden)), -1))
         angles = self.rope.angles(position, rows)
         block = AttentionBlock(cache, position, slice(0, real))
         x = x + self.attention(self.norm_in(x), self.rope, angles, [block])

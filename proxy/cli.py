@@ -1,4 +1,4 @@
-"""The command `specguard`: serve, incidents, check-config.
+"""The command `specguard`: serve, incidents, bench, check-config.
 
 Must not: do work that a library user would need (that is in the modules it calls).
 Invariant: a wrong call or configuration ends with status 2 and one clear line, never with a traceback.
@@ -95,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
         view.add_argument("--json", action="store_true", help="machine-readable (CloudEvents)")
         view.add_argument("--incidents", metavar="FILE", help="store to read (default: as configured)")
         view.add_argument("--config", type=Path, metavar="FILE", help="configuration that names the store")
+
+    from proxy.bench import add_benchmarks
+
+    add_benchmarks(commands, _Wide)
 
     check = commands.add_parser("check-config", help="check a configuration file and print what it means")
     check.add_argument("config", type=Path, metavar="FILE")

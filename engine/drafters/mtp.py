@@ -65,7 +65,7 @@ class MtpDrafter:
             raise ValueError("drafter mtp: needs the hidden states of committed tokens")
         self._tokens.extend(tokens)
         self._hidden.append(hidden.clone())
-        if sum(block.shape[0] for block in self._hidden) > self.max_queued:
+        if len(self._tokens) - 1 - self._first > self.max_queued:
             self.catch_up()
 
     def truncate(self, length: int) -> None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch import Tensor
 
+from engine import layers
 from engine.config import ModelConfig
-from engine.layers import Norm, Rope, SwiGlu
+from engine.layers import Linear, Norm, Rope, SwiGlu
 from engine.weights import Weights
 
 
@@ -69,3 +71,29 @@ def test_eight_rows_have_the_same_bits_among_others(tiny_folder: Path, config: M
     x = torch.randn(128, config.hidden_size).to(dtype)
     alone = mlp(x[:8].clone())
     assert all(torch.equal(mlp(x[:rows].clone())[:8], alone) for rows in (16, 24, 32, 128))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1032, 256), (96, 100)])
+def test_linear_is_the_product_and_every_row_is_alone(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(shape).to(dtype), torch.randn(8, shape[1]).to(dtype)
+    linear = Linear(weight.clone())
+    exact = x.double() @ weight.double().T
+    assert (linear(x).double() - exact).abs().max() < (1e-4 if dtype == torch.float32 else 0.3)
+    order = torch.randperm(8)
+    assert torch.equal(linear(x[order]), linear(x)[order])
+    alone = torch.zeros_like(x)
+    alone[5] = x[5]
+    assert torch.equal(linear(alone)[5], linear(x)[5])
+    every_second = torch.stack((x, x), dim=1).flatten(0, 1)[::2]  # not contiguous
+    assert torch.equal(linear(every_second), linear(x))
+
+
+def test_linear_without_the_packed_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(x: Tensor, weight: Tensor) -> Tensor:
+        raise RuntimeError("not on this machine")
+
+    weight, x = torch.randn(96, 64), torch.randn(8, 64)
+    monkeypatch.setattr(layers, "_packed_product", refuse)
+    assert torch.equal(Linear(weight)(x), F.linear(x, weight))

@@ -1,0 +1,59 @@
+"""`specguard bench`: the benchmarks of all parts behind one form. So far: `engine`.
+
+Must not: import the engine at its top (the command must start without torch).
+Invariant: exit status 0 when everything was measured, whether or not a bar was missed; a reason that nothing could be
+measured is a ConfigProblem. Beside proxy.backends.builtin this is the only door to the engine: it runs the engine's own
+benchmark, which a bare GPU machine runs without this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from proxy.bench_report import Report, show
+from proxy.config import ConfigProblem
+
+
+def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
+    """Adds `bench` and what it can measure to the command's subparsers."""
+    from engine.bench.arguments import DESCRIPTION, add_arguments
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure speed and cost, and check them against the promised bars",
+        formatter_class=wide,
+        description="Every benchmark prints tables and bars with their measured values. With --json it prints one "
+        "document whose list `missed` names the bars that were not reached. Progress goes to standard error.",
+    )
+    subjects = bench.add_subparsers(required=True, metavar="SUBJECT")
+    engine = subjects.add_parser(
+        "engine",
+        help="drafters side by side, and transformers beside them",
+        formatter_class=wide,
+        description=DESCRIPTION,
+    )
+    engine.add_argument("--json", action="store_true", help="machine-readable report")
+    add_arguments(engine)
+    engine.set_defaults(run=_engine)
+
+
+def _engine(options: argparse.Namespace) -> int:
+    from engine.bench.arguments import Options
+    from engine.bench.run import run
+    from engine.errors import EngineError
+
+    try:
+        report = run(Options.of(options), lambda line: print(line, file=sys.stderr, flush=True))
+    except EngineError as error:
+        raise ConfigProblem(str(error)) from None
+    show(Report.parse(report.plain()), console(), as_json=options.json)
+    return 0
+
+
+def console() -> Console:
+    """Lines are cut to fit a terminal, and left whole for everything else."""
+    return Console(width=None if sys.stdout.isatty() else 1000, soft_wrap=True)
