@@ -140,6 +140,24 @@ def test_a_right_probe_is_followed_by_the_next_at_once() -> None:
     assert pacer.length("mtp", 7, at + FIRST_PROBE + 2)
 
 
+@pytest.mark.parametrize("costs", COSTS, ids=["typical", "cheap", "dear"])
+def test_what_was_before_a_pause_weighs_little_after_it(costs: Costs) -> None:
+    pacer = Pacer(costs)
+    pacer.feedback("mtp", 1, 1)
+    at = 0
+    while pacer.length("mtp", 7, at):
+        pacer.feedback("mtp", 1, 0)
+        pacer._tracks["mtp"].fruitless = 0  # hopeless, not dead
+        at += 1
+    at += FIRST_PROBE
+    for _ in range(8):
+        length = pacer.length("mtp", 7, at)
+        assert length, "right probes follow each other"
+        pacer.feedback("mtp", length, length)
+        at += length + 1
+    assert pacer._tracks["mtp"].since is None
+
+
 def test_a_rewind_cannot_postpone_a_probe_beyond_its_interval() -> None:
     pacer = Pacer(DEAR)
     pacer.feedback("mtp", 1, 1)

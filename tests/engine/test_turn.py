@@ -409,6 +409,22 @@ def test_a_hint_stands_back_where_the_head_promises_more(loaded: tuple[Model, To
         assert length < 20 or (late and set(late) == {wins})
 
 
+def test_a_hint_that_stood_back_is_asked_again_once_it_would_have_been_right(loaded: tuple[Model, Tokenizer]) -> None:
+    plain = start(loaded, "none", WARM, max_tokens=120)
+    run(plain)
+    if len(plain.generated) < 120:
+        pytest.skip("the model said too little")
+    truth, first = plain.sequence.tokens, plain.prompt_tokens
+    hint, head = Fixed([], 1.0), Fixed(truth, 1.0)
+    hint.truth = [t if i > first + 30 else (t + 1) % 256 for i, t in enumerate(truth)]
+    hint.name, head.name = "ngram", "mtp"
+    sequence = sequence_with(loaded, Costs(1, 0.01, 0.3, 0.3), ngram=Scripted("ngram", []), ngram_short=hint, mtp=head)
+    reports = run(start(loaded, "mtp+ngram", WARM, sequence=sequence, max_tokens=120))
+    sources = [r.source for r in reports if r.drafted]
+    assert sources.index("mtp") < 8, "the hint was wrong"
+    assert sources[-12:].count("ngram") >= 4, "and then it was right, at less cost"
+
+
 def test_a_sure_match_goes_first_and_is_reported_by_its_name(loaded: tuple[Model, Tokenizer]) -> None:
     plain = start(loaded)
     run(plain)
