@@ -15,7 +15,6 @@ from engine.model import Model
 from engine.sampler import SamplingParams, choose
 from engine.sequence import Sequence
 
-
 GREEDY = SamplingParams()
 
 
