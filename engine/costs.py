@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from engine.kv import TILE
+from engine.kv import TILE, KVCache
 from engine.model import Model
+from engine.mtp import MtpHead
 from engine.pacing import Costs
 from engine.sampler import SamplingParams, choose, pick
 
@@ -42,34 +44,40 @@ def measure_costs(model: Model, valid_tokens: int) -> Costs:
 
         return call
 
-    one = _median(step(1), model.device)
-    row = 0.0
-    if model.rows > 1 and room > 0:
-        row = max(_median(step(model.rows), model.device) - one, 0.0) / (model.rows - 1)
+    calls = [step(1)]
+    wide = model.rows > 1 and room > 0
+    if wide:
+        calls.append(step(model.rows))
     head, cache = model.mtp, state.mtp
-    if head is None or cache is None:
-        return Costs(one, row)
-    fill = min(TYPICAL_FILL, len(hidden))
-    at = len(hidden) - fill
-
-    def draft(rows: int) -> Callable[[], object]:
-        def call() -> None:
-            _, logits = head.fill(cache, at, [0] * rows, hidden[at : at + rows])
-            pick(logits, [at], sampling, valid_tokens).tolist()
-
-        return call
-
-    return Costs(one, row, _median(draft(fill), model.device), _median(draft(1), model.device))
+    if head is not None and cache is not None:
+        fill = min(TYPICAL_FILL, len(hidden))
+        calls += [_draft(head, cache, hidden[-rows:], sampling, valid_tokens) for rows in (fill, 1)]
+    one, *rest = _medians(calls, model.device)
+    row = max(rest.pop(0) - one, 0.0) / (model.rows - 1) if wide else 0.0
+    return Costs(one, row, *rest)
 
 
-def _median(call: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds of one call, the device's queued work included."""
-    times = []
+def _draft(
+    head: MtpHead, cache: KVCache, hidden: Tensor, sampling: SamplingParams, valid_tokens: int
+) -> Callable[[], object]:
+    rows = len(hidden)
+
+    def call() -> None:
+        _, logits = head.fill(cache, 0, [0] * rows, hidden)
+        pick(logits, [rows], sampling, valid_tokens).tolist()
+
+    return call
+
+
+def _medians(calls: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+    """Milliseconds of each call, the device's queued work included. In turns, so that another load meets all alike."""
+    times: list[list[float]] = [[] for _ in calls]
     for turn in range(WARM_UP + REPEATS):
-        started = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if turn >= WARM_UP:
-            times.append((time.perf_counter() - started) * 1e3)
-    return statistics.median(times)
+        for call, taken in zip(calls, times, strict=True):
+            started = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if turn >= WARM_UP:
+                taken.append((time.perf_counter() - started) * 1e3)
+    return [statistics.median(taken) for taken in times]

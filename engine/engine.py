@@ -19,7 +19,7 @@ from engine.config import ModelConfig
 from engine.costs import measure_costs
 from engine.drafters.base import Drafter
 from engine.drafters.mtp import MAX_QUEUED, MtpDrafter
-from engine.drafters.ngram import NgramDrafter
+from engine.drafters.ngram import HINT, NgramDrafter
 from engine.dtype import parse_dtype
 from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
@@ -33,7 +33,7 @@ from engine.selftest import SelfTest, self_test
 from engine.sequence import Sequence as TokenSequence
 from engine.template import ChatTemplate
 from engine.tokenizer import Tokenizer
-from engine.turn import Draft, Turn, TurnOptions
+from engine.turn import SHORT, Draft, Turn, TurnOptions
 
 EMBEDDED = Path(__file__).with_name("embedded")
 """The small model that is shipped with the project."""
@@ -170,7 +170,7 @@ class Engine:
 
     def _new_sequence(self) -> TokenSequence:
         sequence = TokenSequence(self.model)
-        drafters: dict[str, Drafter] = {"ngram": NgramDrafter()}
+        drafters: dict[str, Drafter] = {"ngram": NgramDrafter(), SHORT: NgramDrafter(HINT)}
         if self.model.mtp is not None:
             drafters["mtp"] = MtpDrafter(self.model, lambda: sequence.state, self.valid_tokens)
         sequence.drafters = drafters

@@ -23,18 +23,25 @@ from engine.stops import StopMatcher
 from engine.tokenizer import Tokenizer
 from engine.verify import accepted_run
 
-DRAFT_ORDER = {"none": (), "ngram": ("ngram",), "mtp": ("mtp",), "mtp+ngram": ("ngram", "mtp")}
+SHORT = "ngram-short"
+DRAFT_ORDER = {
+    "none": (),
+    "ngram": ("ngram", SHORT),
+    "mtp": ("mtp",),
+    "mtp+ngram": ("ngram", SHORT, "mtp"),
+}
+"""Who is asked, in this order. A short match is only a hint: it stands back where the next one promises more."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnOptions:
     """How one response is generated.
 
-    drafter: `none`, `ngram`, `mtp` or `mtp+ngram` (n-gram first, MTP where it has nothing), or the name of any other
-    drafter of the sequence. max_draft: most draft tokens per step (capped by the step width; how many pay is up to the
-    sequence's pacer). audit_every: recompute the first verify step and then one in so many; 0 = never. max_tokens:
-    None = up to the context window.
-    logprobs: how many of the likeliest tokens are reported with each token, at most 20.
+    drafter: `none`, `ngram`, `mtp` or `mtp+ngram` (n-gram first, MTP where it has nothing or a mere hint), or the name
+    of any other drafter of the sequence. max_draft: most draft tokens per step (capped by the step width; how many pay
+    is up to the sequence's pacer). audit_every: recompute the first verify step and then one in so many; 0 = never.
+    max_tokens: None = up to the context window. logprobs: how many of the likeliest tokens are reported with each
+    token, at most 20.
     """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -84,6 +91,7 @@ class Turn:
         self.penalties = Penalties(options.sampling, tokenizer.vocab_size, prompt, sequence.model.device)
         self.cached_tokens = sequence.begin(prompt, marks)
         self.verify_steps = 0
+        self._unused: list[int] = []
         self.ended = False
         self.closed = False
         self._restart_text()
@@ -131,14 +139,14 @@ class Turn:
             if self._audit_is_due():
                 audit = audit_step(sequence.model, sequence.state, [sequence.tokens[-1], *new[:-1]], rows)
             self.verify_steps += 1
-            dead = self._feedback(draft.source, len(drafts), accepted)
+            dead = self._feedback(draft.source, len(drafts), accepted, new)
         sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
         self.penalties.extend(new)
         self.ended = end is not None
         return StepReport(
             position=position,
             tokens=tokens,
-            source=draft.source,
+            source=sequence.drafters[draft.source].name if drafts else "none",
             drafted=len(drafts),
             accepted=min(accepted, len(new)),
             milliseconds=(time.perf_counter() - started) * 1e3,
@@ -179,22 +187,38 @@ class Turn:
         return max(room, 1)
 
     def _draft(self, room: int) -> tuple[str, list[int]]:
+        self._unused = []
         limit = min(room, self.options.max_draft, self.sequence.model.rows - 1)
         if limit <= 0:
             return "none", []
-        sequence = self.sequence
+        sequence, pacer, hint = self.sequence, self.sequence.pacer, list[int]()
         for name in DRAFT_ORDER.get(self.drafter, (self.drafter,)):
             drafter = sequence.drafters.get(name)
-            length = sequence.pacer.length(name, limit, len(sequence.tokens)) if drafter is not None else 0
-            drafts = drafter.propose(length) if drafter is not None and length else []
-            if drafts:
-                return name, drafts[:length]
-        return "none", []
+            length = pacer.length(name, limit, len(sequence.tokens)) if drafter is not None else 0
+            if drafter is None or not length:
+                continue
+            if hint and pacer.gain(SHORT, len(hint)) >= pacer.gain(name, length):
+                break
+            drafts = drafter.propose(length)[:length]
+            if name == SHORT:
+                hint = drafts
+            elif drafts:
+                self._unused = hint
+                return name, drafts
+        return (SHORT, hint) if hint else ("none", [])
 
-    def _feedback(self, source: str, drafted: int, accepted: int) -> str | None:
-        """Tells who proposed and the pacer; the drafter's name if this was its end."""
+    def _feedback(self, source: str, drafted: int, accepted: int, new: Tokens[int]) -> str | None:
+        """Tells who proposed and the pacer how it went; the name of a drafter whose end this was.
+
+        new: the committed tokens. A hint that stood back is judged by them too; else it would never be asked again.
+        """
+        pacer, hint, self._unused = self.sequence.pacer, self._unused[: len(new)], []
+        right = next((i for i, token in enumerate(hint) if token != new[i]), len(hint))
+        hint_died = pacer.feedback(SHORT, len(hint), right)
         self.sequence.drafters[source].feedback(drafted, accepted)
-        return source if self.sequence.pacer.feedback(source, drafted, accepted) else None
+        if pacer.feedback(source, drafted, accepted):
+            return source
+        return SHORT if hint_died else None
 
     def _audit_is_due(self) -> bool:
         every = self.options.audit_every

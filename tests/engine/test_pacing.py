@@ -140,6 +140,13 @@ def test_a_right_probe_is_followed_by_the_next_at_once() -> None:
     assert pacer.length("mtp", 7, at + FIRST_PROBE + 2)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.2])
+def test_a_mistaken_pause_is_soon_over(rate: float) -> None:
+    """Drafts that pay a little look hopeless at times; what was before a pause must not outweigh its probes."""
+    runs = [Run(CHEAP, seed).go(2000, lambda i: rate) for seed in range(6)]
+    assert sum(run.gain for run in runs) / 6 > 0.99 * best(CHEAP, lambda i: rate)[1]
+
+
 def test_a_rewind_cannot_postpone_a_probe_beyond_its_interval() -> None:
     pacer = Pacer(DEAR)
     pacer.feedback("mtp", 1, 1)

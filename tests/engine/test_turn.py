@@ -15,11 +15,12 @@ from engine.drafters.ngram import NgramDrafter, NgramParams
 from engine.engine import EMBEDDED
 from engine.faults import Fault
 from engine.model import Model
+from engine.pacing import DEAD_AFTER, DEAD_PROPOSALS, Costs, Pacer
 from engine.reports import StepReport
 from engine.sampler import SamplingParams
 from engine.sequence import Sequence as TokenSequence
 from engine.tokenizer import Tokenizer
-from engine.turn import Turn, TurnOptions
+from engine.turn import SHORT, Turn, TurnOptions
 
 GREEDY = SamplingParams()
 WARM = SamplingParams(temperature=0.8, seed=1234)
@@ -65,7 +66,8 @@ def prompt_for(tokenizer: Tokenizer) -> list[int]:
 def sequence_for(model: Model, tokenizer: Tokenizer) -> TokenSequence:
     sequence = TokenSequence(model)
     sequence.drafters = {
-        "ngram": NgramDrafter(NgramParams(n_match=2, n_min=1, n_max=8)),
+        "ngram": NgramDrafter(NgramParams(n_match=3, n_min=1, n_max=8)),
+        SHORT: NgramDrafter(NgramParams(n_match=1, n_min=1, n_max=8)),
         "mtp": MtpDrafter(model, lambda: sequence.state, min(tokenizer.vocab_size, model.config.vocab_size)),
     }
     return sequence
@@ -332,3 +334,104 @@ def test_a_turn_can_be_rewound_after_its_end(loaded: tuple[Model, Tokenizer]) ->
     assert turn.generated == before
     with pytest.raises(ValueError, match="cannot rewind"):
         turn.rewind(len(before) + 1, "none", trusted=False)
+
+
+class Scripted(Fixed):
+    """Always the same proposal."""
+
+    def __init__(self, name: str, tokens: list[int]) -> None:
+        super().__init__((), 1.0)
+        self.name, self.tokens, self.asked = name, tokens, 0
+
+    def propose(self, limit: int) -> list[int]:
+        self.asked += 1
+        return self.tokens[:limit]
+
+
+def sequence_with(loaded: tuple[Model, Tokenizer], costs: Costs, **drafters: Fixed) -> TokenSequence:
+    sequence = sequence_for(*loaded)
+    sequence.drafters |= {name.replace("_", "-"): drafter for name, drafter in drafters.items()}
+    sequence.pacer = Pacer(costs, sequence.model.rows - 1)
+    return sequence
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "0.8"])
+@pytest.mark.parametrize("costs", [Costs(1, 0, 0, 0), Costs(1, 0.03, 0.2, 0.15), Costs(1, 0, 3, 3)])
+def test_no_pace_changes_the_tokens(loaded: tuple[Model, Tokenizer], sampling: SamplingParams, costs: Costs) -> None:
+    plain = start(loaded, "none", sampling)
+    run(plain)
+    for drafter in ("ngram", "mtp", "mtp+ngram"):
+        turn = start(loaded, drafter, sampling, sequence=sequence_with(loaded, costs))
+        reports = run(turn)
+        assert turn.generated == plain.generated
+        assert all(report.drafted <= 7 and len(report.tokens) + (report.end == "stop") >= 1 for report in reports)
+
+
+def test_a_drafter_that_is_always_wrong_is_declared_dead_once(loaded: tuple[Model, Tokenizer]) -> None:
+    """In the middle of near-ties or of nonsense: every step commits a token all the same."""
+    plain = start(loaded, "none", WARM, max_tokens=80)
+    run(plain)
+    if len(plain.generated) < 80:
+        pytest.skip("the model said too little")
+    sequence = sequence_for(*loaded)
+    sequence.drafters["fixed"] = Fixed(plain.sequence.tokens, 0.0)
+    turn = start(loaded, "fixed", WARM, sequence=sequence, max_tokens=80)
+    reports = run(turn)
+    assert turn.generated == plain.generated
+    assert [len(r.tokens) for r in reports] == [1] * 80
+    dead = [i for i, r in enumerate(reports) if r.dead_drafter is not None]
+    assert [reports[i].dead_drafter for i in dead] == ["fixed"]
+    before, after = reports[: dead[0] + 1], reports[dead[0] + 1 :]
+    assert sum(r.drafted for r in before) >= DEAD_AFTER
+    assert len(before) >= DEAD_PROPOSALS
+    assert not any(r.drafted for r in after)
+    turn.rewind(40, "fixed", trusted=False)
+    assert not any(r.drafted for r in run(turn)), "for the rest of this history"
+    other = prompt_for(loaded[1])[::-1]
+    assert any(r.drafted for r in run(start(loaded, "fixed", WARM, sequence=sequence, prompt=other), 3))
+
+
+def test_a_hint_stands_back_where_the_head_promises_more(loaded: tuple[Model, Tokenizer]) -> None:
+    plain = start(loaded, "none", WARM)
+    run(plain)
+    length = len(plain.generated)
+    for right, wins in ((1.0, "mtp"), (0.0, "ngram")):
+        wrong_or_right = {
+            "ngram_short": Fixed(plain.sequence.tokens, 1 - right),
+            "mtp": Fixed(plain.sequence.tokens, right),
+        }
+        for name, drafter in wrong_or_right.items():
+            drafter.name = name.removesuffix("_short")
+        sequence = sequence_with(loaded, Costs(1, 0.01, 0.1, 0.1), ngram=Scripted("ngram", []), **wrong_or_right)
+        turn = start(loaded, "mtp+ngram", WARM, sequence=sequence)
+        reports = run(turn)
+        assert turn.generated == plain.generated
+        late = [r.source for r in reports[len(reports) // 2 :] if r.drafted]
+        assert length < 20 or (late and set(late) == {wins})
+
+
+def test_a_hint_that_stood_back_is_asked_again_once_it_would_have_been_right(loaded: tuple[Model, Tokenizer]) -> None:
+    plain = start(loaded, "none", WARM, max_tokens=120)
+    run(plain)
+    if len(plain.generated) < 120:
+        pytest.skip("the model said too little")
+    truth, first = plain.sequence.tokens, plain.prompt_tokens
+    hint, head = Fixed([], 1.0), Fixed(truth, 1.0)
+    hint.truth = [t if i > first + 30 else (t + 1) % 256 for i, t in enumerate(truth)]
+    hint.name, head.name = "ngram", "mtp"
+    sequence = sequence_with(loaded, Costs(1, 0.01, 0.3, 0.3), ngram=Scripted("ngram", []), ngram_short=hint, mtp=head)
+    reports = run(start(loaded, "mtp+ngram", WARM, sequence=sequence, max_tokens=120))
+    sources = [r.source for r in reports if r.drafted]
+    assert sources.index("mtp") < 8, "the hint was wrong"
+    assert sources[-12:].count("ngram") >= 4, "and then it was right, at less cost"
+
+
+def test_a_sure_match_goes_first_and_is_reported_by_its_name(loaded: tuple[Model, Tokenizer]) -> None:
+    plain = start(loaded)
+    run(plain)
+    sure, hint, head = Fixed(plain.sequence.tokens, 1.0), Scripted("ngram", [1]), Scripted("mtp", [1])
+    sure.name = "ngram"
+    sequence = sequence_with(loaded, Costs(1), ngram=sure, ngram_short=hint, mtp=head)
+    reports = run(start(loaded, "mtp+ngram", sequence=sequence))
+    assert {r.source for r in reports if r.drafted} == {"ngram"}
+    assert hint.asked + head.asked <= 1, "only where nothing is left to draft"

@@ -15,6 +15,8 @@ from engine.model import Model
 from engine.sampler import SamplingParams, choose
 from engine.sequence import Sequence
 
+GREEDY = SamplingParams()
+
 
 @pytest.fixture(scope="module")
 def model(tiny_folder: Path) -> Model:
@@ -40,8 +42,8 @@ def commit(sequence: Sequence, tokens: list[int]) -> None:
         sequence.commit([token], sequence.decode().hidden, speculative=False)
 
 
-def expected(model: Model, tokens: list[int], count: int) -> list[int]:
-    """Greedy drafts for what follows `tokens`, from hidden states that one prefill gives."""
+def expected(model: Model, tokens: list[int], count: int, sampling: SamplingParams = GREEDY) -> list[int]:
+    """Drafts for what follows `tokens`, from hidden states that one prefill gives."""
     assert model.mtp is not None
     state = model.new_state()
     hidden = model.prefill(state, tokens)[:-1]
@@ -50,7 +52,7 @@ def expected(model: Model, tokens: list[int], count: int) -> list[int]:
     drafts: list[int] = []
     step, logits = model.mtp.fill(cache, 0, tokens[1:], hidden)
     while True:
-        drafts.append(int(logits[0, :260].argmax()))
+        drafts += choose(logits, [len(tokens) + len(drafts)], sampling, 260).ids
         if len(drafts) == count:
             return drafts
         step, logits = model.mtp.step(cache, len(tokens) - 2 + len(drafts), drafts[-1], step)
@@ -135,6 +137,24 @@ def test_the_first_draft_of_a_row_is_sampled_at_its_own_position(model: Model) -
         assert cache is not None
         _, logits = model.mtp.fill(cache, 0, prompt[1:], model.prefill(state, prompt)[:-1])
         assert drafter.propose(1) == choose(logits, [50], drafter.sampling, 260).ids
+
+
+def test_a_chain_is_sampled_and_written_position_by_position(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert model.mtp is not None
+    prompt, slots = ids(50), list[int]()
+    for seed in range(8):
+        _, drafter = begun(model, prompt, max_chain=None)
+        drafter.sampling = SamplingParams(temperature=1.5, seed=seed)
+        assert drafter.propose(5) == expected(model, prompt, 5, drafter.sampling)
+    step = model.mtp.step
+
+    def noted(cache: KVCache, position: int, token: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        slots.append(position)
+        return step(cache, position, token, state)
+
+    monkeypatch.setattr(model.mtp, "step", noted)
+    drafter.propose(5)
+    assert slots == [49, 50, 51, 52], "the slot of the last row is 48: (token 49, hidden state 48)"
 
 
 def test_a_history_without_rows_yields_no_draft(model: Model) -> None:

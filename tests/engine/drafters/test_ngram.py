@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.drafters.ngram import AGENT, PUBLISHED, NgramDrafter, NgramParams
+from engine.drafters.ngram import AGENT, HINT, PUBLISHED, NgramDrafter, NgramParams
 
 TOKENS = st.lists(st.integers(0, 3), max_size=80)
 RULES = st.builds(
@@ -92,8 +92,13 @@ class TestPresets:
         assert drafter_of([*passage[:70], 1, 2, 3, *passage[1:23]], PUBLISHED).propose(7) == []
 
     def test_agent_sees_a_repeated_tool_call(self) -> None:
-        call = [50, 51, 52, 53, 54, 55, 90, 91, 92, 56, 57]
-        assert drafter_of([*call, 1, 2, 3, *call[:6]], AGENT).propose(7) == [90, 91, 92, 56, 57, 1, 2]
+        call = [50, 51, 52, 53, 54, 55, 58, 59, 90, 91, 92, 56, 57]
+        assert drafter_of([*call, 1, 2, 3, *call[:8]], AGENT).propose(7) == [90, 91, 92, 56, 57, 1, 2]
+        assert drafter_of([*call, 1, 2, 3, *call[1:8]], AGENT).propose(7) == []
+
+    def test_a_hint_needs_two_tokens(self) -> None:
+        assert drafter_of([50, 51, 52, 53, 1, 50, 51], HINT).propose(3) == [52, 53, 1]
+        assert drafter_of([50, 51, 52, 53, 1, 51], HINT).propose(3) == []
 
     @pytest.mark.parametrize(
         ("field", "values"),
