@@ -160,3 +160,19 @@ def test_a_bias_on_a_token_that_does_not_exist_is_named() -> None:
 def test_rows_need_their_drafts() -> None:
     with pytest.raises(ValueError, match=r"^logits: 3 rows need 2 drafts"):
         Penalties(ALL, VOCAB).adjust(logits_for(3, 0), [1])
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.6])
+def test_repetition_is_what_transformers_computes(penalty: float) -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    prompt, said, drafts = [1, 1, 4], [7, 2], [9, 4]
+    logits = logits_for(3, 9)
+    penalties = Penalties(SamplingParams(repetition_penalty=penalty), VOCAB, prompt)
+    penalties.extend(said)
+    adjusted = penalties.adjust(logits, drafts)
+    assert adjusted is not None
+    for row in range(3):
+        ids = torch.tensor([[*prompt, *said, *drafts[:row]]])
+        expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits[row : row + 1].clone())
+        assert torch.equal(adjusted[row], expected[0])
