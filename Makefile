@@ -27,7 +27,7 @@ DEV     := $(VENV)/.installed-dev
 PARALLEL := --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow serve check format clean
+.PHONY: help install demo test test-slow serve bench check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test: $(TESTS) ## Run the whole test suite
 
 test-slow: $(TESTS) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow --timeout 1200 $(ARGS)
+
+bench: $(TESTS) ## Measure the drafters side by side, and transformers beside them (options: make bench ARGS="--quick")
+	@$(BIN)/specguard bench engine $(ARGS)
 
 check: $(TESTS) $(DEV) ## Format, lint, types, tests: what must pass before a commit
 	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted: run make format"; exit 1; }
