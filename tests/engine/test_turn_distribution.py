@@ -7,7 +7,7 @@ samples of the chain that tests/engine/test_distribution.py enumerates.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -62,7 +62,7 @@ class TableModel:
     def new_state(self) -> TableState:
         return TableState()
 
-    def prefill(self, state: TableState, tokens: Sequence[int]) -> Tensor:
+    def prefill(self, state: TableState, tokens: Sequence[int], keep: Collection[int] = ()) -> Tensor:
         state.length += len(tokens)
         return torch.zeros(len(tokens), 1)
 

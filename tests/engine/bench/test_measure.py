@@ -18,7 +18,8 @@ def test_a_sample_holds_the_reply_and_its_parts(embedded: Engine) -> None:
     plain, fast = (measure(embedded, prompt, drafter) for drafter in ("none", "mtp+ngram"))
     assert plain.tokens == fast.tokens and plain.steps == len(plain.tokens) and not plain.runs
     assert fast.steps < plain.steps and fast.runs
-    assert fast.steps + sum(accepted for _, accepted in fast.runs) == len(fast.tokens)
+    counted = fast.steps + sum(accepted for _, accepted in fast.runs)
+    assert counted - len(fast.tokens) in (0, 1)  # an end inside an accepted run leaves out the token after it
     for sample in (plain, fast):
         assert 0 < sample.draft_s < sample.decode_s and sample.prefill_s > 0
 

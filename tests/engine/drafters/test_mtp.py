@@ -115,7 +115,7 @@ def test_rows_never_pile_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> No
     commit(sequence, ids(10, 1))
     assert (len(written) > 3, filled) == (True, [])
     drafts = drafter.propose(2)
-    assert len(filled) == 2
+    assert len(filled) == 1  # the second draft is a chained step
     assert max(written + filled) <= model.prefill_rows
     monkeypatch.undo()
     assert drafts == expected(model, [*prompt, *ids(10, 1)], 2)

@@ -296,6 +296,6 @@ async def test_bad_options_and_folders_are_explained(tmp_path: Path) -> None:
 
 async def test_what_the_engine_reports_of_a_step_reaches_the_guard() -> None:
     report = StepReport(3, (), "mtp", 7, 2, 1.5, 40, AuditReport(3, 1, 0.5), "stop", None, "x", "mtp")
-    delta = _as_delta(report, FAST)
+    delta = _as_delta(report, FAST, None)
     assert delta.step == StepStats(FAST, "mtp", 7, 2, 1.5, 40, Audit(3, 1, 0.5), "mtp")
     assert (delta.position, delta.end, delta.tail) == (3, "stop", "x")
