@@ -11,20 +11,32 @@ RFC 8259 over strict UTF-8, no byte order mark. Numbers are decided at the byte 
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from detectors.json_stream.compiled import CompiledSchema
 from detectors.json_stream.nodes import ARRAY, FALSE, NULL, NUMBER, OBJECT, STRING, TRUE
+from detectors.json_stream.open_number import OpenNumber
 from detectors.json_stream.open_string import (
-    S_AFTER, S_COLON, S_END, S_ESCAPE, S_FIRST_ITEM, S_FIRST_KEY, S_HEX, S_KEY, S_LITERAL, S_NUMBER, S_STRING, S_UTF8,
-    S_VALUE, OpenString,
+    S_AFTER,
+    S_COLON,
+    S_END,
+    S_ESCAPE,
+    S_FIRST_ITEM,
+    S_FIRST_KEY,
+    S_HEX,
+    S_KEY,
+    S_LITERAL,
+    S_NUMBER,
+    S_STRING,
+    S_UTF8,
+    S_VALUE,
 )  # fmt: skip
 from detectors.json_stream.trip import Rules, Trip
 
 _CHUNK = 4096
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 _PLAIN = re.compile(
     rb"[\x20\x21\x23-\x5b\x5d-\x7f]*+(?:(?:[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]"
@@ -36,23 +48,6 @@ _LITERALS = {TRUE: b"rue", FALSE: b"alse", NULL: b"ull"}
 _ESCAPES = {34: b'"', 92: b"\\", 47: b"/", 98: b"\b", 102: b"\f", 110: b"\n", 114: b"\r", 116: b"\t"}
 
 
-def _number_steps() -> dict[int, int]:
-    """(state << 8 | byte) -> state: 1 sign, 2 zero, 3 integer, 4 point, 5 fraction, 6 e, 7 its sign, 8 exponent."""
-    steps = {1 << 8 | 48: 2}
-    for digit in b"0123456789":
-        for before, after in ((3, 3), (4, 5), (5, 5), (6, 8), (7, 8), (8, 8)):
-            steps[before << 8 | digit] = after
-        if digit != 48:
-            steps[1 << 8 | digit] = 3
-    for whole in (2, 3):
-        steps[whole << 8 | 46] = 4
-    for before in (2, 3, 5):
-        steps |= {before << 8 | 101: 6, before << 8 | 69: 6}
-    return steps | {6 << 8 | 43: 7, 6 << 8 | 45: 7}
-
-
-_NUMBER_STEPS = _number_steps()
-_NUMBER_ENDS = frozenset({2, 3, 5, 8})
 # First continuation byte where it is narrower than 80..bf (no overlong forms, surrogates, or beyond U+10FFFF).
 _NARROW = {0xE0: (0xA0, 0xBF), 0xED: (0x80, 0x9F), 0xF0: (0x90, 0xBF), 0xF4: (0x80, 0x8F)}
 
@@ -68,12 +63,12 @@ class Final:
     trip: Trip | None
 
 
-class JsonStream(OpenString):
+class JsonStream(OpenNumber):
     """One value. `trip` stays once set."""
 
     __slots__ = (
-        "_chain", "_chunk", "_chunk_at", "_fed", "_high_bound", "_kind", "_literal", "_low_bound", "_need", "_number",
-        "_number_state", "_space", "_state",
+        "_chain", "_chunk", "_chunk_at", "_fed", "_high_bound", "_kind", "_literal", "_low_bound", "_need", "_space",
+        "_state",
     )  # fmt: skip
 
     def __init__(self, compiled: CompiledSchema, rules: Rules = Rules()) -> None:  # noqa: B008 (frozen)
@@ -85,7 +80,6 @@ class JsonStream(OpenString):
         self._space = 0
         self._kind = 0
         self._need = self._low_bound = self._high_bound = 0
-        self._number, self._number_state = b"", 0
         self._literal = b""
 
     @property
@@ -131,7 +125,7 @@ class JsonStream(OpenString):
             text = raw.decode()
             value = json.loads(text)
             if not self.rules.lone_surrogates and "\\u" in text:
-                value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+                value = json.loads(_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
             error = next(iter(self.compiled.validator.iter_errors(value)), None)
         except (ValueError, RecursionError):
             return Final(None, self._end_trip("limit_depth", "", "", ""))
@@ -166,7 +160,7 @@ class JsonStream(OpenString):
                     self._lone()
                     if self.trip is not None:
                         break
-                end = _PLAIN.match(data, i).end()  # type: ignore[union-attr]  (matches the empty string)
+                end = _end_of(_PLAIN, data, i)
                 if end > i:
                     if self._watching or self._in_key:
                         self._grow(data[i:end], base + i)
@@ -193,7 +187,7 @@ class JsonStream(OpenString):
             elif state <= S_END:
                 c = data[i]
                 if c in b" \t\n\r":
-                    end = _SPACE.match(data, i).end()  # type: ignore[union-attr]
+                    end = _end_of(_SPACE, data, i)
                     self._blank(base + i, end - i)
                     i = end
                 else:
@@ -245,7 +239,7 @@ class JsonStream(OpenString):
         return state
 
     def _value_begins(self, kind: int, c: int) -> int:
-        if kind == OBJECT or kind == ARRAY:
+        if kind in (OBJECT, ARRAY):
             self._open(kind == OBJECT)
             return S_FIRST_KEY if kind == OBJECT else S_FIRST_ITEM
         if not self._stack and self.rules.root_object:
@@ -256,7 +250,7 @@ class JsonStream(OpenString):
             self._value_string()
             return S_STRING
         if kind == NUMBER:
-            self._number, self._number_state = bytes((c,)), 1 if c == 45 else 2 if c == 48 else 3
+            self._number_begins(c)
             return S_NUMBER
         self._kind, self._literal = kind, _LITERALS[kind]
         return S_LITERAL
@@ -272,45 +266,6 @@ class JsonStream(OpenString):
             self._at = at + run + 8 * len(self._stack) - self._space
             self._fail("whitespace_run")
         self._space += count
-
-    # Numbers and literals
-
-    def _digits(self, data: bytes, i: int, base: int) -> tuple[int, int]:
-        state, start, n = self._number_state, i, len(data)
-        while i < n and (following := _NUMBER_STEPS.get(state << 8 | data[i])):
-            state = following
-            i += 1
-        self._number += data[start:i]
-        self._number_state = state
-        longest = self.rules.number
-        if longest is not None and len(self._number) > longest:
-            self._at = base + i - (len(self._number) - longest)
-            self._fail("limit_number")
-        elif i < n:
-            self._at = base + i
-            if state not in _NUMBER_ENDS:
-                self._fail("syntax")
-            else:
-                self._number_ends()
-                return i, S_AFTER if self._stack else S_END
-        return i, S_NUMBER
-
-    def _number_ends(self) -> None:
-        text = self._number
-        is_whole = not (b"." in text or b"e" in text or b"E" in text)
-        checks = self._link.plan.numbers
-        if not is_whole and self.rules.number is not None and not math.isfinite(float(text)):
-            self._fail("limit_number")
-            return
-        if checks:
-            try:
-                value = int(text) if is_whole else float(text)
-            except ValueError:  # more digits than Python converts
-                self._fail("limit_number")
-                return
-            self._dead = self._check_whole(self._dead, self._link, checks, value)
-        if self.trip is None:
-            self._end_scalar(NUMBER, self._dead)
 
     def _inner(self, state: int, c: int, piece: bytes) -> int:
         """A byte of a literal, an escape or a character of several bytes."""
@@ -355,11 +310,13 @@ class JsonStream(OpenString):
         return b"".join(reversed(pieces))[start - at : end - at]
 
 
-_SLOTS = tuple(
-    name
-    for cls in JsonStream.__mro__
-    for name in getattr(cls, "__slots__", ())
-)
+_SLOTS = tuple(name for cls in JsonStream.__mro__ for name in getattr(cls, "__slots__", ()))
+
+
+def _end_of(pattern: re.Pattern[bytes], data: bytes, start: int) -> int:
+    match = pattern.match(data, start)
+    assert match is not None  # both patterns match the empty string
+    return match.end()
 
 
 def _escaped(step: str | int) -> str:

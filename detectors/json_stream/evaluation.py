@@ -1,98 +1,35 @@
-"""The three-valued verdicts of all open places of a value, and how they travel outwards until the root is dead.
+"""What every event of a value (it begins, ends, a key or a comma comes) means for the open places.
 
-Must not: read bytes (that is `automaton.py`), or change a container that a clone still sees.
-Invariant: a verdict, once given, never changes; the value is dead exactly when the root's node is.
+Must not: read bytes (that is `automaton.py`), or decide a check otherwise than jsonschema-rs would.
+Invariant: a node dies at an event only if no continuation lets it live.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import jsonschema_rs
 
-from detectors.json_stream.compiled import UNCHECKED, CompiledSchema, holds
-from detectors.json_stream.nodes import ARRAY, NUMBER, OBJECT, STRING, Node
+from detectors.json_stream.compiled import UNCHECKED
+from detectors.json_stream.frame import Frame, canonical, unmet
+from detectors.json_stream.nodes import ARRAY, NUMBER, OBJECT, STRING
+from detectors.json_stream.places import Places
 from detectors.json_stream.plan import Link, Plan
-from detectors.json_stream.trip import Rules, Trip, TripClass
 
 MAX_REREAD = 4
 """`uniqueItems` parses items again: at most this many times the bytes so far, the rest is left to the end."""
 
 
-class Frame:
-    """An open container. owner: the stream that may change it; others copy first.
+class Evaluation(Places):
+    """Told of values, keys and commas as they begin and end."""
 
-    dead, settled, unknown: bits of the plan's nodes. seen: complete keys of an object; key: the last one.
-    count: complete members. hits: per `contains` node (as bit): certain and possible ones. items: for uniqueItems.
-    """
-
-    __slots__ = (
-        "count", "dead", "hits", "is_object", "item_at", "items", "key", "link", "owner", "plan", "seen", "settled",
-        "unknown",
-    )  # fmt: skip
-
-    def __init__(self, owner: object, link: Link, is_object: bool, dead: int, settled: int) -> None:
-        self.owner, self.link, self.plan, self.is_object = owner, link, link.plan, is_object
-        self.dead, self.settled, self.unknown = dead, settled, 0
-        self.count = self.item_at = 0
-        self.key = ""
-        self.seen: set[str] = set()
-        self.hits: dict[int, tuple[int, int]] = {}
-        self.items: dict[Any, Any] | None = None
-
-    def copy(self, owner: object) -> Frame:
-        frame = Frame(owner, self.link, self.is_object, self.dead, self.settled)
-        frame.unknown, frame.count, frame.item_at, frame.key = self.unknown, self.count, self.item_at, self.key
-        frame.seen = self.seen.copy() if self.seen else set()
-        if self.hits:
-            frame.hits = self.hits.copy()
-        if self.items is not None:
-            frame.items = self.items.copy()
-        return frame
-
-
-class Evaluation:
-    """Told of values as they begin and end; `trip` is set at the byte at which the value died."""
-
-    __slots__ = ("_at", "_blame", "_in_key", "_link", "_owner", "_reread", "_stack", "compiled", "rules", "trip")
-
-    def __init__(self, compiled: CompiledSchema, rules: Rules) -> None:
-        self.compiled, self.rules = compiled, rules
-        self.trip: Trip | None = None
-        self._owner: object = object()
-        self._stack: list[Frame] = []
-        # Without unique keys a later member may replace an earlier one: nothing is decided before the end.
-        self._link = compiled.root if rules.duplicate_keys else UNCHECKED
-        self._at = 0
-        self._in_key = False
-        self._blame: tuple[Any, ...] = ()
-        self._reread = 0
+    __slots__ = ()
 
     def _raw(self, start: int, end: int) -> bytes:
         """The bytes from offset `start` to before `end`."""
         raise NotImplementedError
 
-    def _top(self) -> Frame:
-        """The innermost container, ours to change."""
-        return self._own(len(self._stack) - 1)
-
-    def _own(self, level: int) -> Frame:
-        frame = self._stack[level]
-        if frame.owner is not self._owner:
-            frame = self._stack[level] = frame.copy(self._owner)
-        return frame
-
     # Beginning of values
-
-    def _begin(self, kind: int) -> int:
-        """A value of this kind begins at the current place; its dead nodes."""
-        link = self._link
-        dead = link.plan.start[kind][0]
-        if dead & link.plan.roots:
-            self._blame = (link.plan, kind, len(self._stack), dead)
-            self._report_dead(len(self._stack) - 1, link, dead)
-        return dead
 
     def _open(self, is_object: bool) -> None:
         kind = OBJECT if is_object else ARRAY
@@ -243,7 +180,7 @@ class Evaluation:
             return
         try:
             value = json.loads(raw)
-            key = _canonical(value)
+            key = canonical(value)
         except (ValueError, RecursionError):
             frame.items = None
             return
@@ -290,7 +227,7 @@ class Evaluation:
 
     def _check_object(self, frame: Frame, level: int) -> None:
         for bit, node in frame.plan.ends_object:
-            if keyword := _unmet(node, frame):
+            if keyword := unmet(node, frame):
                 self._blame = (node, keyword, level)
                 self._kill(level, bit)
         for bit, node, most in frame.plan.max_properties:
@@ -314,114 +251,9 @@ class Evaluation:
             for bit, _ in frame.plan.unique:
                 frame.unknown |= bit
 
-    # Deaths
-
-    def _kill(self, level: int, mask: int) -> None:
-        """Nodes of an open container die; with an empty mask its formulas are only looked at again."""
-        frame = self._own(level)
-        before = frame.dead
-        if mask and not mask & ~before:
-            return
-        dead, _, blame = frame.plan.close(before | mask, frame.settled, frame.seen, False)
-        frame.dead = dead
-        if blame:
-            self._blame = (*blame, level)
-        if dead & ~before & frame.plan.roots:
-            self._report_dead(level - 1, frame.link, dead)
-
-    def _report_dead(self, level: int, link: Link, dead: int) -> None:
-        """Nodes of a place are dead: those outside that needed them die too."""
-        mask = 0
-        for bit, outer in link.uses:
-            if dead & bit:
-                mask |= outer
-        if not mask:
-            return
-        if level < 0:
-            self._die()
-        else:
-            self._kill(level, mask)
-
-    def _die(self) -> None:
-        node, keyword, level = _resolve_blame(self._blame)
-        schema_path = f"{node.path}/{keyword}" if keyword != "false" else node.path
-        self._fail("schema", keyword, level, schema_path)
-
-    def _fail(self, kind: TripClass, keyword: str = "", level: int | None = None, schema_path: str = "") -> None:
-        if self.trip is None:
-            depth = len(self._stack) if level is None else level
-            depth -= self._in_key and depth == len(self._stack)  # an open key is not yet part of the path
-            path = "".join(f"/{_escaped(frame)}" for frame in self._stack[:depth])
-            self.trip = Trip(kind, keyword, path, schema_path, self._at, self.compiled.exactness)
-
-    def _scalar_fails(self, dead: int, bit: int, link: Link, node: Node, keyword: str) -> int:
-        """A scalar fails a check of one node; all that are dead now."""
-        if dead & bit:
-            return dead
-        level = len(self._stack)
-        self._blame = (node, keyword, level)
-        after, _, blame = link.plan.close(dead | bit, 0, (), False)
-        if blame:
-            self._blame = (*blame, level)
-        if after & ~dead & link.plan.roots:
-            self._report_dead(level - 1, link, after)
-        return after
-
-    def _check_whole(self, dead: int, link: Link, checks: Any, value: Any) -> int:
-        """Runs validators on a complete scalar."""
-        for bit, node, validator in checks:
-            if not dead & bit and not holds(validator, value):
-                error = next(iter(validator.iter_errors(value)), None)
-                keyword = error.kind.name if error is not None else "pattern"
-                dead = self._scalar_fails(dead, bit, link, node, keyword)
-                if self.trip is not None:
-                    break
-        return dead
-
 
 _UNIQUE = jsonschema_rs.Draft202012Validator({"uniqueItems": True})
 
 
-def _unmet(node: Node, frame: Frame) -> str:
-    if not frame.seen.issuperset(node.required):
-        return "required"
-    if frame.count < node.min_properties:
-        return "minProperties"
-    for keyword, key, needed in node.dep_required:
-        if key in frame.seen and not frame.seen.issuperset(needed):
-            return keyword
-    return ""
-
-
-def _resolve_blame(blame: tuple[Any, ...]) -> tuple[Node, str, int]:
-    """A choice or a check is blamed by name; a first byte by its kind, whose reason is looked up only now."""
-    if not blame:
-        return Node(""), "", 0
-    if not isinstance(blame[0], Plan):
-        node, keyword, level = blame
-        return node, keyword, level
-    plan, kind, level, dead = blame
-    culprits = (dead or plan.start[kind][0]) & plan.roots
-    node, keyword = plan.explain(kind, culprits & -culprits)
-    return node, keyword, level
-
-
-def _escaped(frame: Frame) -> str:
-    if not frame.is_object:
-        return str(frame.count)
-    return frame.key.replace("~", "~0").replace("/", "~1")
-
-
 def _text(key: bytes) -> str:
     return key.decode("utf-8", "surrogatepass")
-
-
-def _canonical(value: Any) -> Any:
-    """Equal for equal JSON values: numbers by value, booleans apart from them."""
-    if isinstance(value, bool) or value is None:
-        return (bool, value)
-    if isinstance(value, dict):
-        return (dict, frozenset((key, _canonical(member)) for key, member in value.items()))
-    if isinstance(value, list):
-        return (list, tuple(map(_canonical, value)))
-    return value

@@ -69,7 +69,7 @@ def _is_possible(part: Mapping[str, Any]) -> bool:
         high = part.get("exclusiveMaximum", part.get("maximum", float("inf")))
         if high - low <= 1:
             return False
-    if part.get("minItems") and part.get("items") is False or "enum" in part and "const" in part:
+    if (part.get("minItems") and part.get("items") is False) or ("enum" in part and "const" in part):
         return False
     members = part.get("enum", [part["const"]] if "const" in part else [])
     if members and any(isinstance(member, dict | list) for member in members) and len(part.keys() - _ANNOTATIONS) > 1:

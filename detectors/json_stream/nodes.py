@@ -38,11 +38,13 @@ class Node:
 
     number, string: validators for whole scalars, None = no check. enums: for each enum or const, its strings in
     UTF-8, sorted. closed: the keys of an object that admits no others, in UTF-8, sorted. never: admits nothing.
+    is_constant: made of a part of an enum or const, which `path` names.
     Numbers of nodes stand for schemas; None = no such keyword.
     """
 
     __slots__ = (
-        "additional", "closed", "contains", "dep_required", "enums", "formulas", "items", "kind_keyword", "kinds",
+        "additional", "closed", "contains", "dep_required", "enums", "formulas", "is_constant", "items",
+        "kind_keyword", "kinds",
         "max_contains", "max_items", "max_length", "max_properties", "min_contains", "min_items", "min_properties",
         "names", "number", "opaque", "path", "patterns", "prefix", "properties", "required", "string", "unique",
     )  # fmt: skip
@@ -52,6 +54,7 @@ class Node:
         self.kinds = ALL_KINDS
         self.kind_keyword = "type"
         self.opaque = False
+        self.is_constant = False
         self.number: jsonschema_rs.Validator | None = None
         self.string: jsonschema_rs.Validator | None = None
         self.enums: list[tuple[str, list[bytes]]] = []
@@ -195,7 +198,7 @@ class Builder:
     def constant(self, value: Any, base: str, path: str) -> Node:
         """The node that admits exactly `value`."""
         node = Node(path)
-        node.kind_keyword = "const"
+        node.kind_keyword, node.is_constant = path.rpartition("/")[2], True
         if isinstance(value, dict):
             node.kinds = 1 << OBJECT
             node.properties = {key: self._constant(member, base, path) for key, member in value.items()}
@@ -208,7 +211,7 @@ class Builder:
             node.items = self._child(False, base, path)
             node.min_items = node.max_items = len(value)
         else:
-            self._only(node, "const", [value])
+            self._only(node, node.kind_keyword, [value])
         return node
 
     def _object(self, node: Node, schema: Mapping[str, Any], child: Callable[..., int]) -> None:

@@ -12,7 +12,7 @@ from detectors.json_stream.compiled import UNCHECKED, CompiledSchema
 from detectors.json_stream.evaluation import Evaluation
 from detectors.json_stream.nodes import STRING
 from detectors.json_stream.plan import Watcher
-from detectors.json_stream.strings import can_be, can_become, can_go_on, candidates, characters
+from detectors.json_stream.strings import can_be, can_become, can_go_on, characters
 from detectors.json_stream.trip import Rules
 
 (S_VALUE, S_FIRST_ITEM, S_FIRST_KEY, S_KEY, S_COLON, S_AFTER, S_END) = range(7)
@@ -136,9 +136,9 @@ class OpenString(Evaluation):
             return S_HEX
         self._unit = self._unit << 4 | digit
         self._unit_digits += 1
-        if self._unit_digits == 1 and self._high and digit != 0xD:
-            self._lone()
-        elif self._unit_digits == 2 and (0xDC <= self._unit <= 0xDF) is not bool(self._high):
+        first, second = self._unit_digits == 1, self._unit_digits == 2
+        is_low = second and 0xDC <= self._unit <= 0xDF
+        if (first and self._high and digit != 0xD) or (second and is_low is not bool(self._high)):
             self._lone()
         if self.trip is not None:
             return S_HEX

@@ -150,7 +150,7 @@ class Plan:
 
     def _ops(self, node: Node) -> Ops:
         """Formulas with bits in place of numbers; operands that are left out of the plan (cycles) are unknown."""
-        ops = []
+        ops: list[tuple[str, str, Any]] = []
         for op, keyword, data in node.formulas:
             if op in ("all", "any", "one"):
                 ops.append((op, keyword, self.mask(data)))
@@ -171,9 +171,7 @@ def may_settle_early(node: Node) -> bool:
     )  # fmt: skip
 
 
-def _judge(
-    op: str, data: Any, dead: int, valid: int, seen: Collection[str], final: bool
-) -> tuple[bool, bool]:
+def _judge(op: str, data: Any, dead: int, valid: int, seen: Collection[str], final: bool) -> tuple[bool, bool]:
     """(cannot hold any more, holds whatever follows)."""
     match op:
         case "all":

@@ -59,7 +59,7 @@ def remotes(draft: str) -> tuple[tuple[str, Any], ...]:
 def folder() -> Path:
     """The suite. Raises FileNotFoundError where `make test` has not unpacked it."""
     if not (SUITE / "tests").is_dir():
-        raise FileNotFoundError(f"{SUITE} is missing; `make test` (or `make {SUITE.name}`) downloads and unpacks it")
+        raise FileNotFoundError(f"{SUITE} is missing; `make test` downloads and unpacks it")
     return SUITE
 
 
