@@ -75,7 +75,7 @@ def test_text_and_arguments_have_their_own_thresholds() -> None:
     observer, _, findings = watch(f"I{loop}")
     assert [(f.detector, f.grade, f.channel) for f in findings] == [("loop.period", Grade.SUSPECT, "text")]
     assert observer.suspicious
-    observer, _, findings = watch(f"<tool_call>{loop}")
+    observer, _, findings = watch(f"<tool_call>\n<function=ls>\n<parameter=path>\n{loop}")
     assert findings == []
     assert not observer.suspicious
 
