@@ -38,11 +38,14 @@ from detectors.json_stream.trip import Rules, Trip
 _CHUNK = 4096
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(rb"[ \t\n\r]*+")
-_PLAIN = re.compile(
-    rb"[\x20\x21\x23-\x5b\x5d-\x7f]*+(?:(?:[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]"
-    rb"|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]{2}"
-    rb"|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})[\x20\x21\x23-\x5b\x5d-\x7f]*+)*+"
+_CHARACTER = (
+    rb"[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]"
+    rb"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2}"
 )
+_ASCII = rb"[\x20\x21\x23-\x5b\x5d-\x7f]*+"
+_PLAIN = re.compile(_ASCII + rb"(?:(?:" + _CHARACTER + rb")" + _ASCII + rb")*+")
+# Where nobody watches a string, its simple escapes are passed over as well.
+_UNWATCHED = re.compile(_ASCII + rb"(?:(?:\\[\"\\/bfnrt]|" + _CHARACTER + rb")" + _ASCII + rb")*+")
 _KINDS = dict.fromkeys(b"-0123456789", NUMBER) | {34: STRING, 123: OBJECT, 91: ARRAY, 116: TRUE, 102: FALSE, 110: NULL}
 _LITERALS = {TRUE: b"rue", FALSE: b"alse", NULL: b"ull"}
 _ESCAPES = {34: b'"', 92: b"\\", 47: b"/", 98: b"\b", 102: b"\f", 110: b"\n", 114: b"\r", 116: b"\t"}
@@ -160,12 +163,15 @@ class JsonStream(OpenNumber):
                     self._lone()
                     if self.trip is not None:
                         break
-                end = _end_of(_PLAIN, data, i)
-                if end > i:
-                    if self._watching or self._in_key:
+                if self._watching or self._in_key:
+                    end = _end_of(_PLAIN, data, i)
+                    if end > i:
                         self._grow(data[i:end], base + i)
                         if self.trip is not None:
                             break
+                else:
+                    end = _end_of(_UNWATCHED if not self._high else _PLAIN, data, i)
+                if end > i:
                     i = end
                     if i == n:
                         break

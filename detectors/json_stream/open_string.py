@@ -88,6 +88,8 @@ class OpenString(Evaluation):
 
     def _grow(self, piece: bytes, at: int, escaped: bool = False) -> None:
         """The string goes on with `piece`, UTF-8, which began at offset `at` (or ends there, if it is escaped)."""
+        if not self._watching and not self._in_key:
+            return
         text = self._text + piece
         length = self._length + characters(piece)
         if not (self._in_key and len(text) > MAX_KEY_BYTES) and not self._failing(text, length):
