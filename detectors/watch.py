@@ -12,6 +12,7 @@ from typing import Literal
 
 from detectors.channels import CallClosed, CallCut, CallOpened, CallText, ChannelEvent, Channels, Piece
 from detectors.finding import Finding
+from detectors.leaked_markup import LeakedMarkup
 from detectors.period import ARGUMENTS, PROSE, PeriodDetector
 from detectors.qwen_stream import QwenStream
 from detectors.qwen_xml import MarkupError, read_call
@@ -48,6 +49,7 @@ class Watch:
         self._arguments = PeriodDetector(ARGUMENTS)
         self._channel = self._channels.channel
         self._call: QwenStream | None = None
+        self._leaked = LeakedMarkup(schemas)
         self._accused = False
         self.thinking_tokens = 0
 
@@ -97,6 +99,7 @@ class Watch:
         """A loop does not reach from one channel into another."""
         if channel != self._channel:
             self._channel = channel
+            self._leaked.reset()
             for detector in (self._prose, self._arguments):
                 detector.reset()
                 detector.channel = channel
@@ -108,6 +111,8 @@ class Watch:
             match event:
                 case Piece():
                     said.append(event)
+                    if event.channel == "text":
+                        finding = finding or self._leaked.feed(event)
                     continue
                 case CallOpened():
                     self._call, self._accused = QwenStream(self._schemas), False
