@@ -229,6 +229,10 @@ class JsonStream(OpenNumber):
         elif state <= S_FIRST_ITEM:
             kind = _KINDS.get(c)
             if kind is not None:
+                if state == S_FIRST_ITEM:
+                    self._first_member()
+                    if self.trip is not None:
+                        return state
                 return self._value_begins(kind, c)
             if c == 93 and state == S_FIRST_ITEM:
                 return self._container_ends()
@@ -237,6 +241,10 @@ class JsonStream(OpenNumber):
                 return S_VALUE
         elif state != S_END:
             if c == 34:
+                if state == S_FIRST_KEY:
+                    self._first_member()
+                    if self.trip is not None:
+                        return state
                 self._key_begins()
                 return S_STRING
             if c == 125 and state == S_FIRST_KEY:

@@ -192,7 +192,16 @@ class Evaluation(Places):
                 self._blame = (node, "uniqueItems", len(self._stack) - 1)
                 self._kill(len(self._stack) - 1, bit)
 
-    # After a comma
+    # First members, and after a comma
+
+    def _first_member(self) -> None:
+        """The first key or element begins."""
+        frame, level = self._stack[-1], len(self._stack) - 1
+        keyword = "maxProperties" if frame.is_object else "maxItems"
+        for bit, node, most in frame.plan.max_properties if frame.is_object else frame.plan.max_items:
+            if most <= 0:
+                self._blame = (node, keyword, level)
+                self._kill(level, bit)
 
     def _next_member(self) -> None:
         """A comma in an object: another key must follow."""

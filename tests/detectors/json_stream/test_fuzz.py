@@ -104,7 +104,7 @@ def test_random_schemas_and_values(draft: str, schema: Any, other: Any, values: 
 
 @pytest.mark.slow
 @DRAFTS
-@settings(max_examples=3000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
 @given(*DRAWN)
 def test_many_random_schemas_and_values(draft: str, schema: Any, other: Any, values: list[Any], size: int) -> None:
     agree(draft, schema, other, values, size)
