@@ -70,8 +70,8 @@ class JsonStream(OpenNumber):
     """One value. `trip` stays once set."""
 
     __slots__ = (
-        "_chain", "_chunk", "_chunk_at", "_fed", "_high_bound", "_kind", "_literal", "_low_bound", "_need", "_space",
-        "_state",
+        "_chain", "_chunk", "_chunk_at", "_fed", "_high_bound", "_kind", "_literal", "_low_bound", "_most_space",
+        "_need", "_space", "_state",
     )  # fmt: skip
 
     def __init__(self, compiled: CompiledSchema, rules: Rules = Rules()) -> None:  # noqa: B008 (frozen)
@@ -81,6 +81,7 @@ class JsonStream(OpenNumber):
         self._fed = 0
         self._state = S_VALUE
         self._space = 0
+        self._most_space: float = float("inf") if rules.whitespace_run is None else rules.whitespace_run
         self._kind = 0
         self._need = self._low_bound = self._high_bound = 0
         self._literal = b""
@@ -164,13 +165,14 @@ class JsonStream(OpenNumber):
                     if self.trip is not None:
                         break
                 if self._watching or self._in_key:
-                    end = _end_of(_PLAIN, data, i)
+                    end = _PLAIN.match(data, i).end()  # type: ignore[union-attr]
                     if end > i:
                         self._grow(data[i:end], base + i)
                         if self.trip is not None:
                             break
                 else:
-                    end = _end_of(_UNWATCHED if not self._high else _PLAIN, data, i)
+                    plain = _PLAIN if self._high else _UNWATCHED
+                    end = plain.match(data, i).end()  # type: ignore[union-attr]
                 if end > i:
                     i = end
                     if i == n:
@@ -193,8 +195,12 @@ class JsonStream(OpenNumber):
             elif state <= S_END:
                 c = data[i]
                 if c in b" \t\n\r":
-                    end = _end_of(_SPACE, data, i)
-                    self._blank(base + i, end - i)
+                    end = i + 1
+                    if end < n and data[end] <= 32:
+                        end = _SPACE.match(data, i).end()  # type: ignore[union-attr]
+                    self._space += end - i
+                    if self._space > self._most_space:
+                        self._blank(base + end)
                     i = end
                 else:
                     self._space, self._at = 0, base + i
@@ -273,13 +279,12 @@ class JsonStream(OpenNumber):
         self._close()
         return S_AFTER if self._stack else S_END
 
-    def _blank(self, at: int, count: int) -> None:
-        """White space between tokens: a model that falls into it rarely comes out again."""
-        run = self.rules.whitespace_run
-        if run is not None and self._space + count > run + 8 * len(self._stack):
-            self._at = at + run + 8 * len(self._stack) - self._space
+    def _blank(self, end: int) -> None:
+        """Much white space between tokens, up to offset `end`: a model that falls into it rarely comes out again."""
+        most = int(self._most_space) + 8 * len(self._stack)
+        if self._space > most:
+            self._at = end - (self._space - most)
             self._fail("whitespace_run")
-        self._space += count
 
     def _inner(self, state: int, c: int, piece: bytes) -> int:
         """A byte of a literal, an escape or a character of several bytes."""
@@ -325,12 +330,6 @@ class JsonStream(OpenNumber):
 
 
 _SLOTS = tuple(name for cls in JsonStream.__mro__ for name in getattr(cls, "__slots__", ()))
-
-
-def _end_of(pattern: re.Pattern[bytes], data: bytes, start: int) -> int:
-    match = pattern.match(data, start)
-    assert match is not None  # both patterns match the empty string
-    return match.end()
 
 
 def _escaped(step: str | int) -> str:

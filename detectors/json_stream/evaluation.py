@@ -66,7 +66,7 @@ class Evaluation(Places):
         if link.never:
             self._blame = (link.plan, STRING, level + 1, 0)
             self._kill(level, link.never)
-        if plan.formulas and self.trip is None:
+        if plan.depends and self.trip is None:
             self._kill(level, 0)
 
     # Ends of values

@@ -26,7 +26,8 @@ class OpenString(Evaluation):
     """At most one string is open. `_dead`: dead nodes of its place, or of any open scalar's."""
 
     __slots__ = (
-        "_dead", "_high", "_length", "_string_at", "_text", "_unit", "_unit_digits", "_unwatched", "_watching",
+        "_counting", "_dead", "_high", "_keeping", "_length", "_string_at", "_text",
+        "_unit", "_unit_digits", "_unwatched", "_watching",
     )  # fmt: skip
 
     def __init__(self, compiled: CompiledSchema, rules: Rules) -> None:
@@ -34,7 +35,7 @@ class OpenString(Evaluation):
         self._dead = 0
         self._string_at = 0
         self._watching: tuple[Watcher, ...] = ()
-        self._unwatched = False
+        self._unwatched = self._counting = self._keeping = False
         self._text, self._length = b"", 0
         self._high = self._unit = self._unit_digits = 0
 
@@ -47,17 +48,31 @@ class OpenString(Evaluation):
         frame = self._stack[-1]
         plan = frame.plan
         self._in_key = True
-        self._link = self.compiled.name(plan) if plan.all else UNCHECKED
-        self._dead = self._begin(STRING)
-        watching = [w for w in self._link.plan.watchers if not self._dead & w[1]]
-        self._open_string(watching + [w for w in plan.closed if not frame.dead & w[1]])
+        watching = [w for w in plan.closed if not frame.dead & w[1]] if plan.closed else []
+        if plan.named:
+            self._link = self.compiled.name(plan)
+            self._dead = self._begin(STRING)
+            watching += [w for w in self._link.plan.watchers if not self._dead & w[1]]
+        else:
+            self._link, self._dead = UNCHECKED, 0
+        self._open_string(watching)
 
     def _open_string(self, watching: list[Watcher]) -> None:
         self._text, self._length, self._string_at = b"", 0, self._at
         self._high, self._unwatched = 0, False
+        self._watch(watching)
+        if watching and self.trip is None and self._in_key:  # a value's enums have at least one option
+            self._drop([w for w in watching if w[0] and not can_become(w[3], b"", self._taken(w))])
+
+    def _watch(self, watching: list[Watcher]) -> None:
+        """Only what these need is kept: the text for options and keys, the length for limits."""
         self._watching = tuple(watching)
-        if watching and self.trip is None:
-            self._drop([w for w in watching if w[2] != "maxLength" and not can_become(w[3], b"", self._taken(w))])
+        self._counting, self._keeping = False, self._in_key
+        for watcher in watching:
+            if watcher[2] == "maxLength":
+                self._counting = True
+            else:
+                self._keeping = True
 
     def _taken(self, watcher: Watcher) -> set[str] | frozenset[str]:
         return self._stack[-1].seen if watcher[0] else _NO_KEYS
@@ -66,7 +81,7 @@ class OpenString(Evaluation):
         """These watchers' nodes die at the current byte."""
         if not failed:
             return
-        self._watching = tuple(w for w in self._watching if w not in failed)
+        self._watch([w for w in self._watching if w not in failed])
         for own, bit, keyword, data in failed:
             if own:
                 level = len(self._stack) - 1
@@ -91,7 +106,7 @@ class OpenString(Evaluation):
         if not self._watching and not self._in_key:
             return
         text = self._text + piece
-        length = self._length + characters(piece)
+        length = self._length + characters(piece) if self._counting else 0
         if not (self._in_key and len(text) > MAX_KEY_BYTES) and not self._failing(text, length):
             self._keep(text, length)
             return
@@ -108,7 +123,7 @@ class OpenString(Evaluation):
 
     def _keep(self, text: bytes, length: int) -> None:
         self._length = length
-        self._text = text if self._in_key or any(w[2] != "maxLength" for w in self._watching) else b""
+        self._text = text if self._keeping else b""
 
     def _failing(self, text: bytes, length: int) -> list[Watcher]:
         failed = []

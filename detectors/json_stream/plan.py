@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from detectors.json_stream.nodes import KINDS, STRING, Node
+from detectors.json_stream.nodes import KINDS, OBJECT, STRING, Node
 
 MAX_NODES = 4_096
 """At one place; beyond it the place is not looked at before the end."""
@@ -46,8 +46,8 @@ class Plan:
     """
 
     __slots__ = (
-        "all", "checks", "closed", "contains", "counted", "elements", "ends_array", "ends_object", "finals",
-        "formulas", "index", "max_items", "max_properties", "members", "names", "nodes", "numbers", "opaque",
+        "all", "checks", "closed", "contains", "counted", "depends", "elements", "ends_array", "ends_object", "finals",
+        "formulas", "index", "max_items", "max_properties", "members", "named", "names", "nodes", "numbers", "opaque",
         "quiet", "roots", "settlers", "start", "unique", "watchers",
     )  # fmt: skip
 
@@ -59,6 +59,7 @@ class Plan:
         bits = [(1 << i, node) for i, node in enumerate(nodes)]
         self.opaque = sum(bit for bit, node in bits if node.opaque)
         self.formulas = tuple((bit, node, self._ops(node)) for bit, node in bits if node.formulas)
+        self.depends = any(op == "dep" for _, _, ops in self.formulas for op, _, _ in ops)
         self.start = [self._start(kind) for kind in range(KINDS)]
         self.finals = [self._final(kind) for kind in range(KINDS)]
         self.quiet = [
@@ -83,11 +84,14 @@ class Plan:
         self.ends_array = tuple((bit, node) for bit, node in bits if node.min_items or node.contains is not None)
         self.contains = tuple((bit, node) for bit, node in bits if node.contains is not None)
         self.unique = tuple((bit, node) for bit, node in bits if node.unique)
-        self.settlers = tuple((b, n) for b, n in bits if may_settle_early(n)) if self.formulas else ()
+        undecided = [(b, n) for b, n in bits if may_settle_early(n) and not n.is_loose(OBJECT)]
+        decisive = any(op in ("one", "not", "if", "dep") for _, _, ops in self.formulas for op, _, _ in ops)
+        self.settlers = tuple(undecided) if decisive else ()
         self.counted = max((len(node.prefix) for node in nodes), default=0)
         self.members: dict[Any, Link] = {}
         self.elements: dict[int, Link] = {}
         self.names: Link | None = None
+        self.named = any(node.names is not None for node in nodes)
 
     def mask(self, numbers: Collection[int]) -> int:
         return sum(1 << self.index[number] for number in set(numbers))

@@ -29,10 +29,12 @@ def candidates(options: list[bytes], text: bytes) -> Iterator[bytes]:
 
 def can_become(options: list[bytes], text: bytes, taken: Collection[str] = ()) -> bool:
     """Whether an option that is not taken begins with `text`."""
-    if not taken:
-        i = bisect_left(options, text)
-        return i < len(options) and options[i].startswith(text)
-    return any(option.decode("utf-8", "surrogatepass") not in taken for option in candidates(options, text))
+    i, n = bisect_left(options, text), len(options)
+    while i < n and options[i].startswith(text):
+        if not taken or options[i].decode("utf-8", "surrogatepass") not in taken:
+            return True
+        i += 1
+    return False
 
 
 def can_be(options: list[bytes], text: bytes, taken: Collection[str] = ()) -> bool:

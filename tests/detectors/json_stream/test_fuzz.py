@@ -20,6 +20,7 @@ from detectors.json_stream.automaton import JsonStream
 from detectors.json_stream.compiled import compile_schema
 from detectors.json_stream.trip import SPECIFICATION
 from tests.detectors.json_stream.official_suite import serialisations
+from tests.detectors.json_stream.random_schemas import RandomSchemas
 
 KEYS = st.sampled_from(["a", "b", "ab", "é"])
 SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "a", "ab", "aé", 1.5, 2.0, -0.0])
@@ -110,17 +111,36 @@ def test_many_random_schemas_and_values(draft: str, schema: Any, other: Any, val
     agree(draft, schema, other, values, size)
 
 
+@DRAFTS
+def test_a_sweep_of_random_schemas(draft: str) -> None:
+    sweep(draft, seed=1, schemas=250)
+
+
+@pytest.mark.slow
+@DRAFTS
+def test_a_long_sweep_of_random_schemas(draft: str) -> None:
+    sweep(draft, seed=2, schemas=20_000)
+
+
+def sweep(draft: str, seed: int, schemas: int) -> None:
+    """Faster than drawing: many values for each schema."""
+    made = RandomSchemas(seed, draft)
+    for i in range(schemas):
+        agree_on(draft, made.document(), [made.value() for _ in range(8)], 1 + i % 6)
+
+
 def agree(draft: str, schema: Any, other: Any, values: list[Any], size: int) -> None:
     """Two references and the stream, in all serialisations, of one opinion."""
     other.pop("$ref", None)
-    schema = {
-        **schema,
-        "$defs": {"d": other, "e": {"properties": {"a": {"$ref": "#/$defs/e"}}, "type": ["object", "null"]}},
-    }
-    reference: Any = jsonschema.Draft202012Validator
+    recursive = {"properties": {"a": {"$ref": "#/$defs/e"}}, "type": ["object", "null"]}
+    schema = {**schema, "$defs": {"d": other, "e": recursive}}
     if draft == "draft-07":
         schema = {"$schema": "http://json-schema.org/draft-07/schema#", **as_draft7(schema)}
-        reference = jsonschema.Draft7Validator
+    agree_on(draft, schema, values, size)
+
+
+def agree_on(draft: str, schema: Any, values: list[Any], size: int) -> None:
+    reference: Any = jsonschema.Draft7Validator if draft == "draft-07" else jsonschema.Draft202012Validator
     compiled = compile_schema(schema)
     second = reference(schema, registry=referencing.Registry())
     for value in values:

@@ -61,7 +61,7 @@ def test_memory_is_the_raw_bytes_and_a_little() -> None:
     tracemalloc.start()
     stream = JsonStream(compile_schema({}), Rules(size=None))
     for i in range(0, len(data), 70):
-        stream.feed(data[i : i + 7])
+        stream.feed(data[i : i + 70])
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert stream.trip is None
