@@ -300,6 +300,16 @@ def test_a_clone_and_its_original_never_meet() -> None:
     assert [edit["new_string"] for edit in stream.finish().value["edits"]] == ["3", ""]
 
 
+def test_a_clone_does_not_see_what_its_original_takes_later() -> None:
+    stream = read({"additionalProperties": {"uniqueItems": True, "maxItems": 3}}, b'{"a": [1, 2')
+    other = stream.clone()
+    assert stream.feed(b', 3], "b": [') is None
+    assert other.feed(b', 3], "b": [5], "c": [') is None
+    assert stream.feed(b'5], "c": [5]}') is None
+    assert other.feed(b"5]}") is None
+    assert stream.finish().value == other.finish().value == {"a": [1, 2, 3], "b": [5], "c": [5]}
+
+
 @given(st.sampled_from(DECLARATIONS), st.randoms(use_true_random=False))
 def test_asking_a_clone_about_every_byte_changes_nothing(declared: Any, chance: random.Random) -> None:
     """As filtered decoding does: candidates are tried on clones, the chosen one is fed."""

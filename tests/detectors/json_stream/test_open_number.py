@@ -49,3 +49,11 @@ def test_digits_never_trip(schema: object, digits: bytes, valid: bool) -> None:
         assert stream.feed(digits[i : i + 1]) is None
     assert (stream.feed(b" ") is None) is valid
     assert (stream.finish().trip is None) is valid
+
+
+@pytest.mark.parametrize("text", ["-01", "01", "00", "1.", "-", "1e", "1e+", ".5", "+1", "1.e1", "0x1", "1-1", "--1"])
+def test_what_is_no_number(text: str) -> None:
+    stream = JsonStream(compile_schema({}), SPECIFICATION)
+    trip = stream.feed(text.encode() + b" ")
+    assert trip is not None
+    assert trip.kind == "syntax"
