@@ -22,6 +22,7 @@ endef
 RUNTIME := $(VENV)/.installed-runtime
 TESTS   := $(VENV)/.installed-test
 DEV     := $(VENV)/.installed-dev
+SUITE   := $(VENV)/json-schema-test-suite/.unpacked
 
 # One process per core, each computing on one thread.
 PARALLEL := --numprocesses auto --maxprocesses 4
@@ -41,16 +42,16 @@ demo: $(RUNTIME) ## Watch an agent repair a bug through the guard, then again wi
 serve: $(RUNTIME) ## Serve the embedded model on 127.0.0.1 (options: make serve ARGS="--port 9000")
 	@$(BIN)/specguard serve $(ARGS)
 
-test: $(TESTS) ## Run the whole test suite
+test: $(TESTS) $(SUITE) ## Run the whole test suite
 	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
-test-slow: $(TESTS) ## Run the tests that take minutes
+test-slow: $(TESTS) $(SUITE) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow --timeout 1200 $(ARGS)
 
 bench: $(TESTS) ## Measure the drafters side by side, and transformers beside them (options: make bench ARGS="--quick")
 	@$(BIN)/specguard bench engine $(ARGS)
 
-check: $(TESTS) $(DEV) ## Format, lint, types, tests: what must pass before a commit
+check: $(TESTS) $(SUITE) $(DEV) ## Format, lint, types, tests: what must pass before a commit
 	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted: run make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
@@ -83,6 +84,16 @@ $(RUNTIME): $(BIN)/python pyproject.toml constraints.txt
 $(TESTS): $(RUNTIME)
 	@echo "Installing what the tests need (once)"
 	@$(call PIP_INSTALL,'.[test]')
+	@touch $@
+
+# The official JSON-Schema-Test-Suite travels in the source distribution of the pinned `jsonschema`.
+$(SUITE): $(BIN)/python constraints.txt
+	@echo "Fetching the official JSON-Schema-Test-Suite (once)"
+	@rm -rf $(@D) $(@D).part && mkdir -p $(@D).part
+	@$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps --no-binary jsonschema \
+		--dest $(@D).part "$$(grep '^jsonschema==' constraints.txt)"
+	@tar -xzf $(@D).part/jsonschema-*.tar.gz -C $(@D).part
+	@mv $(@D).part/jsonschema-*/json $(@D) && rm -r $(@D).part
 	@touch $@
 
 $(DEV): $(RUNTIME)

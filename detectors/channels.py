@@ -43,6 +43,15 @@ class CallOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class CallText:
+    """Text of the open call, from one token (or a part of it). index, position: as in CallOpened, Piece."""
+
+    index: int
+    text: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class CallClosed:
     """A call is complete. body: all between the tags; first, last: tokens that the tags begin and end in."""
 
@@ -62,7 +71,7 @@ class CallCut:
     last: int
 
 
-ChannelEvent = Piece | CallOpened | CallClosed | CallCut
+ChannelEvent = Piece | CallOpened | CallText | CallClosed | CallCut
 
 
 class Channels:
@@ -144,6 +153,7 @@ class Channels:
             for piece in pieces:
                 self._body.append(piece.text)
                 self.body_chars += len(piece.text)
+                events.append(CallText(self._calls, piece.text, piece.position))
             return
         for piece in pieces:
             self._pass_on_text(Piece(self._state, piece.text, piece.position), events)

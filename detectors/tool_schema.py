@@ -7,9 +7,6 @@ annotates); what it cannot decide within its limits is refused.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +14,8 @@ from typing import Any
 import jsonschema_rs
 
 from detectors.finding import Finding, Grade
-
-CACHED_TOOLS = 256
-_BACKTRACKS = 100_000
-_PATTERNS = jsonschema_rs.FancyRegexOptions(backtrack_limit=_BACKTRACKS, size_limit=1 << 20)
+from detectors.json_stream.compiled import CompiledSchema, compile_schema
+from detectors.json_stream.trip import Trip
 
 
 class BadSchema(ValueError):
@@ -33,7 +28,7 @@ class BadSchema(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Why a call must not be sent. detector: `tool.` and unknown, schema, markup, truncated or limit."""
+    """Why a call must not be sent. detector: `tool.` and unknown, schema, json, markup, truncated, leak or limit."""
 
     detector: str
     reason: str
@@ -46,7 +41,7 @@ class Violation:
 class ToolSchemas:
     """The tools of one request, ready to judge. Immutable; compiled once per distinct declaration."""
 
-    def __init__(self, tools: Mapping[str, tuple[Mapping[str, Any], jsonschema_rs.Validator]]) -> None:
+    def __init__(self, tools: Mapping[str, tuple[Mapping[str, Any], CompiledSchema]]) -> None:
         self._tools = tools
 
     @classmethod
@@ -59,18 +54,43 @@ class ToolSchemas:
         tool = self._tools.get(name)
         return None if tool is None else tool[0]
 
+    def compiled(self, name: str) -> CompiledSchema:
+        """What arguments of a declared tool are streamed against. Raises KeyError."""
+        return self._tools[name][1]
+
+    def unknown(self, name: str) -> Violation:
+        """The violation of calling a tool that is not declared."""
+        return Violation("tool.unknown", "unknown tool", {"tool": name[:128], "declared": len(self._tools)})
+
+    def tripped(self, name: str, trip: Trip, unexpected: str = "") -> Violation:
+        """The violation that a trip of a stream is. unexpected: the undeclared parameter, if it was one."""
+        evidence: dict[str, Any] = {
+            "tool": name,
+            "keyword": trip.keyword,
+            "instance_path": trip.instance_path,
+            "schema_path": trip.schema_path,
+            "byte": trip.offset,
+            "exactness": trip.exactness,
+        }
+        if unexpected:
+            evidence["unexpected"] = [unexpected[:128]]
+        if trip.kind == "schema":
+            return Violation("tool.schema", trip.keyword, evidence)
+        is_limit = trip.kind.startswith("limit_") or trip.kind == "whitespace_run"
+        return Violation("tool.limit" if is_limit else "tool.json", trip.kind, evidence)
+
     def check(self, name: str, arguments: Any) -> Violation | None:
         """None = the call may be sent. Arguments that are absent (None) or empty text mean {}."""
         if arguments is None or arguments == "":
             arguments = {}
         tool = self._tools.get(name)
         if tool is None:
-            return Violation("tool.unknown", "unknown tool", {"tool": name[:128], "declared": len(self._tools)})
+            return self.unknown(name)
         if not isinstance(arguments, dict):
             evidence = {"tool": name, "keyword": "type", "instance_path": "", "schema_path": ""}
             return Violation("tool.schema", "type", evidence)
         try:
-            error = next(iter(tool[1].iter_errors(arguments)), None)
+            error = next(iter(tool[1].validator.iter_errors(arguments)), None)
         except (ValueError, RecursionError) as trouble:  # too deep, or no JSON value at all
             evidence = {"tool": name, "keyword": "", "instance_path": "", "schema_path": ""}
             return Violation("tool.schema", f"cannot be checked: {type(trouble).__name__}", evidence)
@@ -95,30 +115,14 @@ def _violation(name: str, error: jsonschema_rs.ValidationError) -> Violation:
     return Violation("tool.schema", keyword, evidence)
 
 
-_cache: OrderedDict[bytes, jsonschema_rs.Validator] = OrderedDict()
-
-
-def _compiled(tool: str, parameters: Mapping[str, Any]) -> jsonschema_rs.Validator:
-    """The validator, from the cache if an equal declaration was seen lately."""
+def _compiled(tool: str, parameters: Mapping[str, Any]) -> CompiledSchema:
+    """From the cache if an equal declaration was seen lately."""
     try:
-        text = json.dumps(parameters, ensure_ascii=False, allow_nan=False)
-        key = hashlib.sha256(text.encode()).digest()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadSchema(tool, "", "it is not JSON") from error
-    validator = _cache.pop(key, None)
-    if validator is None:
-        validator = _compile(tool, json.loads(text))
-    _cache[key] = validator
-    while len(_cache) > CACHED_TOOLS:
-        _cache.popitem(last=False)
-    return validator
-
-
-def _compile(tool: str, schema: Any) -> jsonschema_rs.Validator:
-    try:
-        return jsonschema_rs.validator_for(schema, offline=True, validate_formats=False, pattern_options=_PATTERNS)
+        return compile_schema(parameters)
     except jsonschema_rs.ValidationError as error:
         raise BadSchema(tool, _pointer(error.instance_path), error.message.partition("\n")[0][:300]) from error
+    except TypeError as error:
+        raise BadSchema(tool, "", "it is not JSON") from error
     except (jsonschema_rs.ReferencingError, ValueError, RecursionError) as error:
         raise BadSchema(tool, "", str(error).partition("\n")[0][:300]) from error
 

@@ -10,9 +10,11 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-from detectors.channels import CallClosed, CallCut, ChannelEvent, Channels, Piece
+from detectors.channels import CallClosed, CallCut, CallOpened, CallText, ChannelEvent, Channels, Piece
 from detectors.finding import Finding
+from detectors.leaked_markup import LeakedMarkup
 from detectors.period import ARGUMENTS, PROSE, PeriodDetector
+from detectors.qwen_stream import QwenStream
 from detectors.qwen_xml import MarkupError, read_call
 from detectors.tool_schema import ToolSchemas, Violation
 
@@ -46,6 +48,9 @@ class Watch:
         self._prose = PeriodDetector(PROSE)
         self._arguments = PeriodDetector(ARGUMENTS)
         self._channel = self._channels.channel
+        self._call: QwenStream | None = None
+        self._leaked = LeakedMarkup(schemas)
+        self._accused = False
         self.thinking_tokens = 0
 
     @property
@@ -94,6 +99,7 @@ class Watch:
         """A loop does not reach from one channel into another."""
         if channel != self._channel:
             self._channel = channel
+            self._leaked.reset()
             for detector in (self._prose, self._arguments):
                 detector.reset()
                 detector.channel = channel
@@ -105,18 +111,35 @@ class Watch:
             match event:
                 case Piece():
                     said.append(event)
+                    if event.channel == "text":
+                        finding = finding or self._leaked.feed(event)
+                    continue
+                case CallOpened():
+                    self._call, self._accused = QwenStream(self._schemas), False
+                    continue
+                case CallText():
+                    finding = finding or self._follow(event)
                     continue
                 case CallClosed():
                     call = self._judge(event)
                 case CallCut():
                     cut = Violation("tool.truncated", f"cut off: {end}", {"chars": len(event.body)})
                     call = ReadCall(event.index, "", "", event.body, event.first, event.last, cut)
-                case _:
-                    continue
             said.append(call)
-            if call.violation is not None and finding is None:
-                finding = call.violation.finding(f"tool:{call.index}", call.last, call.first)
+            if call.violation is not None and not self._accused:
+                self._accused = True
+                finding = finding or call.violation.finding(f"tool:{call.index}", call.last, call.first)
         return said, finding
+
+    def _follow(self, text: CallText) -> Finding | None:
+        """The open call while it streams: it is found bad at the first token after which no valid call can follow."""
+        if self._call is None or self._accused:
+            return None
+        violation = self._call.feed(text.text, text.position)
+        if violation is None:
+            return None
+        self._accused = True
+        return violation.finding(f"tool:{text.index}", text.position, self._call.began)
 
     def _judge(self, closed: CallClosed) -> ReadCall:
         name = arguments = ""

@@ -47,6 +47,8 @@ def _invalid_call(finding: Finding) -> str:
             elif "unexpected" in evidence:
                 detail = f" (unexpected: {', '.join(evidence['unexpected'])})"
             return f"{name} was not sent: its arguments violate `{finding.reason}` at {path}{detail}."
+        case "tool.leak":
+            return f"{name} was not sent: it was written as text, without the tags of a call."
         case "tool.truncated":
             return "A tool call was not sent: the model ended inside it."
         case _:

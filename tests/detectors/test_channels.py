@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from detectors.channels import CallClosed, CallCut, CallOpened, ChannelEvent, Channels, Piece
+from detectors.channels import CallClosed, CallCut, CallOpened, CallText, ChannelEvent, Channels, Piece
 
 BODY = "\n<function=ls>\n<parameter=path>\na <b> </tool_cal\n</parameter>\n</function>\n"
 CALL = f"<tool_call>{BODY}</tool_call>"
@@ -83,6 +83,7 @@ def test_positions_are_those_of_the_tokens() -> None:
     assert split(pieces) == [
         Piece("text", "Hi", 0),
         CallOpened(0, 2),
+        CallText(0, "x", 4),
         CallClosed(0, "x", 2, 5),
         Piece("text", "so", 7),
     ]

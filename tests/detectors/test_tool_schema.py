@@ -13,8 +13,8 @@ import referencing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors import tool_schema
-from detectors.tool_schema import CACHED_TOOLS, BadSchema, ToolSchemas, Violation
+from detectors.json_stream.trip import Trip
+from detectors.tool_schema import BadSchema, ToolSchemas, Violation
 
 EDIT = {
     "type": "object",
@@ -151,14 +151,16 @@ def test_a_hostile_pattern_ends_in_a_verdict(pattern: str) -> None:
     assert violation.reason == "pattern"
 
 
-def test_equal_declarations_are_compiled_once_and_few_are_kept() -> None:
-    tool_schema._cache.clear()
-    for i in range(CACHED_TOOLS + 10):
-        ToolSchemas.compile([("a", {"const": i}), ("b", {"const": i})])
-    assert len(tool_schema._cache) == CACHED_TOOLS
-    kept = list(tool_schema._cache.values())
-    ToolSchemas.compile([("a", {"const": CACHED_TOOLS})])
-    assert {id(v) for v in tool_schema._cache.values()} == {id(v) for v in kept}
+def test_a_trip_becomes_a_violation_of_its_class() -> None:
+    schemas = ToolSchemas.compile([("edit", EDIT)])
+    trip = Trip("schema", "type", "/path", "/properties/path/type", 9, "exact")
+    violation = schemas.tripped("edit", trip)
+    assert (violation.detector, violation.reason, violation.evidence["byte"]) == ("tool.schema", "type", 9)
+    assert schemas.tripped("edit", trip, "x").evidence["unexpected"] == ["x"]
+    kinds = [
+        Trip(kind, "", "", "", 0, "exact") for kind in ("syntax", "duplicate_key", "limit_depth", "whitespace_run")
+    ]
+    assert [schemas.tripped("edit", trip).detector for trip in kinds] == ["tool.json"] * 2 + ["tool.limit"] * 2
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "a", "ab", 1.5, 2.0])

@@ -75,7 +75,7 @@ def test_text_and_arguments_have_their_own_thresholds() -> None:
     observer, _, findings = watch(f"I{loop}")
     assert [(f.detector, f.grade, f.channel) for f in findings] == [("loop.period", Grade.SUSPECT, "text")]
     assert observer.suspicious
-    observer, _, findings = watch(f"<tool_call>{loop}")
+    observer, _, findings = watch(f"<tool_call>\n<function=ls>\n<parameter=path>\n{loop}")
     assert findings == []
     assert not observer.suspicious
 
@@ -105,3 +105,77 @@ def test_a_new_watch_fed_with_the_kept_tokens_is_the_same(parts: list[str]) -> N
         again.suspicious,
         again.call_began,
     )
+
+
+EDIT = ToolSchemas.compile(
+    [
+        (
+            "edit",
+            {
+                "type": "object",
+                "properties": {
+                    "mode": {"type": "string", "enum": ["all", "first"]},
+                    "edits": {"type": "array", "items": {"type": "object", "required": ["old"]}},
+                },
+                "additionalProperties": False,
+            },
+        )
+    ]
+)
+
+
+def transcript(text: str) -> list[str]:
+    """`>>` tokens as they come, `<<` what is found at them."""
+    observer, told = Watch(EDIT, 10_000), []
+    for position, piece in enumerate(cut(text)):
+        said, finding = observer.feed(position, token_id(piece), piece)
+        told.append(f">> {piece.strip()}")
+        if finding is not None:
+            told.append(f"<< {finding.detector} {finding.reason} at {finding.position} since {finding.began}")
+        told += [f"<< call {each.name}" for each in said if isinstance(each, ReadCall)]
+    return told
+
+
+def test_a_bad_value_is_found_at_the_token_that_makes_it_bad() -> None:
+    told = transcript(f"I\n{call_text('edit', mode='alone', edits='[]')}")
+    found = [i for i, line in enumerate(told) if line.startswith("<<")]
+    assert told[found[0] - 1 : found[0] + 1] == [
+        ">> alon",
+        f"<< tool.schema enum at {found[0] - 1} since {found[0] - 1}",
+    ]
+    assert told[found[1]] == "<< call edit"
+    assert len(found) == 2  # the complete call is not accused a second time
+
+
+def test_a_bad_argument_inside_json_is_found_before_the_call_ends() -> None:
+    told = transcript(call_text("edit", edits='[{"old": "x"}, {"new": "y"}]', mode="all"))
+    found = [i for i, line in enumerate(told) if line.startswith("<< tool")]
+    assert told[found[0] - 1] == ">> }"
+    assert told[found[0]].startswith("<< tool.schema required")
+    assert found[0] < len(told) - 20
+
+
+def test_an_undeclared_parameter_is_found_when_its_name_is_complete_and_accused_from_its_tag() -> None:
+    told = transcript(call_text("edit", secret="1"))
+    at = told.index(">> >", told.index(">> para")) if ">> para" in told else -1
+    assert told[at + 1] == f"<< tool.schema additionalProperties at {at} since {told.index('>> <', at - 9)}"
+
+
+def test_a_call_in_the_text_is_found() -> None:
+    leaked = call_text("edit", mode="all").removeprefix("<tool_call>\n").removesuffix("\n</tool_call>")
+    told = transcript(f"I edit.\n{leaked}")
+    assert [line.split(" at ")[0] for line in told if line.startswith("<<")] == [
+        "<< tool.leak call outside of its tags"
+    ]
+
+
+@given(st.sampled_from([LS, call_text("ls"), call_text("ls", path="x", y="z"), "<tool_call>x</tool_call>"]), st.data())
+def test_a_call_is_accused_once_and_never_if_it_is_valid(text: str, data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 12))
+    observer = Watch(SCHEMAS, 10_000)
+    findings, calls = [], []
+    for position in range(0, len(text), size):
+        said, finding = observer.feed(position, position, text[position : position + size])
+        findings += [finding] if finding else []
+        calls += [each for each in said if isinstance(each, ReadCall)]
+    assert len(findings) == (calls[0].violation is not None)

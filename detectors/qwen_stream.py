@@ -1,0 +1,314 @@
+"""Follows the body of a `qwen_xml` call while it streams: its markup, and its arguments as JSON bytes under the schema.
+
+Must not: accept or refuse a complete call (that is `qwen_xml.read_call` and `ToolSchemas.check`), or refuse a
+beginning that they could still accept (`Rules`' own classes apart).
+Invariant: the violation and the token it is found at do not depend on how the text was cut, tokens apart.
+
+A name or a key is judged when it is complete, so that the violation can name it; a text value is judged character by
+character, a JSON value byte by byte; a value that may be either is judged at its end. What is missing is the
+final verdict's to say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from detectors.json_stream.automaton import JsonStream
+from detectors.json_stream.trip import Rules, Trip
+from detectors.qwen_xml import typed
+from detectors.schema_types import admitted_types, property_schema
+from detectors.tool_schema import ToolSchemas, Violation
+
+ARGUMENT_RULES = Rules(depth=129, size=None)
+"""One level for the arguments themselves; the size of a call is limited where it is held."""
+_MAX_TAG = 1024
+_FUNCTION, _PARAMETER, _FUNCTION_END = "<function=", "<parameter=", "</function>"
+_VALUE_END, _SHORT_END = "\n</parameter>", "</parameter>"
+_NESTED = re.compile(r"<tool_call>\s*<(?:function=|tool_call>)")
+_NESTED_OPEN = re.compile(r"<tool_call>\s*(<[a-z_=>]*)?\Z")
+_UNCLOSED = re.compile(r"<(?:parameter|function)=[^<>\n]*>\s*\Z")
+_PYTHON_STARTS = frozenset("TFN")
+_JSON_STARTS = frozenset('{["-0123456789tfn')
+
+
+class QwenStream:
+    """One call. `violation`: what is wrong already, None = nothing; it stays.
+
+    began: the token that the violation is about, or that the tag or value that it is about began in.
+    """
+
+    def __init__(self, schemas: ToolSchemas) -> None:
+        self._schemas = schemas
+        self._state = "function"
+        self._buffer = ""
+        self._name = ""
+        self._schema: Any = None
+        self._json: JsonStream | None = None
+        self._keys: set[str] = set()
+        self._value = _Value()
+        self._drops_newline = False
+        self._line: str | None = None
+        self._nesting = ""
+        self.violation: Violation | None = None
+        self.began = 0
+
+    def feed(self, text: str, position: int) -> Violation | None:
+        """Takes the next text of the body. position: index of the token that it is from."""
+        if self.violation is None and self._state != "unwatched":
+            if self._state == "value" or not ((self._is_at_tag() and self._buffer.strip()) or self._value.is_held):
+                self.began = position
+            self._look_for_nesting(text)
+            self._buffer += text
+            while self.violation is None and self._advance():
+                pass
+        return self.violation
+
+    def _is_at_tag(self) -> bool:
+        return self._state in ("function", "between")
+
+    def _advance(self) -> bool:
+        """One step, if the text at hand allows it."""
+        match self._state:
+            case "function":
+                return self._read_function()
+            case "between":
+                return self._read_between()
+            case "value":
+                return self._begin_value()
+            case "short":
+                return self._read_short()
+            case "long":
+                return self._read_long()
+            case "end":
+                if self._buffer.strip():
+                    self._refuse("text_outside")
+                self._buffer = ""
+        return False
+
+    def _look_for_nesting(self, text: str) -> None:
+        """`<tool_call>` before a function or another `<tool_call>`: the end of the call before it is missing."""
+        if not self._nesting and "<" not in text:
+            return
+        window = self._nesting + text
+        if _NESTED.search(window):
+            self._refuse("nested_call")
+            return
+        at = window.rfind("<tool_call>")
+        if at >= 0 and _NESTED_OPEN.match(window, at):
+            rest = window[at + len("<tool_call>") :].lstrip()
+            self._nesting = f"<tool_call>{rest}"
+        else:
+            at = window.rfind("<")
+            tail = window[at:] if at >= 0 else ""
+            self._nesting = tail if "<tool_call>".startswith(tail) else ""
+
+    # Tags
+
+    def _read_function(self) -> bool:
+        name = self._tag(_FUNCTION)
+        if name is None:
+            if not self._may_become(_FUNCTION):
+                self._refuse("missing_function")
+            return False
+        self._name = name.strip()
+        self._schema = self._schemas.parameters(self._name)
+        if not self._name:
+            self._refuse("missing_function")
+        elif self._schema is None:
+            self.violation = self._schemas.unknown(self._name)
+        else:
+            self._json = JsonStream(self._schemas.compiled(self._name), ARGUMENT_RULES)
+            self._send(b"{")
+            self._state = "between"
+        return True
+
+    def _read_between(self) -> bool:
+        self._buffer = self._buffer.lstrip()
+        key = self._tag(_PARAMETER)
+        if key is not None:
+            return self._begin_parameter(key)
+        if self._buffer.startswith(_FUNCTION_END):
+            self._buffer = self._buffer[len(_FUNCTION_END) :]
+            self._state = "end"
+            return True
+        if not self._may_become(_PARAMETER) and not _FUNCTION_END.startswith(self._buffer):
+            self._refuse("text_outside")
+        elif "=" in self._buffer[len(_PARAMETER) :]:
+            self._refuse("bad_key", self._buffer[len(_PARAMETER) :].partition("=")[0])
+        return False
+
+    def _tag(self, opening: str) -> str | None:
+        """What stands between `opening` and `>`, taken off the buffer; None = no such tag, or not yet."""
+        text = self._buffer.lstrip()
+        end = text.find(">")
+        if not text.startswith(opening) or end < 0 or re.search(r"[<\n]", text[1:end]):
+            return None
+        self._buffer = text[end + 1 :]
+        return text[len(opening) : end]
+
+    def _may_become(self, opening: str) -> bool:
+        """Whether the buffer may be the beginning of such a tag."""
+        text = self._buffer.lstrip()
+        if len(text) > _MAX_TAG:
+            self._state = "unwatched"
+            return True
+        if len(text) <= len(opening):
+            return opening.startswith(text)
+        return text.startswith(opening) and not re.search(r"[<>\n]", text[1:])
+
+    def _begin_parameter(self, key: str) -> bool:
+        if not key or key != key.strip() or "=" in key:
+            self._refuse("bad_key", key.partition("=")[0])
+        elif key in self._keys:
+            self._refuse("duplicate_parameter", key)
+        else:
+            comma = b"," if self._keys else b""
+            self._keys.add(key)
+            self._send(comma + json.dumps(key).encode() + b":", key)
+            self._value = _Value(self._schema, key)
+            self._send(self._value.opening())
+            self._state = "value"
+        return True
+
+    # Values
+
+    def _begin_value(self) -> bool:
+        if not self._buffer:
+            return False
+        self._state = "long" if self._buffer[0] == "\n" else "short"
+        self._drops_newline, self._line = True, ""
+        return True
+
+    def _read_short(self) -> bool:
+        """A value on the line of its tag."""
+        end = self._buffer.find(_SHORT_END)
+        newline = self._buffer.find("\n")
+        if newline >= 0 and not 0 <= end < newline:
+            self._refuse("malformed_markup")
+        elif end >= 0:
+            self._send(self._value.more(self._buffer[:end]))
+            self._end_value(len(_SHORT_END), end)
+            return True
+        else:
+            kept = next(n for n in range(len(_SHORT_END), -1, -1) if self._buffer.endswith(_SHORT_END[:n]))
+            cut = len(self._buffer) - kept
+            self._send(self._value.more(self._buffer[:cut]))
+            self._buffer = self._buffer[cut:]
+        return False
+
+    def _read_long(self) -> bool:
+        """A value of any number of lines, up to the next newline that may be its end."""
+        newline = self._buffer.find("\n")
+        if newline != 0:
+            cut = len(self._buffer) if newline < 0 else newline
+            self._say(self._buffer[:cut])
+            self._buffer = self._buffer[cut:]
+            return newline > 0
+        if len(self._buffer) <= len(_VALUE_END) and _VALUE_END.startswith(self._buffer):
+            return False
+        following = self._buffer[len(_VALUE_END) : len(_VALUE_END) + 1]
+        if self._buffer.startswith(_VALUE_END) and (following.isspace() or following == "<"):
+            self._check_line()
+            self._end_value(len(_VALUE_END), 0)
+            return True
+        if self._drops_newline:
+            self._drops_newline = False
+        else:
+            self._check_line()
+            self._line = ""
+            self._send(self._value.more("\n"))
+        self._buffer = self._buffer[1:]
+        return True
+
+    def _say(self, text: str) -> None:
+        """Part of a line of a value."""
+        self._drops_newline = False
+        if self._line is not None:
+            self._line += text
+            known = self._line[: len(_FUNCTION)], self._line[: len(_PARAMETER)]
+            if len(self._line) > _MAX_TAG or not (_FUNCTION.startswith(known[0]) or _PARAMETER.startswith(known[1])):
+                self._line = None
+        self._send(self._value.more(text))
+
+    def _check_line(self) -> None:
+        """A line that only opens a parameter or function means that the end of this value is missing."""
+        if self._line and _UNCLOSED.match(self._line):
+            self._refuse("malformed_markup")
+
+    def _end_value(self, tag: int, at: int) -> None:
+        self._buffer = self._buffer[at + tag :]
+        self._send(self._value.closing())
+        self._state = "between"
+
+    # Violations
+
+    def _send(self, data: bytes, key: str = "") -> None:
+        """Arguments so far. key: the parameter that just began."""
+        if self._json is None or self.violation is not None or not data:
+            return
+        trip = self._json.feed(data)
+        if trip is not None:
+            self.violation = self._schemas.tripped(self._name, trip, key if _is_unexpected(trip) else "")
+
+    def _refuse(self, reason: str, key: str = "") -> None:
+        if self.violation is None:
+            self.violation = Violation("tool.markup", reason, {"parameter": key[:128]})
+
+
+def _is_unexpected(trip: Trip) -> bool:
+    return trip.keyword == "additionalProperties" and not trip.instance_path
+
+
+class _Value:
+    """Turns the raw text of one parameter into JSON as it comes.
+
+    text: it can only be a string. json: it cannot be one, so it is what stands there, white space around it left
+    out. held: what it is is known only at its end (as for words of Python that mean a literal).
+    """
+
+    def __init__(self, root: Any = None, key: str = "") -> None:
+        self._root = root if root is not None else {}
+        self._schema = property_schema(self._root, key)
+        admitted = frozenset({"string"}) if self._schema is None else admitted_types(self._schema, self._root)
+        self._mode = "text" if admitted == {"string"} else "held" if "string" in admitted else "json"
+        self._held: list[str] = []
+        self._space = ""
+        self._begun = False
+
+    @property
+    def is_held(self) -> bool:
+        return self._mode == "held" and bool(self._held)
+
+    def opening(self) -> bytes:
+        return b'"' if self._mode == "text" else b""
+
+    def more(self, text: str) -> bytes:
+        if self._mode == "text":
+            return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")
+        if self._mode == "json":
+            text = self._space + text
+            shown = text.rstrip()
+            self._space = text[len(shown) :]
+            if not self._begun:
+                shown = shown.lstrip()
+                self._begun = bool(shown)
+                if shown and shown[0] in _PYTHON_STARTS:
+                    self._mode, text = "held", shown + self._space
+                elif shown and shown[0] not in _JSON_STARTS:  # no JSON, so text, which the schema does not admit
+                    self._mode = "text"
+                    return b'"' + self.more(shown + self._space)
+            if self._mode == "json":
+                return shown.encode("utf-8", "surrogatepass")
+        self._held.append(text)
+        return b""
+
+    def closing(self) -> bytes:
+        if self._mode == "text":
+            return b'"'
+        if self._mode == "json" and self._begun:
+            return b" "  # ends a number
+        value = typed("".join(self._held), self._schema, self._root)
+        self._held = []
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
