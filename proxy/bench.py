@@ -1,4 +1,4 @@
-"""`specguard bench`: the benchmarks of all parts behind one form. So far: `engine`.
+"""`specguard bench`: the benchmarks of all parts behind one form. So far: `engine`, `detectors`.
 
 Must not: import the engine at its top (the command must start without torch).
 Invariant: exit status 0 when everything was measured, whether or not a bar was missed; a reason that nothing could be
@@ -39,6 +39,15 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
     engine.add_argument("--json", action="store_true", help="machine-readable report")
     add_arguments(engine)
     engine.set_defaults(run=_engine)
+    detectors = subjects.add_parser(
+        "detectors",
+        help="what checking a streamed tool call costs",
+        formatter_class=wide,
+        description="Time per byte, per clone and per compiled schema of the streaming tool-call validator, and its "
+        "memory. Processor time of one thread; needs neither torch nor a model.",
+    )
+    detectors.add_argument("--json", action="store_true", help="machine-readable report")
+    detectors.set_defaults(run=_detectors)
 
 
 def _engine(options: argparse.Namespace) -> int:
@@ -51,6 +60,13 @@ def _engine(options: argparse.Namespace) -> int:
     except EngineError as error:
         raise ConfigProblem(str(error)) from None
     show(Report.parse(report.plain()), console(), as_json=options.json)
+    return 0
+
+
+def _detectors(options: argparse.Namespace) -> int:
+    from proxy.bench_detectors import measure
+
+    show(measure(), console(), as_json=options.json)
     return 0
 
 

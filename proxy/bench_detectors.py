@@ -10,6 +10,7 @@ machine only adds to them.
 from __future__ import annotations
 
 import json as codec
+import platform
 import statistics
 import time
 import tracemalloc
@@ -17,12 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from detectors.json_stream.automaton import JsonStream
 from detectors.json_stream.compiled import CompiledSchema
 from detectors.json_stream.trip import Rules
+from proxy.bench_report import Bar, Report
 
 FRAGMENT = 4
 """Bytes per piece: about a token's."""
@@ -31,8 +30,8 @@ _UNLIMITED = Rules(size=None)
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """most: the limit, in `unit`."""
+class Limit:
+    """A bar that is still to be measured. most: the limit, in `unit`."""
 
     name: str
     unit: str
@@ -81,31 +80,21 @@ CALLS: dict[str, Any] = {
 }
 
 
-def run(json: bool = False) -> dict[str, Any]:
-    """Measures every bar (seconds), prints a table or JSON, and returns what it printed as JSON.
-
-    `bars`: name, unit, most, measured of each; `missed`: names of those not reached, empty when all hold.
-    """
-    measured = [(bar, bar.measure()) for bar in bars()]
-    report = {
-        "bars": [
-            {"name": bar.name, "unit": bar.unit, "most": bar.most, "measured": round(value, 3)}
-            for bar, value in measured
-        ],
-        "missed": [bar.name for bar, value in measured if value > bar.most],
-    }
-    _print(report, json)
-    return report
+def measure() -> Report:
+    """Measures every bar (seconds)."""
+    measured = tuple(Bar.at_most(limit.name, limit.most, limit.measure(), limit.unit) for limit in limits())
+    settings = {"python": platform.python_version(), "machine": platform.machine(), "rounds": ROUNDS}
+    return Report(bench="detectors", settings=settings, tables=(), bars=measured)
 
 
-def bars() -> list[Bar]:
+def limits() -> list[Limit]:
     """What is measured."""
     return [
-        *(Bar(f"{name}, bytes in fragments of {FRAGMENT}", "ns/byte", 1000, _per_byte(name)) for name in CALLS),
-        Bar("1 MB string against 100 kB, per byte", "ratio", 1.5, _linearity),
-        *(Bar(f"{name}, clone", "us", 20, _clone(name)) for name in CALLS),
-        Bar("compile, median", "ms", 0.5, _compile),
-        Bar("memory beside the raw bytes", "kB", 64, _memory),
+        *(Limit(f"{name}, bytes in fragments of {FRAGMENT}", "ns/byte", 1000, _per_byte(name)) for name in CALLS),
+        Limit("1 MB string against 100 kB, per byte", "ratio", 1.5, _linearity),
+        *(Limit(f"{name}, clone", "us", 20, _clone(name)) for name in CALLS),
+        Limit("compile, median", "ms", 0.5, _compile),
+        Limit("memory beside the raw bytes", "kB", 64, _memory),
     ]
 
 
@@ -187,14 +176,3 @@ def _best(action: Callable[[], object], rounds: int = ROUNDS) -> float:
         action()
         times.append(time.thread_time() - start)
     return min(times)
-
-
-def _print(report: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(codec.dumps(report, indent=2))
-        return
-    table = Table("bar", "measured", "at most", "unit")
-    for bar in report["bars"]:
-        mark = "" if bar["name"] not in report["missed"] else " missed"
-        table.add_row(bar["name"], f"{bar['measured']}{mark}", str(bar["most"]), bar["unit"])
-    Console().print(table)

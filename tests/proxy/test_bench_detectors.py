@@ -8,7 +8,8 @@ import pytest
 
 from detectors.json_stream.compiled import CompiledSchema
 from proxy import bench_detectors
-from proxy.bench_detectors import CALLS, SCHEMAS, Bar, bars, run
+from proxy.bench_detectors import CALLS, SCHEMAS, Limit, limits, measure
+from proxy.cli import main
 
 
 def test_every_call_is_valid_under_its_schema() -> None:
@@ -18,20 +19,31 @@ def test_every_call_is_valid_under_its_schema() -> None:
         assert compiled.exactness == "exact"
 
 
-def test_the_report_names_what_was_missed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    made = [Bar("good", "ms", 2, lambda: 1.0), Bar("bad", "ns", 1, lambda: 1.5), Bar("equal", "us", 1, lambda: 1.0)]
-    monkeypatch.setattr(bench_detectors, "bars", lambda: made)
-    report = run(json=True)
-    assert report["missed"] == ["bad"]
-    assert json.loads(capsys.readouterr().out) == report
-    assert [bar["measured"] for bar in report["bars"]] == [1.0, 1.5, 1.0]
-    assert run() == report
-    assert "missed" in capsys.readouterr().out
+def test_the_report_names_what_was_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        Limit("good", "ms", 2, lambda: 1.0),
+        Limit("bad", "ns", 1, lambda: 1.5),
+        Limit("equal", "us", 1, lambda: 1.0),
+    ]
+    monkeypatch.setattr(bench_detectors, "limits", lambda: made)
+    report = measure()
+    assert report.missed == ["bad"]
+    assert [(bar.target, bar.measured) for bar in report.bars] == [("<= 2 ms", 1.0), ("<= 1 ns", 1.5), ("<= 1 us", 1.0)]
+
+
+def test_the_command_prints_a_table_or_one_document(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_detectors, "limits", lambda: [Limit("slow", "ms", 1, lambda: 2.0)])
+    assert main(["bench", "detectors"]) == 0
+    assert "MISSED" in capsys.readouterr().out
+    assert main(["bench", "detectors", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["missed"] == ["slow"]
 
 
 def test_every_bar_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_detectors, "ROUNDS", 1)
-    measured = {bar.name: bar.measure() for bar in bars()}
-    assert len(measured) == len(bars()) == 9
+    measured = {bar.name: bar.measure() for bar in limits()}
+    assert len(measured) == len(limits()) == 9
     assert all(value > 0 for value in measured.values())
     assert measured["memory beside the raw bytes"] < 64
