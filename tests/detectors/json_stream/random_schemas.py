@@ -91,7 +91,12 @@ class RandomSchemas:
             made |= {"dependentSchemas": by_key, "minContains": count, "maxContains": count}
             made |= {"unevaluatedProperties": inner, "unevaluatedItems": inner}
         else:
-            made |= {"items": lambda: chance.choice([inner, few])(), "additionalItems": inner}
+            made |= {"items": lambda: _not_bool(chance.choice([inner, few])()), "additionalItems": inner}
             made |= {"dependencies": lambda: chance.choice([by_key(), {chance.choice(KEYS): names()}])}
         chosen = chance.sample(sorted(made), chance.randint(1, 4))
         return [(key, made[key]) for key in chosen]
+
+
+def _not_bool(schema: Any) -> Any:
+    """`jsonschema` fails with an exception on draft-07's `items: true` beside `additionalItems`."""
+    return {} if schema is True else {"not": {}} if schema is False else schema

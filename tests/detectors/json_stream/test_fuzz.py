@@ -1,7 +1,8 @@
 """Random schemas and values: never too early, and the same verdict as jsonschema-rs and jsonschema.
 
 Accepted disagreements of `jsonschema` with jsonschema-rs are avoided by construction, and named here:
-decimal `multipleOf` (binary arithmetic), `\\p{}` and Unicode `\\d` in patterns (Python's `re`), numbers beyond 2**53.
+decimal `multipleOf` (binary arithmetic), `\\p{}` and Unicode `\\d` in patterns (Python's `re`), numbers beyond 2**53,
+and draft-07's `items: true` beside `additionalItems`, on which it raises.
 """
 
 from __future__ import annotations
