@@ -118,6 +118,7 @@ class BuiltinBackend:
                 "dtype": str(engine.model.dtype).removeprefix("torch."),
                 "self_test": f"{test.rows - test.mismatches}/{test.rows} rows bitwise equal",
                 "batch": f"up to {test.blocks} sequences in one forward",
+                **({"notes": "; ".join(engine.model.notes)} if engine.model.notes else {}),
             },
         )
         modes = tuple(str(DecodeMode(drafter)) for drafter in engine.drafters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from proxy.backends.base import (
 )
 from proxy.backends.builtin import BuiltinBackend, _as_delta
 from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
+from tests.engine.conftest import write_model
 
 FAST = DecodeMode("mtp+ngram")
 TOOL = Tool("read_file", "Show a file.", {"type": "object", "properties": {"path": {"type": "string"}}})
@@ -299,3 +301,15 @@ async def test_what_the_engine_reports_of_a_step_reaches_the_guard() -> None:
     delta = _as_delta(report, FAST, None)
     assert delta.step == StepStats(FAST, "mtp", 7, 2, 1.5, 40, Audit(3, 1, 0.5), "mtp")
     assert (delta.position, delta.end, delta.tail) == (3, "stop", "x")
+
+
+async def test_what_the_loader_noticed_is_told(tmp_path: Path) -> None:
+    """Quantised repositories often announce a head that no file holds: speculation must not be off in silence."""
+    folder = write_model(tmp_path / "model", mtp=False)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"mtp_num_hidden_layers": 1}))
+    built = BuiltinBackend(folder)
+    await built.start()
+    assert "MTP is off" in built.info.details["notes"]
+    assert "mtp/full" not in built.capabilities.modes
+    await built.stop()
