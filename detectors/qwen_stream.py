@@ -18,7 +18,7 @@ from typing import Any
 from detectors.json_stream.automaton import JsonStream
 from detectors.json_stream.trip import Rules, Trip
 from detectors.qwen_xml import typed
-from detectors.schema_types import admitted_types, property_schema
+from detectors.schema_types import admitted_types, is_bound, property_schema
 from detectors.tool_schema import ToolSchemas, Violation
 
 ARGUMENT_RULES = Rules(depth=129, size=None)
@@ -272,7 +272,8 @@ class _Value:
         self._root = root if root is not None else {}
         self._schema = property_schema(self._root, key)
         admitted = frozenset({"string"}) if self._schema is None else admitted_types(self._schema, self._root)
-        self._mode = "text" if admitted == {"string"} else "held" if "string" in admitted else "json"
+        is_json = "string" not in admitted and is_bound(self._root, key)
+        self._mode = "text" if admitted == {"string"} else "json" if is_json else "held"
         self._held: list[str] = []
         self._space = ""
         self._begun = False

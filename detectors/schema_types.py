@@ -36,6 +36,30 @@ def _find_property(schema: Any, key: str, root: Mapping[str, Any], visited: set[
     return additional if isinstance(additional, Mapping) else None
 
 
+def is_bound(schema: Mapping[str, Any], key: str) -> bool:
+    """Does what is declared for `key` hold whatever else the arguments are? Not so for a branch that may not be taken,
+    or where a pattern of names may apply instead."""
+    return _is_bound(schema, key, schema, set())
+
+
+def _is_bound(schema: Any, key: str, root: Mapping[str, Any], visited: set[int]) -> bool:
+    if not isinstance(schema, Mapping) or id(schema) in visited:
+        return False
+    visited.add(id(schema))
+    properties = schema.get("properties")
+    if isinstance(properties, Mapping) and key in properties:
+        return True
+    reference = schema.get("$ref")
+    parts = [_resolve(reference, root)] if isinstance(reference, str) else []
+    if any(_is_bound(part, key, root, visited) for part in (*parts, *_branches(schema, "allOf"))):
+        return True
+    return "additionalProperties" in schema and not _ALTERNATIVES & set(schema)
+
+
+_ALTERNATIVES = {"anyOf", "oneOf", "allOf", "$ref", "patternProperties"}
+"""What may declare a key beside `additionalProperties`."""
+
+
 def admitted_types(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:
     """Names of JSON types; `number` includes the integers."""
     return _admitted(schema, root, {})

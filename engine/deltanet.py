@@ -46,6 +46,9 @@ class Ingredients:
     def rows(self, start: int, end: int) -> Ingredients:
         return Ingredients(self.conv[start:end], self.k[start:end], self.u[start:end], self.decay[start:end])
 
+    def clone(self) -> Ingredients:
+        return Ingredients(self.conv.clone(), self.k.clone(), self.u.clone(), self.decay.clone())
+
 
 class DeltaNet:
     """One linear-attention layer."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,10 +173,19 @@ class Engine:
         sequence = TokenSequence(self.model)
         drafters: dict[str, Drafter] = {"ngram": NgramDrafter(), SHORT: NgramDrafter(HINT)}
         if self.model.mtp is not None:
-            drafters["mtp"] = MtpDrafter(self.model, lambda: sequence.state, self.valid_tokens)
+            # weak: a sequence that is dropped must free its memory now, not when cycles are collected
+            owner = weakref.ref(sequence)
+            drafters["mtp"] = MtpDrafter(self.model, lambda: _alive(owner).state, self.valid_tokens)
         sequence.drafters = drafters
         sequence.pacer = Pacer(self.costs, self.model.rows - 1)
         return sequence
+
+
+def _alive(owner: weakref.ref[TokenSequence]) -> TokenSequence:
+    sequence = owner()
+    if sequence is None:
+        raise RuntimeError("a drafter was used without its sequence")
+    return sequence
 
 
 def fingerprint(folder: Path) -> str:

@@ -65,6 +65,7 @@ class PrefixStore:
     def put(self, sequence: Sequence) -> None:
         """Takes a lent sequence back; what was used longest ago is dropped when there is no room."""
         self.drop(sequence)
+        sequence.state.skip_log(0)  # only prefilled positions are reused, so nobody rewinds into the response again
         self._kept.append(sequence)
         del self._kept[: max(len(self._kept) - self.capacity, 0)]
         if self.max_bytes is not None:

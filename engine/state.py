@@ -101,7 +101,8 @@ class SequenceState:
         for layer, state, part in zip(self.layers, self.linear, accepted, strict=True):
             layer.fold(state, part)
         for row in range(count):
-            self.log.append(tuple(part.rows(row, row + 1) for part in accepted))
+            # copies: a view would keep the whole forward alive, other sequences' rows included
+            self.log.append(tuple(part.rows(row, row + 1).clone() for part in accepted))
         self.length += count
         self._forget_provisional()
         self._shorten_log()

@@ -120,7 +120,7 @@ class MtpDrafter:
         for part in torch.split(rows, self.model.prefill_rows):
             chunks.append((at, self._tokens[at + 1 : at + 1 + part.shape[0]], part))
             at += part.shape[0]
-        self._first, self._hidden = at - 1, [rows[-1:]]
+        self._first, self._hidden = at - 1, [rows[-1:].clone()]
         return chunks
 
     def _cache(self) -> KVCache:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from detectors.schema_types import ALL_TYPES, admitted_types, property_schema
+from detectors.schema_types import ALL_TYPES, admitted_types, is_bound, property_schema
 
 ROOT: dict[str, Any] = {"$defs": {"id": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}, "a/b": {"type": "null"}}}
 
@@ -62,3 +62,23 @@ def test_a_schema_that_doubles_at_every_reference_is_read_in_linear_time() -> No
     schema = {"$ref": "#/$defs/d0", "$defs": defs}
     assert admitted_types(schema, schema) == {"integer"}
     assert property_schema(schema, "x") == {"type": "null"}
+
+
+INTEGER = {"type": "integer"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "bound"),
+    [
+        ({"properties": {"b": INTEGER}}, True),
+        ({"allOf": [{"properties": {"b": INTEGER}}]}, True),
+        ({"$ref": "#/$defs/x", "$defs": {"x": {"properties": {"b": INTEGER}}}}, True),
+        ({"additionalProperties": INTEGER}, True),
+        ({"anyOf": [{"properties": {"b": INTEGER}}, {"uniqueItems": True}]}, False),
+        ({"oneOf": [{"properties": {"b": INTEGER}}]}, False),
+        ({"patternProperties": {"^b": {"type": "string"}}, "additionalProperties": INTEGER}, False),
+        ({"$ref": "#"}, False),
+    ],
+)
+def test_what_is_declared_in_a_branch_need_not_hold(schema: dict[str, Any], bound: bool) -> None:
+    assert is_bound(schema, "b") is bound

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -286,3 +288,18 @@ def test_memory_is_told_in_bytes_of_live_tensors(engine: Engine) -> None:
 
 def test_valid_tokens_end_where_the_tokenizer_does(engine: Engine) -> None:
     assert engine.valid_tokens == 260 < engine.model.config.vocab_size
+
+
+def test_what_is_not_kept_is_freed_at_once(tiny_folder: Path) -> None:
+    """Not when cycles are collected: gigabytes may hang on a sequence."""
+    engine = Engine(tiny_folder, EngineOptions(keep=0))
+    gc.disable()
+    try:
+        turn = engine.open(engine.tokenizer.encode("x" * 100), TurnOptions(drafter="mtp", max_tokens=4))
+        finish(turn)
+        sequence = weakref.ref(turn.sequence)
+        engine.close(turn)
+        del turn
+        assert sequence() is None
+    finally:
+        gc.enable()

@@ -141,3 +141,14 @@ def test_clear(model: Model) -> None:
     prefixes, _ = store(model, ids(100))
     prefixes.clear()
     assert (len(prefixes), prefixes.nbytes) == (0, 0)
+
+
+def test_a_kept_sequence_holds_no_log_and_a_dropped_one_is_gone(model: Model) -> None:
+    """Logged rows are copies (a view would keep other sequences' rows alive), and end with the turn."""
+    prefixes, (kept,) = store(model, ids(100))
+    assert kept.state.log == []
+    sequence = Sequence(model)
+    run(sequence, ids(100))
+    part = sequence.state.log[0][0]
+    assert all(t.untyped_storage().nbytes() == t.nbytes for t in (part.conv, part.k, part.u, part.decay))
+    assert len(prefixes) == 1
