@@ -1,4 +1,4 @@
-"""What a finding leads to: go on, rewind and decode plainly, or end the response honestly.
+"""What a finding leads to: go on, rewind and decode plainly, mend a call, or end the response honestly.
 
 Must not: retry plain decoding (it is deterministic: the same tokens would come again).
 Invariant: a rewind never goes before the first token that the client has seen nothing of, and never happens
@@ -21,13 +21,16 @@ class Policy:
     max_rewinds: per response. hold_call_chars: a longer call is given up. hold_text_chars: suspicious text
     beyond this is delivered all the same. There is no limit in seconds: a call cannot be sent before it is
     valid, so time could only end responses that are merely slow; wire modules keep the connection alive
-    meanwhile.
+    meanwhile. repair: a refused call that no safer mode is left for is read to its end and mended if its end
+    or its wrapping is all that is wrong (`detectors.mended_call`). Off unless asked for: the client then acts
+    on arguments that the model did not write.
     """
 
     action: Literal["enforce", "observe"] = "enforce"
     max_rewinds: int = 2
     hold_call_chars: int = 1 << 20
     hold_text_chars: int = 1 << 18
+    repair: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class Situation:
     """Where the response stands when a finding comes.
 
     mode: decode mode now. rewinds: how many there were. undelivered: first token of which nothing was
-    delivered. call_began: first token of the open call, None outside calls.
+    delivered. call_began: first token of the open call, None outside calls. mendable: the refused call is
+    complete and can be mended.
     """
 
     mode: DecodeMode
@@ -43,6 +47,7 @@ class Situation:
     undelivered: int
     call_began: int | None = None
     can_rewind: bool = True
+    mendable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,16 @@ class Rewind:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """The open call, held anyway, is judged when it is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """The call is mended and sent."""
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The response ends here. keep: what was said before this token is still delivered.
 
@@ -75,7 +90,9 @@ class End:
     keep: int
 
 
-Decision = Continue | Rewind | End
+Decision = Continue | Rewind | Wait | Repair | End
+
+_MENDABLE = ("tool.json", "tool.markup", "tool.schema")
 
 
 def decide(finding: Finding, situation: Situation, policy: Policy) -> Decision:
@@ -89,6 +106,11 @@ def decide(finding: Finding, situation: Situation, policy: Policy) -> Decision:
     if finding.detector.startswith("loop."):
         return _decide_loop(finding, situation)
     keep = max(finding.began, situation.undelivered)
+    if finding.detector in _MENDABLE and policy.repair:
+        if situation.call_began is not None:
+            return Wait()
+        if situation.mendable:
+            return Repair()
     if finding.detector.startswith("tool."):
         # The reason of a truncation names the end: only the token limit is a `length`.
         at_limit = finding.detector == "tool.truncated" and finding.reason.endswith("length")

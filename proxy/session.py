@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from detectors.audit import audit_finding, nonfinite_finding
 from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
 from detectors.finding import Finding, Grade
+from detectors.mended_call import MendedCall, mend_call
 from detectors.tool_schema import BadSchema, ToolSchemas
-from detectors.watch import Said, Watch
+from detectors.watch import ReadCall, Said, Watch
 from policies.blame import END_OF_TURN
 from policies.modes import DecodeMode
 from policies.notice import notice
-from policies.policy import Continue, Decision, End, Policy, Rewind, Situation, decide
+from policies.policy import Continue, Decision, End, Policy, Repair, Rewind, Situation, Wait, decide
 from proxy.backends.base import Backend, BackendError, BadPrompt, Delta, Generation
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
@@ -82,6 +83,7 @@ class _Response:
         self._holdback = HoldBack(session.request.stop, self._policy.hold_text_chars, logprobs)
         self._trips = Trips(session.request, session.backend, generation, session.incidents)
         self._accused: Finding | None = None
+        self._awaited: Finding | None = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
         # Before Started, so that an early failure can still become a status code.
@@ -139,6 +141,9 @@ class _Response:
         return await self._act_on(*self._watch.finish(delta.end, delta.tail), delta)
 
     async def _act_on(self, said: list[Said], finding: Finding | None, delta: Delta) -> Decision:
+        refused = _refused(said)
+        if self._awaited is not None and refused is not None:
+            finding, self._awaited = _at_its_end(refused, self._awaited), None
         if finding is None:
             self._push(said)
             return Continue()
@@ -146,30 +151,40 @@ class _Response:
 
     async def _act(self, finding: Finding, delta: Delta, said: list[Said]) -> Decision:
         """Decides on a finding and does it, except for ending the response. said: what came with it."""
+        refused = _refused(said) if self._policy.repair else None
+        mended = None if refused is None else mend_call(refused.body, self._schemas)
         situation = Situation(
             self._mode,
             self._rewinds,
             self._holdback.undelivered,
             self._watch.call_began,
             self._session.backend.capabilities.rewinds,
+            mended is not None,
         )
         decision = decide(finding, situation, self._policy)
-        if isinstance(decision, Continue):
-            if finding.grade > Grade.SUSPECT and self._policy.action == "observe":
-                self._trips.open(finding, decision, self._mode, self._transcript, ())
-            self._push(said)
-            return decision
-        ids = self._transcript.ids
-        lost: tuple[int, ...] = ()
-        if isinstance(decision, Rewind):
-            end = (END_OF_TURN,) if delta.end == "stop" else ()
-            lost = (*ids[decision.to :], *self._transcript.end_of(delta), *end)
-        self._trips.open(finding, decision, self._mode, self._transcript, lost)
-        if isinstance(decision, Rewind):
-            await self._rewind(decision)
-        else:
-            self._push([each for each in said if isinstance(each, Piece)])
-            self._accused = finding
+        match decision:
+            case Wait():
+                self._awaited = finding
+                self._push(said)
+                return Continue()
+            case Continue():
+                if finding.grade > Grade.SUSPECT and self._policy.action == "observe":
+                    self._trips.open(finding, decision, self._mode, self._transcript)
+                self._push(said)
+            case Rewind():
+                end = (END_OF_TURN,) if delta.end == "stop" else ()
+                lost = (*self._transcript.ids[decision.to :], *self._transcript.end_of(delta), *end)
+                self._trips.open(finding, decision, self._mode, self._transcript, lost)
+                await self._rewind(decision)
+            case Repair():
+                assert mended is not None
+                self._trips.open(finding, decision, self._mode, self._transcript, mended=mended)
+                self._push([_as_mended(each, mended) if each is refused else each for each in said])
+                return Continue()
+            case End():
+                self._trips.open(finding, decision, self._mode, self._transcript)
+                self._push([each for each in said if isinstance(each, Piece)])
+                self._accused = finding
         return decision
 
     async def _rewind(self, decision: Rewind) -> None:
@@ -237,3 +252,20 @@ class _Response:
             return self._finished("stop", None, "ended")
         self._trips.close("ended", "", self._transcript)
         return Failed(kind, message)
+
+
+def _refused(said: list[Said]) -> ReadCall | None:
+    return next((each for each in said if isinstance(each, ReadCall) and each.violation is not None), None)
+
+
+def _at_its_end(call: ReadCall, finding: Finding) -> Finding:
+    """What is said of a call that was found bad before its end: that it was cut off, if it was."""
+    violation = call.violation
+    if violation is None or violation.detector != "tool.truncated":
+        return finding
+    return violation.finding(f"tool:{call.index}", call.last, call.first)
+
+
+def _as_mended(call: Said, mended: MendedCall) -> Said:
+    assert isinstance(call, ReadCall)
+    return replace(call, name=mended.name, arguments=mended.arguments, violation=None)
