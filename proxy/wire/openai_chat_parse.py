@@ -132,7 +132,7 @@ def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
         stream=bool(body.stream),
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         session=session_of(body.prompt_cache_key),
-        mode=_mode(body.speculative),
+        mode=mode_of(body.speculative),
         logprobs=_logprobs(body),
     )
     return Parsed(request, tuple(ignored))
@@ -223,7 +223,8 @@ def _with_refusals(model: MessageModel) -> Any:
     ]
 
 
-def _mode(wanted: Speculative | None) -> str | None:
+def mode_of(wanted: Speculative | None) -> str | None:
+    """The drafter that a request asks for, None = the server's."""
     if wanted is None:
         return None
     if not wanted.enabled:
