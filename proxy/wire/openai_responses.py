@@ -8,33 +8,41 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import orjson
 
 from proxy import errors
-from proxy.conversation import ChatRequest
+from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Logprob, Started, TextDelta, ThinkingDelta, ToolCall, Usage
 from proxy.sse import frame
 from proxy.wire.openai_responses_parse import ParsedResponse
-from proxy.wire.responses_input import seal
+from proxy.wire.responses_input import read_input, seal
 from proxy.wire.responses_tools import CUSTOM_INPUT
+
+Keep = Callable[[str, Sequence[Message]], None]
 
 _TEXT, _REASONING = "message", "reasoning"
 _CODES = {"context_too_long": "context_length_exceeded", "overloaded": "server_is_overloaded"}
 
 
 class OpenAIResponsesEncoder:
-    """One response. transcript: add token ids, decode mode and incidents as the extension `specguard`."""
+    """One response. transcript: add token ids, decode mode and incidents as the extension `specguard`.
+
+    keep: given the id and the conversation when the response is complete and the client wants it stored.
+    """
 
     wire: errors.Wire = "openai"
 
-    def __init__(self, request: ChatRequest, model: str, transcript: bool, parsed: ParsedResponse) -> None:
-        self._request, self._model, self._transcript, self._parsed = request, model, transcript, parsed
-        self.id = f"resp_{secrets.token_hex(24)}"
+    def __init__(
+        self, request: ChatRequest, model: str, transcript: bool, parsed: ParsedResponse, keep: Keep = lambda *_: None
+    ) -> None:
+        self._request, self._model, self._transcript = request, model, transcript
+        self._parsed, self._keep = parsed, keep
+        self._id = f"resp_{secrets.token_hex(24)}"
         self._created = int(time.time())
         self._sequence = -1
         self._opened = False
@@ -42,11 +50,6 @@ class OpenAIResponsesEncoder:
         self._open: dict[str, Any] | None = None
         self._logprobs: list[Logprob] = []
         self._finished: Finished | None = None
-
-    @property
-    def items(self) -> list[dict[str, Any]]:
-        """The output so far, complete items only."""
-        return self._output
 
     def encode(self, event: Event) -> bytes:
         """Frames of one event."""
@@ -59,7 +62,9 @@ class OpenAIResponsesEncoder:
         if isinstance(event, Failed):
             return self.error(RequestError(event.kind, event.message))
         self._finished = event
-        frames = self._close()
+        frames = self._close("incomplete" if event.reason == "length" else "completed")
+        if self._parsed.store:
+            self._keep(self._id, read_input(self._output, self._parsed.history))
         kind = "response.incomplete" if event.reason == "length" else "response.completed"
         return frames + self._event(kind, response=self._response(kind.removeprefix("response."), event))
 
@@ -128,7 +133,7 @@ class OpenAIResponsesEncoder:
         frames += self._event("response.output_item.added", output_index=self._index, item=item)
         return frames + self._part("response.content_part.added", part=self._text_part(""))
 
-    def _close(self) -> bytes:
+    def _close(self, status: str = "completed") -> bytes:
         """Ends the open item."""
         item, self._open = self._open, None
         if item is None:
@@ -144,7 +149,7 @@ class OpenAIResponsesEncoder:
             logprobs = [_logprob(each) for each in self._logprobs]
             frames = self._part("response.output_text.done", text=text, logprobs=logprobs)
             frames += self._part("response.content_part.done", part=part)
-            item["status"] = "completed"
+            item["status"] = status
         frames += self._event("response.output_item.done", output_index=self._index, item=item)
         self._open = None
         self._output.append(item)
@@ -192,7 +197,7 @@ class OpenAIResponsesEncoder:
         echo = self._parsed.echo
         request = self._request
         response: dict[str, Any] = {
-            "id": self.id,
+            "id": self._id,
             "object": "response",
             "created_at": self._created,
             "status": status,

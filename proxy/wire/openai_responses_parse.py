@@ -136,8 +136,8 @@ def _earlier(body: Body, earlier: Earlier) -> tuple[Message, ...]:
     if found is None:
         raise RequestError(
             "previous_response_not_found",
-            f"previous_response_id: there is no response {brief(body.previous_response_id)} here; responses are kept in "
-            "memory, the latest ones only, and not with `store: false`. Send the whole conversation as `input`",
+            f"previous_response_id: there is no response {brief(body.previous_response_id)} here; the latest ones are "
+            "kept in memory, but not with `store: false`. Send the whole conversation as `input`",
             "previous_response_id",
         )
     return found

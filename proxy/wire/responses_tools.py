@@ -3,8 +3,8 @@
 Must not: refuse a hosted tool (agents declare them to every server); it is left out and listed as ignored.
 Invariant: `ToolNames.of` finds for every declared function the kind, name and namespace that it was declared with.
 
-A namespace's tool becomes `NAMESPACE__NAME`, since models know flat names only. A custom tool takes text in any form and
-becomes a function of one string; a grammar it declares is shown to the model, not enforced.
+A namespace's tool becomes `NAMESPACE__NAME`, since models know flat names only. A custom tool takes text in any form
+and becomes a function of one string; a grammar it declares is shown to the model, not enforced.
 """
 
 from __future__ import annotations
