@@ -24,7 +24,7 @@ from policies.modes import DecodeMode
 from policies.notice import notice
 from policies.policy import Continue, Decision, End, Policy, Repair, Rewind, Situation, Wait, decide
 from proxy.backends.base import Backend, BackendError, BadPrompt, Delta, Generation
-from proxy.conversation import ChatRequest
+from proxy.conversation import ChatRequest, Demands
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.holdback import HoldBack
 from proxy.incidents import IncidentSink, Outcome
@@ -58,6 +58,10 @@ class GuardedSession:
             raise BadPrompt(str(error)) from error
         if self.request.logprobs is not None and not self.backend.capabilities.logprobs:
             raise BadPrompt("logprobs: this backend cannot tell them; leave the field out", "logprobs")
+        demands = self.request.demands
+        if demands != Demands() and not self.backend.capabilities.constraints:
+            field = demands.text_schema_at or "tool_choice"
+            raise BadPrompt(f"{field}: this backend cannot enforce it; leave it out", field)
         generation = await self.backend.generate(self.request, self.mode)
         response = _Response(self, generation, schemas)
         try:

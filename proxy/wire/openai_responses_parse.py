@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import Field
 
-from proxy.conversation import ChatRequest, Message, Tool
+from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.wire.body import SamplingFields, brief, check_prefill, read_json, read_model, refuse, session_of, stops_of
+from proxy.wire.demands import Choice, allowed_tools, demanded, text_format
 from proxy.wire.openai_chat_parse import CONSTRAINTS, Speculative, mode_of
 from proxy.wire.parsed import Parsed
 from proxy.wire.responses_input import add_system, read_input
@@ -25,7 +26,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "conversation": (None,),
     "prompt": (None,),
     "context_management": (None, []),
-    "parallel_tool_calls": (None, True),
 }
 """Fields that are not supported, with the values that ask for nothing."""
 
@@ -33,6 +33,7 @@ ECHOED = (
     "instructions",
     "max_output_tokens",
     "metadata",
+    "parallel_tool_calls",
     "previous_response_id",
     "reasoning",
     "safety_identifier",
@@ -56,6 +57,7 @@ class Body(SamplingFields):
     instructions: str | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     stream: bool | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -85,7 +87,10 @@ def parse(raw: bytes, default_temperature: float = 0.0, earlier: Earlier = lambd
     value = read_json(raw)
     body = read_model(Body, value)
     ignored = _check_extras(body)
-    tools, names, left_out = read_tools(body.tools or ())
+    declared, names, left_out = read_tools(body.tools or ())
+    text = text_format((body.text or {}).get("format"), "text.format")
+    single = body.parallel_tool_calls is False
+    tools, demands = demanded(declared, _choice(body.tool_choice), "tool_choice", single=single, text=text)
     history = read_input(body.input, _earlier(body, earlier))
     messages = _with_instructions(body.instructions, history)
     if not messages:
@@ -97,7 +102,7 @@ def parse(raw: bytes, default_temperature: float = 0.0, earlier: Earlier = lambd
         api="openai.responses",
         model=body.model,
         messages=messages,
-        tools=_chosen(tools, body.tool_choice),
+        tools=tools,
         sampling=body.sampling(default_temperature),
         max_tokens=body.max_output_tokens,
         stop=stops_of(body.stop, "stop"),
@@ -105,6 +110,7 @@ def parse(raw: bytes, default_temperature: float = 0.0, earlier: Earlier = lambd
         include_usage=True,
         session=session_of(body.prompt_cache_key),
         mode=mode_of(body.speculative),
+        demands=demands,
         logprobs=_logprobs(body),
     )
     return ParsedResponse(
@@ -153,9 +159,8 @@ def _check_extras(body: Body) -> list[str]:
             refuse(name, "is not understood here; use `text.format` or a tool with a schema")
     if extras.get("truncation") not in (None, "disabled"):
         refuse("truncation", "input is never cut; use 'disabled', and make the input shorter where it does not fit")
-    kind = ((body.text or {}).get("format") or {"type": "text"}).get("type")
-    if kind != "text":
-        refuse("text.format", f"type {brief(kind)} cannot be guaranteed yet; use 'text', or a tool with a schema")
+    if not isinstance((body.text or {}).get("format") or {}, dict):
+        refuse("text.format", "must be an object, such as {'type': 'text'}")
     handled = (*NEUTRAL, *CONSTRAINTS, "truncation", "metadata", "user", "safety_identifier")
     unasked = [f"include.{name}" for name in body.include or () if name not in INCLUDABLE]
     verbosity = ["text.verbosity"] if (body.text or {}).get("verbosity") else []
@@ -171,23 +176,24 @@ def _logprobs(body: Body) -> int | None:
     return None
 
 
-def _chosen(tools: tuple[Tool, ...], choice: Any) -> tuple[Tool, ...]:
-    """The tools that the model gets to see."""
+def _choice(choice: Any) -> Choice:
     kind = choice.get("type") if isinstance(choice, dict) else choice
+    if kind in (None, "auto", "none", "required"):
+        return Choice(kind or "auto")
+    if kind in ("function", "custom"):
+        return Choice("named", _name(choice, "tool_choice.name"))
     if kind == "allowed_tools":
-        return _allowed(tools, choice)
-    if kind not in (None, "auto", "none"):
-        refuse("tool_choice", f"{brief(kind)} is not supported yet; use 'auto', 'none' or 'allowed_tools'")
-    return () if kind == "none" else tools
+        listed = choice.get("tools")
+        names = None
+        if isinstance(listed, list):
+            names = [_name(each, f"tool_choice.tools[{index}]") for index, each in enumerate(listed)]
+        return allowed_tools(choice, "tool_choice", names)
+    refuse("tool_choice", f"{brief(kind)} is not supported; use 'auto', 'none', 'required' or a function")
 
 
-def _allowed(tools: tuple[Tool, ...], choice: Mapping[str, Any]) -> tuple[Tool, ...]:
-    mode, listed = choice.get("mode", "auto"), choice.get("tools")
-    if mode != "auto":
-        refuse("tool_choice.mode", f"{brief(mode)} is not supported yet; use 'auto'")
-    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
-        refuse("tool_choice.tools", "must be a list of tools, such as {'type': 'function', 'name': ...}")
-    names = {flat_name(str(each.get("name")), str(each.get("namespace") or "")) for each in listed}
-    if unknown := names - {tool.name for tool in tools} - {"None"}:
-        refuse("tool_choice.tools", f"{brief(sorted(unknown)[0])} is not among `tools`; declare it, or leave it out")
-    return tuple(tool for tool in tools if tool.name in names)
+def _name(tool: Any, where: str) -> str:
+    name = tool.get("name") if isinstance(tool, dict) else None
+    if not isinstance(name, str) or not name:
+        refuse(where, "must name a tool: {'type': 'function', 'name': ...}")
+    namespace = tool.get("namespace")
+    return flat_name(name, namespace if isinstance(namespace, str) else "")
