@@ -34,7 +34,8 @@ def test_it_stands_for_the_typed_value_however_it_is_cut(schema: Any, text: str,
         assert isinstance(wanted, str)  # text where JSON was due: refused either way
         assert "string" not in str(schema)
     else:
-        assert found == wanted
+        is_text = schema.get("type") in ("array", "integer") and isinstance(wanted, str)  # refused, whatever it says
+        assert isinstance(found, str) if is_text else found == wanted
 
 
 @pytest.mark.parametrize(
