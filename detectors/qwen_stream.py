@@ -107,10 +107,13 @@ class QwenStream:
 
     def may_be_value(self, tail: bytes = b"") -> bool:
         """Whether all pending text, and `tail` behind it, may belong to the open value."""
+        text = self._buffer[1:] if self._drops_newline else self._buffer
+        return any(self._stays_alive(reading + tail) for reading in self._value.readings(text))
+
+    def _stays_alive(self, data: bytes) -> bool:
         other = self.clone()
         other._check_line()
-        text = self._buffer[1:] if self._drops_newline else self._buffer
-        other._send(self._value.shows(text) + tail)
+        other._send(data)
         return other.violation is None
 
     def _is_at_tag(self) -> bool:
@@ -217,6 +220,8 @@ class QwenStream:
             self._send(comma + json.dumps(key).encode() + b":", key)
             self._value = QwenValue(self._schema, key)
             self._send(self._value.opening())
+            if self._json is not None:
+                self._json.floor = 1  # a value that goes on behind its end is none
             self._state = "value"
         return True
 
@@ -288,6 +293,8 @@ class QwenStream:
     def _end_value(self, tag: int, at: int) -> None:
         self._buffer = self._buffer[at + tag :]
         self._send(self._value.closing())
+        if self._json is not None:
+            self._json.floor = 0
         self._state = "between"
 
     # Violations

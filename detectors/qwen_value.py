@@ -42,9 +42,9 @@ class QwenValue:
         return self._mode
 
     @property
-    def begun(self) -> bool:
-        """Something other than white space has come, if white space before a value does not belong to it."""
-        return self._begun
+    def blank(self) -> int:
+        """White space around JSON that is not passed on yet."""
+        return len(self._space)
 
     def clone(self) -> QwenValue:
         """An independent copy."""
@@ -52,13 +52,17 @@ class QwenValue:
         other._held = self._held.copy()
         return other
 
-    def shows(self, text: str) -> bytes:
-        """What `more` would give if nothing of `text`, or of white space before it, were kept back."""
+    def readings(self, text: str) -> tuple[bytes, ...]:
+        """What the bytes to come can begin with if `text` belongs to the value too; one for each way to read it."""
         if self._mode == "text":
-            return _escaped(text)
-        if self._mode == "json" and self._begun:
-            return (self._space + text).encode("utf-8", "surrogatepass")
-        return b""
+            return (_escaped(text),)
+        text = ("".join(self._held) if self._mode == "held" else self._space) + text
+        if not self._begun:
+            text = text.lstrip() if self._mode == "json" or text.lstrip()[:1] in _JSON_STARTS else text
+        as_text, as_json = b'"' + _escaped(text), text.encode("utf-8", "surrogatepass")
+        if self._mode == "held":
+            return (as_text, as_json) if text[:1] in _JSON_STARTS - {'"'} else (as_text,)
+        return (as_json,) if self._begun or not text or text[0] in _JSON_STARTS else (as_text,)
 
     @property
     def is_held(self) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from copy import copy
 
+from detectors.constraint.plain_number import can_end_plainly
 from detectors.qwen_stream import QwenStream
 from detectors.schema_types import closed_properties
 from detectors.tool_schema import ToolSchemas
@@ -21,7 +22,7 @@ from detectors.tool_schema import ToolSchemas
 MOST_BLANK = 4
 """Characters of white space in a row around tags."""
 MOST_BLANK_IN_JSON = 64
-"""And before a value: JSON as deeply indented as models write it."""
+"""And around what JSON is made of: as deep an indentation as models write."""
 _FUNCTION, _PARAMETER, _FUNCTION_END, _VALUE_END = "\n<function=", "<parameter=", "</function>", "\n</parameter>\n"
 _DEEP = 1
 
@@ -56,19 +57,22 @@ class CallConstraint:
         if self._alive and not self.free and text:
             place, keys = self._stream.place, self._stream.keys
             self._alive = self._stream.feed(text, 0) is None and not self._is_blank_for_ever(text, place)
+            if self._stream.name and self._stream.name not in self._names:
+                self._alive = False
             if place != self._stream.place or keys is not self._stream.keys:
                 self._ways = None
         return self._alive and (self.free or self._can_go_on(tail))
 
     def _is_blank_for_ever(self, text: str, before: str) -> bool:
         stream = self._stream
-        at_value = stream.place in ("long", "value") and stream.value.mode == "json" and not stream.value.begun
-        if stream.place not in ("between", "end") and not at_value:
-            self._blank = 0
+        if stream.place in ("between", "end"):
+            spaces = len(text) - len(text.rstrip())
+            self._blank = self._blank + spaces if spaces == len(text) and before == stream.place else spaces
+            return self._blank > MOST_BLANK
+        self._blank = 0
+        if stream.place != "long" or stream.value.mode != "json" or stream.arguments is None:
             return False
-        spaces = len(text) - len(text.rstrip())
-        self._blank = self._blank + spaces if spaces == len(text) and before == stream.place else spaces
-        return self._blank > (MOST_BLANK_IN_JSON if at_value else MOST_BLANK)
+        return stream.arguments.blank + stream.value.blank + stream.pending.count("\n") > MOST_BLANK_IN_JSON
 
     def _can_go_on(self, tail: bytes) -> bool:
         stream = self._stream
@@ -117,6 +121,8 @@ class CallConstraint:
         stream = self._stream
         if stream.value.mode == "held" and stream.value.only_json:
             return False  # a word of Python, which is understood only at its end
+        if stream.arguments is not None and not can_end_plainly(stream.arguments):
+            return False
         if stream.may_be_value(tail):
             return True
         return not tail and bool(stream.pending) and self._can_end_value()

@@ -15,6 +15,7 @@ from typing import Literal
 
 from detectors.channels import CALL_CLOSE, CALL_OPEN, THINK_CLOSE, THINK_OPEN
 from detectors.constraint.call import MOST_BLANK, CallConstraint
+from detectors.constraint.plain_number import can_end_plainly
 from detectors.json_stream.automaton import JsonStream
 from detectors.json_stream.compiled import CompiledSchema
 from detectors.json_stream.trip import Rules
@@ -123,7 +124,7 @@ class ResponseConstraint:
             return self._blank <= MOST_BLANK
         if must_be != "JSON" or self._json is None:
             return False
-        return self._json.feed(text.encode("utf-8", "surrogatepass")) is None
+        return self._json.feed(text.encode("utf-8", "surrogatepass")) is None and can_end_plainly(self._json)
 
     def _turn(self, tag: str) -> bool:
         """A tag is complete; False = it may not stand here."""

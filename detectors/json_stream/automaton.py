@@ -67,11 +67,14 @@ class Final:
 
 
 class JsonStream(OpenNumber):
-    """One value. `trip` stays once set."""
+    """One value. `trip` stays once set.
+
+    floor: so many containers must stay as they are: they neither end nor get a further member.
+    """
 
     __slots__ = (
         "_chain", "_chunk", "_chunk_at", "_fed", "_high_bound", "_kind", "_literal", "_low_bound", "_most_space",
-        "_need", "_space", "_state",
+        "_need", "_space", "_state", "floor",
     )  # fmt: skip
 
     def __init__(self, compiled: CompiledSchema, rules: Rules = Rules()) -> None:  # noqa: B008 (frozen)
@@ -85,6 +88,7 @@ class JsonStream(OpenNumber):
         self._kind = 0
         self._need = self._low_bound = self._high_bound = 0
         self._literal = b""
+        self.floor = 0
 
     @property
     def fed(self) -> int:
@@ -95,6 +99,16 @@ class JsonStream(OpenNumber):
     def complete(self) -> bool:
         """Whether the value is whole (a bare number is not before something follows); it may still be invalid."""
         return self._state == S_END and self.trip is None
+
+    @property
+    def blank(self) -> int:
+        """White space outside of strings since the last byte that is none."""
+        return self._space
+
+    @property
+    def number(self) -> bytes:
+        """The number that is open, as far as it came; empty = none is."""
+        return self._number if self._state == S_NUMBER else b""
 
     @property
     def depth(self) -> int:
@@ -228,6 +242,9 @@ class JsonStream(OpenNumber):
     def _structure(self, state: int, c: int) -> int:
         """A byte outside of strings, numbers and literals that is no white space."""
         if state == S_AFTER:
+            if len(self._stack) == self.floor:
+                self._fail("syntax")
+                return state
             frame = self._stack[-1]
             if c == 44:
                 if frame.is_object:
