@@ -57,8 +57,8 @@ class CallConstraint:
         if self._alive and not self.free and text:
             place, keys = self._stream.place, self._stream.keys
             self._alive = self._stream.feed(text, 0) is None and not self._is_blank_for_ever(text, place)
-            if self._stream.name and self._stream.name not in self._names:
-                self._alive = False
+            if name := self._stream.name:
+                self._alive = name in self._names and (self._alive or self.free)
             if place != self._stream.place or keys is not self._stream.keys:
                 self._ways = None
         return self._alive and (self.free or self._can_go_on(tail))
@@ -72,7 +72,8 @@ class CallConstraint:
         self._blank = 0
         if stream.place != "long" or stream.value.mode != "json" or stream.arguments is None:
             return False
-        return stream.arguments.blank + stream.value.blank + stream.pending.count("\n") > MOST_BLANK_IN_JSON
+        # a line break that is pending may begin the end of the value
+        return stream.arguments.blank + stream.value.blank > MOST_BLANK_IN_JSON
 
     def _can_go_on(self, tail: bytes) -> bool:
         stream = self._stream

@@ -118,6 +118,9 @@ def test_white_space_comes_to_an_end() -> None:
     assert refused_at(HEAD + PATH + "\n" * 99) == len(HEAD + PATH) + MOST_BLANK - 1
     value = HEAD + "<parameter=edits>\n"
     assert refused_at(value + " " * 999) == len(value) + MOST_BLANK_IN_JSON
+    whole = HEAD + PATH + EDITS.removesuffix("\n</parameter>\n") + " " * MOST_BLANK_IN_JSON
+    assert refused_at(whole + "\n</parameter>\n" + TAIL) is None
+    assert refused_at(whole + "\n\n") == len(whole) + 1
 
 
 def test_only_some_functions_and_only_the_strict_ones_arguments() -> None:
