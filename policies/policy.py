@@ -22,12 +22,18 @@ class Policy:
     beyond this is delivered all the same. There is no limit in seconds: a call cannot be sent before it is
     valid, so time could only end responses that are merely slow; wire modules keep the connection alive
     meanwhile.
+
+    max_call_cycles: times that an agent may go through the same calls with the same results, equal to the byte, before
+    it is stopped; 0 = no limit. A loop is served in plain mode from the third time on, which costs time only. Ending
+    it costs work if somebody waits for something on purpose, and those who wait mostly see a time or a count change:
+    hence so many, and only equal to the byte. An agent that nobody watches is better off with 5.
     """
 
     action: Literal["enforce", "observe"] = "enforce"
     max_rewinds: int = 2
     hold_call_chars: int = 1 << 20
     hold_text_chars: int = 1 << 18
+    max_call_cycles: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,13 @@ class Rewind:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """The response is begun in `mode`, a safer one than the server's."""
+
+    mode: DecodeMode
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The response ends here. keep: what was said before this token is still delivered.
 
@@ -69,13 +82,23 @@ class End:
     since coding agents answer `length` and errors with the same request again, against the same state.
     truncated_call: the token limit fell into a call; finish reason `length`, which is the truth.
     engine_fault: the numbers cannot be trusted and cannot be repaired; the response fails.
+    engine_stalled: no more tokens come; the response fails.
     """
 
-    cause: Literal["model_loop", "invalid_call", "truncated_call", "engine_fault"]
+    cause: Literal["model_loop", "invalid_call", "truncated_call", "engine_fault", "engine_stalled"]
     keep: int
 
 
-Decision = Continue | Rewind | End
+Decision = Continue | Start | Rewind | End
+
+
+def decide_start(finding: Finding | None, mode: DecodeMode, policy: Policy) -> Continue | Start | End:
+    """The decision on what the history shows, before anything is generated."""
+    if finding is None or policy.action == "observe":
+        return Continue()
+    if 0 < policy.max_call_cycles <= finding.evidence["identical"]:
+        return End("model_loop", 0)
+    return Continue() if mode == PLAIN else Start(PLAIN)
 
 
 def decide(finding: Finding, situation: Situation, policy: Policy) -> Decision:
@@ -84,9 +107,11 @@ def decide(finding: Finding, situation: Situation, policy: Policy) -> Decision:
         return Continue()
     if finding.grade is Grade.SUSPECT:
         return Continue(hold=True)
+    if finding.detector.startswith("stall."):  # a step that hangs cannot be interrupted, so nothing can be rewound
+        return Continue() if finding.grade is not Grade.ABORT else End("engine_stalled", situation.undelivered)
     if situation.mode != PLAIN and situation.can_rewind and situation.rewinds < policy.max_rewinds:
         return Rewind(rewind_target(finding, situation), PLAIN, "trusted")
-    if finding.detector.startswith("loop."):
+    if finding.detector.startswith(("loop.", "struct.")):
         return _decide_loop(finding, situation)
     keep = max(finding.began, situation.undelivered)
     if finding.detector.startswith("tool."):

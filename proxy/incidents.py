@@ -57,7 +57,7 @@ class Incident:
     channel: str
     position: int
     began: int
-    action: Literal["rewind", "end", "none"]
+    action: Literal["rewind", "start", "end", "none"]
     mode_before: str
     mode_after: str
     rewound_to: int | None

@@ -80,6 +80,8 @@ def _where(opened: dict[str, Any]) -> str:
 
 
 def _done(opened: dict[str, Any]) -> str:
+    if opened.get("action") == "start":
+        return f"the response was begun in {opened.get('mode_after')} instead of {opened.get('mode_before')}"
     if opened.get("action") != "rewind":
         return {"end": "the response was ended", "none": "nothing (observing)"}.get(str(opened.get("action")), "")
     return (

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import structlog
 
 from detectors.finding import Finding
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
-from policies.policy import Decision, End, Rewind
+from policies.policy import Decision, End, Rewind, Start
 from proxy.backends.base import Backend, Generation, RewindReport
 from proxy.conversation import ChatRequest
 from proxy.incidents import Closure, Incident, IncidentSink, Outcome, new_incident_id
@@ -30,6 +31,7 @@ class _Trip:
     id: str
     finding: Finding
     outcome: Outcome
+    plain: bool
     blame: Blame | None = None
     report: RewindReport | None = None
     verdict: BlameVerdict | None = None
@@ -42,6 +44,7 @@ class Trips:
         self._request, self._backend, self._generation, self._sink = request, backend, generation, sink
         self._exact = backend.capabilities.exactness == "bitwise"
         self._trips: list[_Trip] = []
+        self._comparing: Blame | None = None
         self._closed = False
 
     @property
@@ -59,7 +62,7 @@ class Trips:
         """Records a trip before it is acted on. lost: ids that a rewind discards, or END_OF_TURN."""
         if isinstance(decision, End) and self._comes_again(finding):
             return
-        trip = _Trip(new_incident_id(), finding, "observed")
+        trip = _Trip(new_incident_id(), finding, "observed", mode == PLAIN or decision == Start(PLAIN))
         match decision:
             case Rewind(to):
                 audited = finding.detector == "drift.audit"
@@ -72,6 +75,10 @@ class Trips:
                     exact=self._exact,
                     audited=audited,
                 )
+                self._comparing = trip.blame
+            case Start():
+                trip.outcome = "recovered"
+                trip.verdict = _without_comparison(finding, mode, acted=False)
             case End():
                 trip.outcome = "ended"
                 trip.verdict = _without_comparison(finding, mode)
@@ -97,9 +104,19 @@ class Trips:
         self._trips[-1].report = report
 
     def redecoded(self, position: int, token: int) -> None:
-        """A token was decoded; the last incident compares it with what it discarded."""
-        if self._trips and (blame := self._trips[-1].blame) is not None:
-            blame.redecoded(position, token)
+        """A token was decoded; the last incident with a rewind compares it with what it discarded."""
+        if self._comparing is not None:
+            self._comparing.redecoded(position, token)
+
+    def called(self, digest: str) -> None:
+        """The calls of the response are known; if the history's loop goes on, a safer mode did not help."""
+        for trip in self._trips:
+            finding = trip.finding
+            goes_on = finding.detector == "loop.history" and finding.evidence["following"] == digest
+            if goes_on and trip.outcome != "ended":
+                trip.outcome = "observed"
+                if trip.plain:
+                    trip.verdict = BlameVerdict(Culprit.MODEL, "likely", None, 0, 0, (), ())
 
     def close(self, outcome: Outcome, reason: str, transcript: Transcript) -> None:
         """The response is over. outcome: `recovered` leaves each incident its own; idempotent."""
@@ -156,6 +173,7 @@ class Trips:
     ) -> Incident:
         request, generation, finding = self._request, self._generation, trip.finding
         rewind = decision if isinstance(decision, Rewind) else None
+        after = decision.mode if isinstance(decision, Rewind | Start) else mode
         return Incident(
             id=trip.id,
             request_id=request.request_id,
@@ -169,9 +187,9 @@ class Trips:
             channel=finding.channel,
             position=finding.position,
             began=finding.began,
-            action="rewind" if rewind else "end" if isinstance(decision, End) else "none",
+            action=_action(decision),
             mode_before=str(mode),
-            mode_after=str(rewind.mode if rewind else mode),
+            mode_after=str(after),
             rewound_to=rewind.to if rewind else None,
             tokens_rewound=sum(token >= 0 for token in lost),
             context=transcript.context,
@@ -188,6 +206,18 @@ class Trips:
         )
 
 
+def _action(decision: Decision) -> Literal["rewind", "start", "end", "none"]:
+    match decision:
+        case Rewind():
+            return "rewind"
+        case Start():
+            return "start"
+        case End():
+            return "end"
+        case _:
+            return "none"
+
+
 def _compared(finding: Finding, start: int, lost: tuple[int, ...]) -> tuple[int, ...]:
     if finding.detector != "drift.nonfinite":
         return lost
@@ -199,7 +229,7 @@ def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) 
     """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model."""
     if finding.detector == "drift.audit":
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
-    if acted and mode == PLAIN and finding.detector != "drift.nonfinite":
+    if acted and mode == PLAIN and not finding.detector.startswith(("drift.nonfinite", "stall.")):
         return BlameVerdict(Culprit.MODEL, "certain", None, 0, finding.began, (), ())
     return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
 
