@@ -83,7 +83,7 @@ def _done(opened: dict[str, Any]) -> str:
     if opened.get("action") == "start":
         return f"the response was begun in {opened.get('mode_after')} instead of {opened.get('mode_before')}"
     if opened.get("action") != "rewind":
-        return {"end": "the response was ended", "none": "nothing (observing)"}.get(str(opened.get("action")), "")
+        return {"end": "the response was ended", "none": "nothing was changed"}.get(str(opened.get("action")), "")
     return (
         f"rewound {opened.get('tokens_rewound')} tokens to token {opened.get('rewound_to')}, "
         f"{opened.get('mode_before')} -> {opened.get('mode_after')} in the same response, "

@@ -229,6 +229,8 @@ def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) 
     """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model."""
     if finding.detector == "drift.audit":
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
+    if acted and finding.detector == "loop.history":  # plain decoding served the last copies, here or before a restart
+        return BlameVerdict(Culprit.MODEL, "likely", None, 0, finding.began, (), ())
     if acted and mode == PLAIN and not finding.detector.startswith(("drift.nonfinite", "stall.")):
         return BlameVerdict(Culprit.MODEL, "certain", None, 0, finding.began, (), ())
     return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
