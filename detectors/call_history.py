@@ -55,13 +55,17 @@ class HistorySettings:
     """copies, many: copies of the cycle at which plain decoding is tried (it costs time only) and at which the policy
     has to decide. Coding agents themselves stop at 3 (opencode), 5 (qwen-code, Cline) or never.
 
-    cycle: steps of the longest cycle. cleared: beginnings of results that a client has put in place of old ones.
+    cycle: steps of the longest cycle. counted: copies that are looked at, so that an endless loop costs no more than a
+    long one. longest: characters up to which a result is freed of what differs each time (25 to 170 ns per character);
+    a longer one is compared as it is. cleared: beginnings of results that a client has put in place of old ones.
     blocks: tags around text that a client adds to a user's turn. remarks: beginnings of turns that a client writes.
     """
 
     copies: int = 3
     many: int = 5
     cycle: int = 6
+    counted: int = 64
+    longest: int = 1 << 18
     cleared: tuple[str, ...] = ("[Old tool result content cleared", "[cleared to save context")
     blocks: tuple[str, ...] = ("system-reminder", "environment_context", "user_instructions", "system_warning")
     remarks: tuple[str, ...] = (
@@ -126,17 +130,22 @@ class _Step:
             self._calls = step_digest(self._keys())
         return self._calls
 
-    @property
-    def known(self) -> tuple[str | None, str | None]:
-        """Digests of the calls with their results, normalised and as they are; None where one is unknown."""
+    def known(self, shared: dict[str, str]) -> tuple[str | None, str | None]:
+        """Digests of the calls with their results, normalised and as they are; None where one is unknown.
+
+        shared: results with their normalised text; equal ones are normalised once.
+        """
         if self._known is None:
             if any(text is None or text.lstrip().startswith(self._settings.cleared) for text in self.results):
                 self._known = None, None
             else:
                 keys = self._keys()
                 texts = [text or "" for text in self.results]
+                for text in texts:
+                    if text not in shared:
+                        shared[text] = text if len(text) > self._settings.longest else normalised(text)
                 self._known = (
-                    step_digest(map(call_digest, keys, map(normalised, texts))),
+                    step_digest(map(call_digest, keys, (shared[text] for text in texts))),
                     step_digest(map(call_digest, keys, texts)),
                 )
         return self._known
@@ -148,13 +157,14 @@ class _Step:
 def find_loop(messages: Sequence[Turn], settings: HistorySettings = HistorySettings()) -> CallLoop | None:
     """The loop with the shortest cycle that the history ends in."""
     steps = _steps(messages, settings)
+    shared: dict[str, str] = {}
     for period in range(1, min(settings.cycle, len(steps) // settings.copies) + 1):
-        same = _same_calls(steps, period)
+        same = _same_calls(steps[-settings.counted * period :], period)
         if len(same) < settings.copies * period:
             continue
-        copies = _same_results([step.known[0] for step in same], period)
+        copies = _same_results([step.known(shared)[0] for step in same], period)
         if copies >= settings.copies:
-            identical = _same_results([step.known[1] for step in same], period)
+            identical = _same_results([step.known(shared)[1] for step in same], period)
             tools = tuple(dict.fromkeys(name for step in steps[-period:] for name in step.names))
             return CallLoop(period, copies, max(1, identical), tools, steps[-period].digest)
     return None
@@ -216,12 +226,14 @@ def is_users(text: str, settings: HistorySettings = HistorySettings()) -> bool:
 
 _VOLATILE = re.compile(
     r"""
-    \b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b                                    # uuid
-  | \b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[ ]?[+-]\d\d:?\d\d)?)?          # ISO 8601
-  | \b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?\b                                                           # clock
-  | \b0x[0-9a-fA-F]+\b                                                                          # address
-  | \b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{8,}\b                                                    # hash
-  | \b\d+(?:[.,]\d+)?[ ]?(?:[nuµm]?s|secs?|seconds?|mins?|minutes?|h|hours?)\b                  # duration
+    \b(?=\d|[0-9a-fA-F]{8})(?:
+        [0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b                                    # uuid
+      | \d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[ ]?[+-]\d\d:?\d\d)?)?        # ISO 8601
+      | \d{1,2}:\d\d:\d\d(?:[.,]\d+)?\b                                                         # clock
+      | 0x[0-9a-fA-F]+\b                                                                         # address
+      | (?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{8,}\b                                                  # hash
+      | \d+(?:[.,]\d+)?[ ]?(?:[nuµm]?s|secs?|seconds?|mins?|minutes?|h|hours?)\b                # duration
+    )
     """,
     re.VERBOSE,
 )

@@ -24,9 +24,10 @@ class Policy:
     meanwhile.
 
     max_call_cycles: times that an agent may go through the same calls with the same results, equal to the byte, before
-    it is stopped; 0 = no limit. A loop is served in plain mode from the third time on, which costs time only. Ending
-    it costs work if somebody waits for something on purpose, and those who wait mostly see a time or a count change:
-    hence so many, and only equal to the byte. An agent that nobody watches is better off with 5.
+    it is stopped; 0 = no limit, 64 at most (more are not counted). From the third time on a loop is served in plain
+    mode, which costs time only. Ending it costs work if somebody waits for something on purpose, and those who wait
+    mostly see a time or a count change: hence so many, and only equal to the byte. An agent that nobody watches is
+    better off with 5.
     """
 
     action: Literal["enforce", "observe"] = "enforce"

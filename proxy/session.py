@@ -198,6 +198,8 @@ class _Response:
         if isinstance(decision, Continue):
             if finding.grade > Grade.SUSPECT and self._policy.action == "observe":
                 self._trips.open(finding, decision, self._mode, self._transcript, ())
+            elif finding.grade is Grade.SUSPECT:
+                self._trips.suspect(finding)
             self._push(said)
             return decision
         ids = self._transcript.ids

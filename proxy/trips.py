@@ -99,6 +99,17 @@ class Trips:
             tokens_rewound=incident.tokens_rewound,
         )
 
+    def suspect(self, finding: Finding) -> None:
+        """No incident, since nothing is wrong yet; but whoever looks into one later wants to know."""
+        log.info(
+            "finding.suspect",
+            request_id=self._request.request_id,
+            detector=finding.detector,
+            reason=finding.reason,
+            channel=finding.channel,
+            position=finding.position,
+        )
+
     def rewound(self, report: RewindReport) -> None:
         """The rewind that the last incident asked for has happened."""
         self._trips[-1].report = report

@@ -171,7 +171,8 @@ def test_servers_that_give_every_call_one_id() -> None:
 def test_broken_arguments_repeat_as_well() -> None:
     """85 identical malformed calls, each with a warning: hermes-agent issue 67829."""
     broken = step(("call", {"__raw": '{"arguments": {'}, "error: not JSON. Do not repeat this call!"))
-    assert found(*[broken] * 85) == (1, 85, 85)
+    assert found(*[broken] * 60) == (1, 60, 60)
+    assert found(*[broken] * 85) == (1, 64, 64)  # more are not counted
 
 
 def test_the_finding() -> None:
@@ -233,6 +234,7 @@ def test_against_the_definition(kinds: list[tuple[str, str]], times: int) -> Non
             kinds
         ) >= period * (copies + 1):
             copies += 1
+        assert copies < 64
         if kinds and copies >= 3:
             expected = (period, copies, copies)
             break
@@ -278,29 +280,37 @@ def test_agents_at_work_are_no_loop() -> None:
     assert not [loop for loop in hits if loop.copies >= HistorySettings().many + 1 and loop.identical > 2]
 
 
+class Counted(dict[str, Any]):
+    """Arguments that count how often they are looked at."""
+
+    looks = 0
+
+    def items(self) -> Any:
+        Counted.looks += 1
+        return super().items()
+
+
 def test_a_long_history_takes_linear_time() -> None:
-    """Counted, not timed: the work on results and arguments is at most once per step."""
-    counted = {"calls": 0}
-
-    class Arguments(dict[str, Any]):
-        def items(self) -> Any:
-            counted["calls"] += 1
-            return super().items()
-
+    """Counted, not timed: healthy arguments at the end are looked at a few times, whatever comes before."""
     for steps in (400, 800):
-        counted["calls"] = 0
-        messages = history(*[step(("ls", Arguments(path="src", n=n % 6), "x" * 1000)) for n in range(steps)])
+        Counted.looks = 0
+        messages = history(*[step(("ls", Counted(path="src", n=n), "x" * 1000)) for n in range(steps)])
+        assert find_loop(messages) is None
+        assert 0 < Counted.looks <= 12
+        Counted.looks = 0
+        messages = history(*[step(("ls", Counted(path="src", n=n % 6), "x" * 1000)) for n in range(steps)])
         loop = find_loop(messages)
         assert loop is not None
-        assert (loop.period, loop.copies) == (6, steps // 6)
-        assert steps <= counted["calls"] <= 3 * steps
+        assert (loop.period, loop.copies) == (6, min(64, steps // 6))
+        assert 0 < Counted.looks <= 3 * 6 * loop.copies
 
 
 @pytest.mark.slow
 def test_what_a_long_history_costs() -> None:
     healthy = history(worked(random.Random(1), 400))
     looping = history(*[ls("line of output in 0.31s\n" * 400) for _ in range(400)])
-    for name, messages in (("healthy", healthy), ("looping", looping)):
+    waiting = history(*[ls(f"line of output in 0.{n}s\n" * 400) for n in range(400)])
+    for name, messages in (("healthy", healthy), ("looping", looping), ("waiting", waiting)):
         started = time.process_time()
         find_loop(messages)
         print(f"{name}: {(time.process_time() - started) * 1e3:.2f} ms for {len(messages)} messages")
