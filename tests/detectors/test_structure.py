@@ -106,6 +106,7 @@ def test_the_cut_does_not_matter(parts: list[str], thinking: bool, data: st.Data
     cuts = sorted({0, len(text), *data.draw(st.lists(st.integers(0, len(text)), max_size=12))})
     whole = StructureDetector(thinking)
     single = [f for at, c in enumerate(text) if (f := whole.feed(at, c)) is not None]
+    assert all(text[f.began] == "<" and text[f.position] == ">" for f in single)
     cut = StructureDetector(thinking)
     pieces = list(pairwise(cuts))
     found = [f for n, (a, b) in enumerate(pieces) if (f := cut.feed(n, text[a:b])) is not None]
