@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from engine.engine import Engine
 from policies.modes import PLAIN
 from policies.policy import Policy
 from proxy.backends.base import BackendError
+from proxy.backends.builtin import BuiltinBackend
 from proxy.conversation import Message, PastCall
 from proxy.events import Event
 from proxy.session import GuardedSession
@@ -182,7 +185,7 @@ def test_an_observer_delivers_all_of_it(text: str) -> None:
 # Stalls
 
 
-class Engine:
+class Pace:
     """Paces a scripted backend: so many seconds before each step, the last for all that follow."""
 
     def __init__(self, *seconds: float) -> None:
@@ -197,7 +200,7 @@ class Engine:
 
 def paced(text: str, *seconds: float, policy: Policy | None = None) -> tuple[Played, float]:
     """The response, and the second at which it was over."""
-    backend, sink = ScriptedBackend(text, pace=Engine(*seconds)), Sink()
+    backend, sink = ScriptedBackend(text, pace=Pace(*seconds)), Sink()
 
     async def work() -> tuple[list[Event], float]:
         session = GuardedSession(REQUEST, backend, policy or Policy(), sink, PLAIN)
@@ -250,7 +253,7 @@ def test_an_observer_waits() -> None:
 
 
 def test_nobody_waits_for_a_generation_that_hangs_in_closing() -> None:
-    backend, sink = ScriptedBackend("one two", pace=Engine(1, 1e9)), Sink()
+    backend, sink = ScriptedBackend("one two", pace=Pace(1, 1e9)), Sink()
     closed: list[float] = []
 
     async def work() -> float:
@@ -277,3 +280,39 @@ def test_nobody_waits_for_a_generation_that_hangs_in_closing() -> None:
     assert run(work()) < 200
     assert closed
     assert closed[0] > 10_000
+
+
+def test_a_step_of_the_built_in_engine_that_hangs_is_seen_and_nothing_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device that does not answer: the thread cannot be interrupted, but the client is told, and a later response is
+    served when the device has come back."""
+    released, steps, sink = threading.Event(), iter(range(10**6)), Sink()
+    step = Engine.step
+
+    def hang(engine: Engine, turns: Any) -> Any:
+        if next(steps) == 3:
+            released.wait(60)
+        return step(engine, turns)
+
+    request = replace(REQUEST, tools=(), max_tokens=8)
+
+    async def work() -> tuple[list[str], list[str]]:
+        backend = BuiltinBackend()
+        await backend.start()
+        monkeypatch.setattr(Engine, "step", hang)
+        try:
+            session = GuardedSession(request, backend, Policy(), sink, PLAIN)
+            kinds = [type(event).__name__ async for event in session.events()]
+            released.set()
+            again = GuardedSession(request, backend, Policy(), Sink(), PLAIN)
+            return kinds, [type(event).__name__ async for event in again.events()]
+        finally:
+            released.set()
+            await backend.stop()
+
+    first, second = run(work(), patience_s=2.0)
+    assert first[-1] == "Failed"
+    assert second[-1] == "Finished"
+    assert [incident.action for incident in sink.incidents] == ["none", "end"]
+    assert len(sink.closures) == 2
