@@ -54,13 +54,14 @@ class StructureSettings:
     arguments: copies in a row inside a call, where a file about tags may be written: never a reason to end.
     reopened: times that `<think>` is opened again without a completed call between. Some models think in a few
     pieces; an article about the tag has them in quotes, or a few times bare.
-    misplaced: tokens of prompts outside calls and quotes. One may be an answer about them.
+    misplaced: tokens of prompts outside calls and quotes. One may be an answer about them, and so may six, which is
+    why plain decoding has the last word.
     """
 
     run: Steps = Steps(2, 3, 16)
     arguments: Steps = Steps(4, 8)
     reopened: Steps = Steps(2, 4, 32)
-    misplaced: Steps = Steps(1)
+    misplaced: Steps = Steps(1, 6)
 
 
 class StructureDetector:
@@ -74,7 +75,8 @@ class StructureDetector:
         self._run_tag, self._run, self._run_began = "", 0, 0
         self._thought = starts_thinking
         self._reopened, self._reopened_began = 0, 0
-        self._misplaced = self._calls = 0
+        self._misplaced, self._misplaced_began = 0, 0
+        self._calls = 0
         self._told: dict[str, Grade] = {}
 
     @property
@@ -134,8 +136,10 @@ class StructureDetector:
         findings = [self._grade("struct.run", steps, self._run, tag, position, self._run_began)]
         if tag in MISPLACED and not inside:
             self._misplaced += 1
+            self._misplaced_began = self._misplaced_began if self._misplaced > 1 else began
+            first = self._misplaced_began
             findings.append(
-                self._grade("struct.misplaced", self._settings.misplaced, self._misplaced, tag, position, began)
+                self._grade("struct.misplaced", self._settings.misplaced, self._misplaced, tag, position, first)
             )
         if tag == THINK and self._state == "text" and self._thought:
             self._reopened += 1

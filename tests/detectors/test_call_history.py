@@ -241,6 +241,34 @@ def test_against_the_definition(kinds: list[tuple[str, str]], times: int) -> Non
     assert found(*[step((name, {}, result)) for name, result in kinds]) == expected
 
 
+def defined(steps: list[tuple[str, str | None]]) -> tuple[int, int] | None:
+    """The definition with unknown results (None): all ends of the history, each judged as a whole."""
+    for period in range(1, 7):
+        for length in range(len(steps), 3 * period - 1, -1):
+            places = [steps[::-1][:length][place::period] for place in range(period)]
+            known = [[result for _, result in place if result is not None] for place in places]
+            if all(len({name for name, _ in place}) == 1 for place in places) and all(len(set(k)) < 2 for k in known):
+                if all(len(k) > 1 for k in known):
+                    return period, length // period
+                break
+    return None
+
+
+RESULTS = st.sampled_from(["x", "x", "x", "y", None])
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), RESULTS), max_size=5), st.integers(1, 6), st.data())
+def test_unknown_results_against_the_definition(
+    cycle: list[tuple[str, str | None]], times: int, data: st.DataObject
+) -> None:
+    kinds = cycle * times
+    cleared = data.draw(st.sets(st.integers(0, max(0, len(kinds) - 1)), max_size=8))
+    kinds = [(name, None if at in cleared else result) for at, (name, result) in enumerate(kinds)]
+    shown = data.draw(st.sampled_from([CLEARED, None]))
+    loop = found(*[step((name, {}, shown if result is None else result)) for name, result in kinds])
+    assert (loop and loop[:2]) == defined(kinds)
+
+
 def worked(source: random.Random, turns: int) -> list[Message]:
     """An agent that edits, tests, reads and searches as agents do, with failures and repetitions, and gets on."""
     messages: list[Message] = []

@@ -85,6 +85,10 @@ def test_a_prompt_that_opened_thinking_counts_as_once() -> None:
 @pytest.mark.parametrize("tag", MISPLACED)
 def test_a_token_of_prompts_is_suspicious_at_once(tag: str) -> None:
     assert told(["so ", tag, "x", tag]) == ["struct.misplaced SUSPECT in text at 1 since 1: 1"]
+    assert told(["so ", *[tag, "x"] * 9]) == [
+        "struct.misplaced SUSPECT in text at 1 since 1: 1",
+        "struct.misplaced FALLBACK in text at 11 since 1: 6",
+    ]
     assert told(["so `", tag, "` x"]) == []
     assert told(["<tool_call>", "x", tag, "y", "</tool_call>"]) == []
 
