@@ -16,18 +16,18 @@ class StallSettings:
     """Seconds, and multiples of the usual step.
 
     The usual step is an exponential average with weight `share` for the newest one. Steps differ by right: an audit
-    recomputes its rows, a forward is shared with other responses, and between two steps another prompt's chunk may
-    run; `factor` leaves room for that. first_s: the limit before there is a usual step. `lost_factor`, `lost_floor_s`,
-    `lost_first_s`: as above, for giving up; clients give up themselves after 240 to 300 s without a sign of life, but
-    keep-alives are signs.
+    recomputes its rows and a forward is shared with other responses, for which `factor` leaves room; between two steps
+    another prompt's chunk may run, or another response may be rebuilt from its prompt, for which the floors do.
+    first_s: the limit before there is a usual step. lost_*: the same for giving up. A client that gets keep-alives
+    waits for as long as we do.
     """
 
     factor: float = 20.0
-    floor_s: float = 10.0
+    floor_s: float = 30.0
     first_s: float = 60.0
     lost_factor: float = 120.0
-    lost_floor_s: float = 120.0
-    lost_first_s: float = 300.0
+    lost_floor_s: float = 300.0
+    lost_first_s: float = 600.0
     share: float = 0.05
 
 

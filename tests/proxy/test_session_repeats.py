@@ -215,7 +215,7 @@ def test_an_engine_that_stops_fails_the_response() -> None:
     played, ended = paced("one two three four", 1, 1, 1e9)
     assert played.told() == [
         "<< text one two",
-        "<< failed internal: the engine gave no token for 120 s; the response cannot be completed",
+        "<< failed internal: the engine gave no token for 300 s; the response cannot be completed",
     ]
     assert played.traces() == [
         "<< incident stall.step none observed",
@@ -223,8 +223,8 @@ def test_an_engine_that_stops_fails_the_response() -> None:
         "<< incident stall.step end ended",
         "<< blame unknown none",
     ]
-    assert [incident.evidence["waited_s"] for incident in played.sink.incidents] == [20.0, 120.0]
-    assert ended == 122
+    assert [incident.evidence["waited_s"] for incident in played.sink.incidents] == [30.0, 300.0]
+    assert ended == 302
 
 
 def test_an_engine_that_only_paused_is_recorded_and_goes_on() -> None:
@@ -241,7 +241,7 @@ def test_after_a_call_was_sent_a_stall_is_no_error() -> None:
 
 
 def test_an_engine_that_never_begins_fails_with_a_status() -> None:
-    with pytest.raises(BackendError, match="no token for 300 s"):
+    with pytest.raises(BackendError, match="no token for 600 s"):
         paced("one", 1e9)
 
 
@@ -277,7 +277,7 @@ def test_nobody_waits_for_a_generation_that_hangs_in_closing() -> None:
         await asyncio.sleep(20_000)
         return ended
 
-    assert run(work()) < 200
+    assert run(work()) < 1000
     assert closed
     assert closed[0] > 10_000
 

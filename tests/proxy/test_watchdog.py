@@ -34,23 +34,23 @@ def test_steps_in_time_are_not_mentioned() -> None:
 
 
 def test_a_late_step_is_told_once_and_awaited() -> None:
-    assert run(watched([1, 1, 90, 1])) == ["FALLBACK at 22 s, token 2"]
+    assert run(watched([1, 1, 90, 1])) == ["FALLBACK at 32 s, token 2"]
 
 
 def test_a_lost_step_is_given_up() -> None:
     assert run(watched([1, 1, 1e9])) == [
-        "FALLBACK at 22 s, token 2",
-        "ABORT at 122 s: the engine gave no token for 120 s; the response cannot be completed",
+        "FALLBACK at 32 s, token 2",
+        "ABORT at 302 s: the engine gave no token for 300 s; the response cannot be completed",
     ]
 
 
 def test_an_observer_waits_for_ever() -> None:
-    assert run(watched([1, 100_000, 1], gives_up=False)) == ["FALLBACK at 21 s, token 1"]
+    assert run(watched([1, 100_000, 1], gives_up=False)) == ["FALLBACK at 31 s, token 1"]
 
 
 def test_the_first_step_has_more_time() -> None:
     assert run(watched([59])) == []
-    assert [line.split(":")[0] for line in run(watched([400]))] == ["FALLBACK at 60 s, token 0", "ABORT at 300 s"]
+    assert [line.split(":")[0] for line in run(watched([700]))] == ["FALLBACK at 60 s, token 0", "ABORT at 600 s"]
 
 
 def test_a_client_that_reads_slowly_is_no_stall() -> None:
