@@ -102,6 +102,23 @@ def test_the_limit_can_be_set_and_lifted() -> None:
     assert play(LS, Policy(max_call_cycles=0), messages=history(*[LIST] * 99)).text == ""
 
 
+@pytest.mark.parametrize(("limit", "requests"), [(5, 6), (20, 21)])
+def test_an_agent_that_never_stops_is_stopped(limit: int, requests: int) -> None:
+    """Each answer is a call, each call has the same result: what the agent sends next is the whole history again."""
+    steps: list[tuple[str, dict[str, Any], str]] = []
+    modes: list[str] = []
+    for _ in range(40):
+        played = play(LS, Policy(max_call_cycles=limit), messages=history(*steps))
+        modes.append(played.finished.mode)
+        if played.finished.reason != "tool_calls":
+            break
+        steps.append(LIST)
+    assert len(modes) == requests
+    assert played.text.startswith("[specguard] Stopped")
+    assert modes[:3] == [str(FAST)] * 3
+    assert set(modes[3:-1]) == {"plain"}
+
+
 def test_an_observer_serves_a_loop_as_anything_else() -> None:
     played = play(LS, OBSERVE, messages=history(*[LIST] * 30))
     assert played.told()[-1] == f"<< finished tool_calls in {FAST}"
