@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from copy import copy
+from typing import Any, Literal
 
 from detectors.elements import ElementRun, ElementRuns
 from detectors.json_stream.automaton import JsonStream
 from detectors.json_stream.trip import Rules, Trip
-from detectors.qwen_xml import typed
-from detectors.schema_types import admitted_types, is_bound, property_schema
+from detectors.qwen_value import QwenValue
 from detectors.tool_schema import ToolSchemas, Violation
 
 ARGUMENT_RULES = Rules(depth=129, size=None)
@@ -30,8 +30,11 @@ _VALUE_END, _SHORT_END = "\n</parameter>", "</parameter>"
 _NESTED = re.compile(r"<tool_call>\s*<(?:function=|tool_call>)")
 _NESTED_OPEN = re.compile(r"<tool_call>\s*(<[a-z_=>]*)?\Z")
 _UNCLOSED = re.compile(r"<(?:parameter|function)=[^<>\n]*>\s*\Z")
-_PYTHON_STARTS = frozenset("TFN")
-_JSON_STARTS = frozenset('{["-0123456789tfn')
+
+
+Place = Literal["function", "between", "value", "short", "long", "end", "unwatched"]
+"""In or before the function's tag; between parameters; right behind a parameter's tag; in a value on the line of its
+tag, or in one of any number of lines; behind the function; in a tag too long to be followed."""
 
 
 class QwenStream:
@@ -42,13 +45,13 @@ class QwenStream:
 
     def __init__(self, schemas: ToolSchemas) -> None:
         self._schemas = schemas
-        self._state = "function"
+        self._state: Place = "function"
         self._buffer = ""
         self._name = ""
         self._schema: Any = None
         self._json: JsonStream | None = None
-        self._keys: set[str] = set()
-        self._value = _Value()
+        self._keys: frozenset[str] = frozenset()
+        self._value = QwenValue()
         self._drops_newline = False
         self._line: str | None = None
         self._nesting = ""
@@ -69,6 +72,51 @@ class QwenStream:
             while self.violation is None and self._advance():
                 pass
         return self.violation
+
+    @property
+    def place(self) -> Place:
+        return self._state
+
+    @property
+    def pending(self) -> str:
+        """Text that is not yet known to be markup or value; in a tag, all of it so far."""
+        return self._buffer
+
+    @property
+    def name(self) -> str:
+        """The function's, "" while it is not known."""
+        return self._name
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Parameters so far."""
+        return self._keys
+
+    @property
+    def value(self) -> QwenValue:
+        """Of the parameter that is open, or was last."""
+        return self._value
+
+    @property
+    def arguments(self) -> JsonStream | None:
+        """The arguments so far; None while the function is not known."""
+        return self._json
+
+    def clone(self) -> QwenStream:
+        """An independent copy."""
+        other = copy(self)
+        other._value = self._value.clone()
+        if self._json is not None:
+            other._json = self._json.clone()
+        return other
+
+    def may_be_value(self, tail: bytes = b"") -> bool:
+        """Whether all pending text, and `tail` behind it, may belong to the open value."""
+        other = self.clone()
+        other._check_line()
+        text = self._buffer[1:] if self._drops_newline else self._buffer
+        other._send(self._value.shows(text) + tail)
+        return other.violation is None
 
     def _is_at_tag(self) -> bool:
         return self._state in ("function", "between")
@@ -170,9 +218,9 @@ class QwenStream:
             self._refuse("duplicate_parameter", key)
         else:
             comma = b"," if self._keys else b""
-            self._keys.add(key)
+            self._keys |= {key}
             self._send(comma + json.dumps(key).encode() + b":", key)
-            self._value = _Value(self._schema, key)
+            self._value = QwenValue(self._schema, key)
             self._send(self._value.opening())
             self._state = "value"
         return True
@@ -266,57 +314,3 @@ class QwenStream:
 
 def _is_unexpected(trip: Trip) -> bool:
     return trip.keyword == "additionalProperties" and not trip.instance_path
-
-
-class _Value:
-    """Turns the raw text of one parameter into JSON as it comes.
-
-    text: it can only be a string. json: it cannot be one, so it is what stands there, white space around it left
-    out. held: what it is is known only at its end (as for words of Python that mean a literal).
-    """
-
-    def __init__(self, root: Any = None, key: str = "") -> None:
-        self._root = root if root is not None else {}
-        self._schema = property_schema(self._root, key)
-        admitted = frozenset({"string"}) if self._schema is None else admitted_types(self._schema, self._root)
-        is_json = "string" not in admitted and is_bound(self._root, key)
-        self._mode = "text" if admitted == {"string"} else "json" if is_json else "held"
-        self._held: list[str] = []
-        self._space = ""
-        self._begun = False
-
-    @property
-    def is_held(self) -> bool:
-        return self._mode == "held" and bool(self._held)
-
-    def opening(self) -> bytes:
-        return b'"' if self._mode == "text" else b""
-
-    def more(self, text: str) -> bytes:
-        if self._mode == "text":
-            return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")
-        if self._mode == "json":
-            text = self._space + text
-            shown = text.rstrip()
-            self._space = text[len(shown) :]
-            if not self._begun:
-                shown = shown.lstrip()
-                self._begun = bool(shown)
-                if shown and shown[0] in _PYTHON_STARTS:
-                    self._mode, text = "held", shown + self._space
-                elif shown and shown[0] not in _JSON_STARTS:  # no JSON, so text, which the schema does not admit
-                    self._mode = "text"
-                    return b'"' + self.more(shown + self._space)
-            if self._mode == "json":
-                return shown.encode("utf-8", "surrogatepass")
-        self._held.append(text)
-        return b""
-
-    def closing(self) -> bytes:
-        if self._mode == "text":
-            return b'"'
-        if self._mode == "json" and self._begun:
-            return b" "  # ends a number
-        value = typed("".join(self._held), self._schema, self._root)
-        self._held = []
-        return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")

@@ -93,6 +93,14 @@ def _admitted(schema: Any, root: Mapping[str, Any], known: dict[int, frozenset[s
     return types
 
 
+def closed_properties(schema: Any) -> tuple[str, ...] | None:
+    """The only keys that an object may have, None if there is no such list."""
+    if not isinstance(schema, Mapping) or schema.get("additionalProperties") is not False:
+        return None
+    declared = schema.get("properties") or {}
+    return tuple(declared) if isinstance(declared, Mapping) and not schema.get("patternProperties") else None
+
+
 def _branches(schema: Mapping[str, Any], keyword: str) -> list[Any]:
     branches = schema.get(keyword)
     return branches if isinstance(branches, list) else []

@@ -47,7 +47,8 @@ class StepReport:
     step; the end-of-turn token is not among `tokens`. tail: text that only the end releases, after that of all
     tokens: the beginning of a stop string that did not come, bytes of an unfinished character (as U+FFFD).
     dead_drafter: who was switched off after this step, because of 50 drafted tokens in a row none was accepted; the
-    text is not affected.
+    text is not affected. filtered: tokens that the constraint put in place of what would have been taken; dead_end: it
+    allowed no token at all, so it was given up.
     """
 
     position: int
@@ -62,6 +63,8 @@ class StepReport:
     stop_sequence: str | None = None
     tail: str = ""
     dead_drafter: str | None = None
+    filtered: int = 0
+    dead_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ Communication and Drafter-Invariant Speculative Decoding" (arXiv 2408.07978). To
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from engine.noise import gumbel_at, keys_at
 MAX_TOP = 20
 """Most alternatives that are reported per token: OpenAI's limit of `top_logprobs`."""
 
+_CHUNK = 64
 _MASK = (1 << 64) - 1
 _ID_MASK = (1 << 32) - 1
 _MASS_UNIT = float(1 << 40)  # probability mass is summed in these: exact in int64 up to 2^22 tokens
@@ -127,17 +128,22 @@ def choose(
     valid_tokens: int,
     adjusted: Tensor | None = None,
     top: int = 0,
+    taken: Sequence[int] | None = None,
 ) -> Choice:
     """Takes one token per row; waits for the device once.
 
     logits: float32 [n, V], the model's own; positions: n absolute positions of the tokens to be chosen; ids from
     valid_tokens on (a padded vocabulary) are never chosen and not looked at. adjusted: what `Penalties.adjust` made
-    of the logits, [n, valid_tokens] or wider. top: how many of the likeliest tokens to report per row. Raises
-    ValueError on shapes that do not fit and on params that need `adjusted`; never because of what the logits are.
+    of the logits, [n, valid_tokens] or wider. top: how many of the likeliest tokens to report per row. taken: these ids
+    instead of the sampler's, one per row. Raises ValueError on shapes that do not fit and on params that need
+    `adjusted`; never because of what the logits are.
     """
     rows, bad = _clean(logits, positions, valid_tokens)
     best = _ranked(rows, min(max(2, top), rows.shape[1]))
-    ids = _take(rows, best, positions, params, adjusted, valid_tokens)
+    if taken is None:
+        ids = _take(rows, best, positions, params, adjusted, valid_tokens)
+    else:
+        ids = torch.tensor(list(taken), device=rows.device)
     leaders = rows.gather(1, best).double()
     peak = leaders[:, :1].clamp_min(-3.5e38)  # a row without any finite logit: -inf minus -inf would be NaN
     shifted = rows.double() - peak
@@ -187,6 +193,30 @@ def pick(
     drafters)."""
     rows, _ = _clean(logits, positions, valid_tokens)
     return _take(rows, None, positions, params, adjusted, valid_tokens)
+
+
+def order(
+    logits: Tensor, position: int, params: SamplingParams, valid_tokens: int, adjusted: Tensor | None = None
+) -> Iterator[int]:
+    """All valid tokens of one row in the order in which they would be taken if those before them were not there.
+
+    logits, adjusted: [1, V]. The first is the token that `choose` takes. Those that the filters leave out come last.
+    Tokens without a finite logit come never. Waits for the device now and then.
+    """
+    rows, _ = _clean(logits if adjusted is None else adjusted, [position], valid_tokens)
+    ranked = _ranked(rows, rows.shape[1])
+    if params.greedy:
+        scores = rows.gather(1, ranked).double()
+    else:
+        scores, keep = _scored(rows, ranked, ranked, params)
+        scores = scores + gumbel_at(keys_at(params.seed, [position], rows.device), ranked)
+        # both sorts are stable, so that equal scores stay in the order of the candidates, as argmax takes the first
+        by_score = scores.sort(dim=1, descending=True, stable=True).indices
+        by_score = by_score.gather(1, (~keep.gather(1, by_score)).byte().sort(dim=1, stable=True).indices)
+        ranked, scores = ranked.gather(1, by_score), scores.gather(1, by_score)
+    usable = int(torch.isfinite(scores).sum())
+    for start in range(0, usable, _CHUNK):
+        yield from ranked[0, start : min(start + _CHUNK, usable)].tolist()
 
 
 def _take(
@@ -253,23 +283,33 @@ def _pick(rows: Tensor, best: Tensor, positions: Sequence[int], params: Sampling
     if params.greedy or params.top_k == 1:
         return best[:, 0]
     width = rows.shape[1]
-    peak = rows.gather(1, best[:, :1]).double().clamp_min(-3.5e38)
     if params.top_k or params.top_p < 1:
         candidates = _ranked(rows, min(params.top_k, width) if params.top_k else width)
-        scores = (rows.gather(1, candidates).double() - peak) / params.temperature
     else:
         candidates = torch.arange(width, device=rows.device).expand(rows.shape[0], width)
-        scores = (rows.double() - peak) / params.temperature
+    scores, keep = _scored(rows, candidates, best, params)
+    noise = gumbel_at(keys_at(params.seed, positions, rows.device), candidates)
+    winner = torch.where(keep, scores + noise, -math.inf).argmax(dim=1, keepdim=True)
+    return candidates.gather(1, winner)[:, 0]
+
+
+def _scored(rows: Tensor, candidates: Tensor, best: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """The candidates' logits over the temperature (the best one's is 0), and which of them the filters keep.
+
+    candidates: [n, C], best first if there is a top_k or top_p; best: [n, 1 or more], the best token first.
+    """
+    peak = rows.gather(1, best[:, :1]).double().clamp_min(-3.5e38)
+    scores = (rows.gather(1, candidates).double() - peak) / params.temperature
     keep = torch.isfinite(scores)
+    if 0 < params.top_k < candidates.shape[1]:
+        keep[:, params.top_k :] = False
     if params.top_p < 1:
-        mass = (scores.exp() * _MASS_UNIT).long()
+        mass = (scores.exp() * _MASS_UNIT).long() * keep
         reached = mass.cumsum(dim=1)
         keep &= (reached - mass) < reached[:, -1:].double() * params.top_p
     if params.min_p > 0:
         keep &= scores >= math.log(params.min_p)
-    noise = gumbel_at(keys_at(params.seed, positions, rows.device), candidates)
-    winner = torch.where(keep, scores + noise, -math.inf).argmax(dim=1, keepdim=True)
-    return candidates.gather(1, winner)[:, 0]
+    return scores, keep
 
 
 def _row_sums(values: Tensor) -> Tensor:

@@ -11,7 +11,10 @@ import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from engine.audit import audit_step
+from engine.constraint import ChosenFrom, Constraint, Filtered, cut, filtered
 from engine.detokenizer import StreamDetokenizer
 from engine.faults import Fault
 from engine.model import Rows
@@ -41,7 +44,7 @@ class TurnOptions:
     of any other drafter of the sequence. max_draft: most draft tokens per step (capped by the step width; how many pay
     is up to the sequence's pacer). audit_every: recompute the first verify step and then one in so many; 0 = never.
     max_tokens: None = up to the context window. logprobs: how many of the likeliest tokens are reported with each
-    token, at most 20.
+    token, at most 20. constraint: the state before the first token, None = everything is allowed.
     """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -51,6 +54,7 @@ class TurnOptions:
     max_draft: int = 7
     audit_every: int = 16
     logprobs: int = 0
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the field."""
@@ -92,6 +96,7 @@ class Turn:
         self.cached_tokens = sequence.begin(prompt, marks)
         self.verify_steps = 0
         self._unused: list[int] = []
+        self._constraint = None if options.constraint is None else options.constraint.clone()
         self.ended = False
         self.closed = False
         self._restart_text()
@@ -113,6 +118,8 @@ class Turn:
         if self.ended:
             raise RuntimeError("the turn has ended; rewind it before another step")
         source, drafts = self._draft(self._room() - 1)
+        if self._constraint is not None:
+            drafts = cut(self._constraint, drafts)
         return Draft(source, drafts)
 
     def accept(self, draft: Draft, rows: Rows, started: float) -> StepReport:
@@ -123,14 +130,8 @@ class Turn:
         sequence, drafts = self.sequence, draft.tokens
         position = len(self.generated)
         first = len(sequence.tokens)
-        choice = choose(
-            rows.logits,
-            range(first, first + len(drafts) + 1),
-            self.options.sampling,
-            self.tokenizer.vocab_size,
-            self.penalties.adjust(rows.logits, drafts),
-            self.options.logprobs,
-        )
+        found = self._choose(rows.logits, first, drafts)
+        choice = found.choice
         accepted = accepted_run(choice.ids, drafts)
         new, tokens, end, stop = self._cut(choice, accepted + 1)
         audit: AuditReport | None = None
@@ -156,7 +157,18 @@ class Turn:
             stop_sequence=stop,
             tail=self._flush_text() if end in ("stop", "length") else "",
             dead_drafter=dead,
+            filtered=sum(row < len(new) for row in found.replaced),
+            dead_end=found.dead_end is not None and found.dead_end < len(new),
         )
+
+    def _choose(self, logits: Tensor, first: int, drafts: list[int]) -> Filtered:
+        """The tokens of the rows, under the constraint if there is one."""
+        sampling, valid, top = self.options.sampling, self.tokenizer.vocab_size, self.options.logprobs
+        adjusted = self.penalties.adjust(logits, drafts)
+        choice = choose(logits, range(first, first + len(drafts) + 1), sampling, valid, adjusted, top)
+        if self._constraint is None:
+            return Filtered(choice)
+        return filtered(self._constraint, choice, drafts, ChosenFrom(logits, first, sampling, valid, adjusted, top))
 
     def rewind(self, position: int, drafter: str, *, trusted: bool) -> RewindReport:
         """Keeps the first `position` generated tokens and continues with `drafter`; works after the end too.
@@ -173,6 +185,10 @@ class Turn:
         discarded = self.generated[position:]
         rebuilt = self.sequence.rewind(self.prompt_tokens + position - 1, trusted=trusted)
         self.penalties.forget(discarded)
+        if self.options.constraint is not None:
+            self._constraint = self.options.constraint.clone()
+            for token in self.generated:
+                self._constraint.advance(token)
         self.drafter = drafter
         self.ended = False
         self._restart_text()

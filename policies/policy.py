@@ -1,4 +1,4 @@
-"""What a finding leads to: go on, rewind and decode plainly, or end the response honestly.
+"""What a finding leads to: go on, rewind and decode plainly, mend a call, or end the response honestly.
 
 Must not: retry plain decoding (it is deterministic: the same tokens would come again).
 Invariant: a rewind never goes before the first token that the client has seen nothing of, and never happens
@@ -21,7 +21,9 @@ class Policy:
     max_rewinds: per response. hold_call_chars: a longer call is given up. hold_text_chars: suspicious text
     beyond this is delivered all the same. There is no limit in seconds: a call cannot be sent before it is
     valid, so time could only end responses that are merely slow; wire modules keep the connection alive
-    meanwhile.
+    meanwhile. repair: a refused call that no safer mode is left for is read to its end and mended if its end
+    or its wrapping is all that is wrong (`detectors.mended_call`). Off unless asked for: the client then acts
+    on arguments that the model did not write.
 
     max_call_cycles: times that an agent may go through the same calls with the same results, equal to the byte, before
     it is stopped; 0 = no limit, 64 at most (more are not counted). From the third time on a loop is served in plain
@@ -34,6 +36,7 @@ class Policy:
     max_rewinds: int = 2
     hold_call_chars: int = 1 << 20
     hold_text_chars: int = 1 << 18
+    repair: bool = False
     max_call_cycles: int = 20
 
 
@@ -42,7 +45,8 @@ class Situation:
     """Where the response stands when a finding comes.
 
     mode: decode mode now. rewinds: how many there were. undelivered: first token of which nothing was
-    delivered. call_began: first token of the open call, None outside calls.
+    delivered. call_began: first token of the open call, None outside calls. mendable: the refused call is
+    complete and can be mended.
     """
 
     mode: DecodeMode
@@ -50,6 +54,7 @@ class Situation:
     undelivered: int
     call_began: int | None = None
     can_rewind: bool = True
+    mendable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,16 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """The open call, held anyway, is judged when it is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """The call is mended and sent."""
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The response ends here. keep: what was said before this token is still delivered.
 
@@ -90,7 +105,9 @@ class End:
     keep: int
 
 
-Decision = Continue | Start | Rewind | End
+Decision = Continue | Start | Rewind | Wait | Repair | End
+
+_MENDABLE = ("tool.json", "tool.markup", "tool.schema")
 
 
 def decide_start(finding: Finding | None, mode: DecodeMode, policy: Policy) -> Continue | Start | End:
@@ -115,6 +132,11 @@ def decide(finding: Finding, situation: Situation, policy: Policy) -> Decision:
     if finding.detector.startswith(("loop.", "struct.")):
         return _decide_loop(finding, situation)
     keep = max(finding.began, situation.undelivered)
+    if finding.detector in _MENDABLE and policy.repair:
+        if situation.call_began is not None:
+            return Wait()
+        if situation.mendable:
+            return Repair()
     if finding.detector.startswith("tool."):
         # The reason of a truncation names the end: only the token limit is a `length`.
         at_limit = finding.detector == "tool.truncated" and finding.reason.endswith("length")

@@ -58,6 +58,7 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
             guard.max_rewinds,
             guard.hold_call_chars,
             guard.hold_text_chars,
+            guard.repair,
             max_call_cycles=guard.max_call_cycles,
         ),
         mode=DecodeMode.parse(config.decode.mode),
@@ -66,6 +67,7 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
     app = web.Application(client_max_size=config.server.max_body_bytes, middlewares=[middleware(service)])
     app[SERVICE] = service
     app.router.add_post("/v1/chat/completions", handlers.openai_chat)
+    app.router.add_post("/v1/responses", handlers.openai_responses)
     app.router.add_post("/v1/messages", handlers.anthropic_messages)
     app.router.add_post("/v1/messages/count_tokens", handlers.count_tokens)
     app.router.add_get("/v1/models", handlers.models)

@@ -63,6 +63,22 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Demands:
+    """What must be enforced while decoding, beside the arguments of `strict` tools.
+
+    must_call: the response begins with a call (thinking apart), and the arguments of every call are valid.
+    only_tool: the only one that may be called, "" = any. most_calls: None = no limit.
+    text_schema: JSON Schema of a text that is no call, None = any text; text_schema_at: the field it came in.
+    """
+
+    must_call: bool = False
+    only_tool: str = ""
+    most_calls: int | None = None
+    text_schema: Mapping[str, Any] | None = None
+    text_schema_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One request of a client, in the terms of no particular API.
 
@@ -70,6 +86,7 @@ class ChatRequest:
     max_tokens: None = up to the context window. stop: stop strings, at most 16, never empty.
     session: key under which prefix reuse and budgets are kept (client header, else hash of the first turns).
     mode: decode mode asked for by the client (`DecodeMode.parse`), None = the server's.
+    demands: what the response must be.
     logprobs: None = not asked for, else how many alternatives to report with each token of the text, 0..20.
     """
 
@@ -85,4 +102,5 @@ class ChatRequest:
     session: str = ""
     request_id: str = ""
     mode: str | None = None
+    demands: Demands = Demands()
     logprobs: int | None = None

@@ -28,6 +28,7 @@ _BAD, _SERVER = "invalid_request_error", "server_error"
 KINDS: dict[str, Kind] = {
     "invalid_request": Kind(400, (_BAD, None), (400, "invalid_request_error")),
     "context_too_long": Kind(400, (_BAD, "context_length_exceeded"), (400, "invalid_request_error")),
+    "previous_response_not_found": Kind(400, (_BAD, "previous_response_not_found"), (400, "invalid_request_error")),
     "unauthorized": Kind(401, (_BAD, "invalid_api_key"), (401, "authentication_error")),
     "forbidden": Kind(403, (_BAD, "forbidden"), (403, "permission_error")),
     "unknown_model": Kind(404, (_BAD, "model_not_found"), (404, "not_found_error")),

@@ -53,13 +53,17 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens. `discarded_tokens` were generated and thrown away by rewinds; they are not in completion_tokens."""
+    """Tokens. `discarded_tokens` were generated and thrown away by rewinds; they are not in completion_tokens.
+
+    filtered_tokens: put by a constraint in place of what would have been sampled, discarded ones included.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     discarded_tokens: int = 0
+    filtered_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,12 +38,16 @@ _QUEUED = 4096
 Row = tuple[str, tuple[str, ...]]
 """A statement and its values."""
 
+Action = Literal["start", "rewind", "repair", "end", "none"]
 Outcome = Literal["recovered", "ended", "abandoned", "observed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """Opened when something trips. Positions are indices into the response's tokens; context in tokens."""
+    """Opened when something trips. Positions are indices into the response's tokens; context in tokens.
+
+    texts: what the model and the guard wrote; kept only where prompts are.
+    """
 
     id: str
     request_id: str
@@ -57,7 +61,7 @@ class Incident:
     channel: str
     position: int
     began: int
-    action: Literal["rewind", "start", "end", "none"]
+    action: Action
     mode_before: str
     mode_after: str
     rewound_to: int | None
@@ -73,6 +77,7 @@ class Incident:
     audits: Mapping[str, Any] = field(default_factory=dict)
     drafts: Mapping[str, Any] = field(default_factory=dict)
     capabilities: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,8 @@ class Record:
     prompt: str | None = None
 
     def cloud_event(self, source: str = "/specguard") -> dict[str, Any]:
-        """CloudEvents 1.0, structured mode."""
+        """CloudEvents 1.0, structured mode. Prompts and texts stay here."""
+        opened = {name: value for name, value in self.opened.items() if name != "texts"}
         return {
             "specversion": "1.0",
             "id": self.id,
@@ -112,7 +118,7 @@ class Record:
             "time": self.opened_at,
             "subject": self.opened.get("request_id") or self.id,
             "datacontenttype": "application/json",
-            "data": {"opened": self.opened, "closed": self.closed, "closed_at": self.closed_at},
+            "data": {"opened": opened, "closed": self.closed, "closed_at": self.closed_at},
         }
 
 
@@ -142,7 +148,10 @@ class IncidentStore:
         self._lock = threading.Lock()
 
     def opened(self, incident: Incident, prompt: str = "") -> None:
-        rows = [_insert(incident.id, "opened", asdict(incident))]
+        data = asdict(incident)
+        if not self._keep_prompts:
+            del data["texts"]
+        rows = [_insert(incident.id, "opened", data)]
         if prompt and self._keep_prompts:
             rows.append(("INSERT OR IGNORE INTO prompts VALUES (?, ?)", (incident.id, prompt)))
         self._enqueue(rows)

@@ -57,6 +57,7 @@ def incident_page(record: Record) -> RenderableType:
         ("culprit", f"{CULPRITS.get(culprit, culprit)}, {closed.get('certainty', 'not judged yet')}"),
         ("proof", _proof(closed.get("proof") or {})),
         ("evidence", _pairs(opened.get("evidence") or {})),
+        ("texts", "\n".join(f"{name}: {text}" for name, text in (opened.get("texts") or {}).items())),
         ("audits", _pairs(opened.get("audits") or {})),
         ("drafts", _pairs(opened.get("drafts") or {})),
         ("request", f"{opened.get('request_id')}, {opened.get('api')}, model {opened.get('model')}"),
@@ -83,7 +84,12 @@ def _done(opened: dict[str, Any]) -> str:
     if opened.get("action") == "start":
         return f"the response was begun in {opened.get('mode_after')} instead of {opened.get('mode_before')}"
     if opened.get("action") != "rewind":
-        return {"end": "the response was ended", "none": "nothing was changed"}.get(str(opened.get("action")), "")
+        done = {
+            "end": "the response was ended",
+            "repair": "the call was mended and sent",
+            "none": "nothing was changed",
+        }
+        return done.get(str(opened.get("action")), "")
     return (
         f"rewound {opened.get('tokens_rewound')} tokens to token {opened.get('rewound_to')}, "
         f"{opened.get('mode_before')} -> {opened.get('mode_after')} in the same response, "

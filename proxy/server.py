@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -25,18 +26,20 @@ from proxy.access import check_access
 from proxy.backends.base import BackendError
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
+from proxy.kept_responses import KeptResponses
 from proxy.service import Service
 from proxy.streaming import Encoder, Outcome, stream, without_thinking
-from proxy.wire import anthropic_parse, openai_chat_parse
+from proxy.wire import anthropic_parse, openai_chat_parse, openai_responses_parse
 from proxy.wire.anthropic_messages import AnthropicEncoder
 from proxy.wire.openai_chat import OpenAIChatEncoder
+from proxy.wire.openai_responses import OpenAIResponsesEncoder
 from proxy.wire.parsed import Parsed
 
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST: web.RequestKey[str] = web.RequestKey("request_id", str)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-SESSION_HEADERS = ("x-claude-code-session-id", "x-session-id", "x-litellm-session-id", "session-id")
+SESSION_HEADERS = ("x-claude-code-session-id", "x-session-id", "x-litellm-session-id", "session-id", "thread-id")
 
 
 def wire_of(request: web.Request) -> errors.Wire:
@@ -102,10 +105,16 @@ class Handlers:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._kept = KeptResponses()
 
     async def openai_chat(self, http: web.Request) -> web.StreamResponse:
         parsed = openai_chat_parse.parse(await http.read(), self._service.config.decode.temperature)
         return await self._respond(http, parsed, OpenAIChatEncoder)
+
+    async def openai_responses(self, http: web.Request) -> web.StreamResponse:
+        kept = self._kept
+        parsed = openai_responses_parse.parse(await http.read(), self._service.config.decode.temperature, kept.get)
+        return await self._respond(http, parsed, partial(OpenAIResponsesEncoder, parsed=parsed, keep=kept.keep))
 
     async def anthropic_messages(self, http: web.Request) -> web.StreamResponse:
         parsed = anthropic_parse.parse(await http.read(), self._service.config.decode.temperature)
@@ -160,8 +169,9 @@ class Handlers:
 
     async def root(self, _: web.Request) -> web.StreamResponse:
         """Clients probe the base URL; tell a human what is here."""
-        paths = ["POST /v1/chat/completions", "POST /v1/messages", "POST /v1/messages/count_tokens"]
-        return _json({"service": "specguard", "endpoints": [*paths, "GET /v1/models", "GET /health", "GET /ready"]})
+        paths = ["chat/completions", "responses", "messages", "messages/count_tokens"]
+        posts = [f"POST /v1/{path}" for path in paths]
+        return _json({"service": "specguard", "endpoints": [*posts, "GET /v1/models", "GET /health", "GET /ready"]})
 
     def _card(self, wire: errors.Wire, name: str) -> dict[str, Any]:
         if wire == "anthropic":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -19,14 +19,27 @@ from detectors.call_history import find_loop
 from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
 from detectors.charset import scripts_of
 from detectors.finding import Finding, Grade
+from detectors.mended_call import MendedCall, mend_call
 from detectors.tool_schema import BadSchema, ToolSchemas
-from detectors.watch import Said, Watch
+from detectors.watch import ReadCall, Said, Watch
 from policies.blame import END_OF_TURN
 from policies.modes import DecodeMode
 from policies.notice import notice
-from policies.policy import Continue, Decision, End, Policy, Rewind, Situation, Start, decide, decide_start
+from policies.policy import (
+    Continue,
+    Decision,
+    End,
+    Policy,
+    Repair,
+    Rewind,
+    Situation,
+    Start,
+    Wait,
+    decide,
+    decide_start,
+)
 from proxy.backends.base import Backend, BackendError, BadPrompt, Delta, Generation
-from proxy.conversation import ChatRequest
+from proxy.conversation import ChatRequest, Demands
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.holdback import HoldBack
 from proxy.incidents import IncidentSink, Outcome
@@ -64,6 +77,10 @@ class GuardedSession:
             raise BadPrompt(str(error)) from error
         if self.request.logprobs is not None and not self.backend.capabilities.logprobs:
             raise BadPrompt("logprobs: this backend cannot tell them; leave the field out", "logprobs")
+        demands = self.request.demands
+        if demands != Demands() and not self.backend.capabilities.constraints:
+            field = demands.text_schema_at or "tool_choice"
+            raise BadPrompt(f"{field}: this backend cannot enforce it; leave it out", field)
         loop = find_loop(self.request.messages)
         finding = None if loop is None else loop.finding()
         start = decide_start(finding, self.mode, self.policy)
@@ -96,6 +113,7 @@ class _Response:
         self._holdback = HoldBack(session.request.stop, self._policy.hold_text_chars, logprobs)
         self._trips = Trips(session.request, session.backend, generation, session.incidents)
         self._accused: Finding | None = None
+        self._awaited: Finding | None = None
         self._ending: End | None = None
         self._watchdog = Watchdog(self._late, self._policy.action == "enforce")
         self._stalled = False
@@ -158,7 +176,7 @@ class _Response:
 
     def _late(self, finding: Finding) -> None:
         """A step does not come. Nothing can be done but to tell, and to end what cannot be completed."""
-        self._trips.open(finding, self._decide(finding), self._mode, self._transcript, ())
+        self._trips.open(finding, self._decide(finding), self._mode, self._transcript)
 
     async def _take(self, delta: Delta) -> Decision:
         """Watches the tokens of one step. Nothing of a step leaves before all of it was watched."""
@@ -187,6 +205,9 @@ class _Response:
         return await self._act_on(*self._watch.finish(delta.end, delta.tail), delta)
 
     async def _act_on(self, said: list[Said], finding: Finding | None, delta: Delta) -> Decision:
+        refused = _refused(said)
+        if self._awaited is not None and refused is not None:
+            finding, self._awaited = _at_its_end(refused, self._awaited), None
         if finding is None:
             self._push(said)
             return Continue()
@@ -194,34 +215,44 @@ class _Response:
 
     async def _act(self, finding: Finding, delta: Delta, said: list[Said]) -> Decision:
         """Decides on a finding and does it, except for ending the response. said: what came with it."""
-        decision = self._decide(finding)
-        if isinstance(decision, Continue):
-            if finding.grade > Grade.SUSPECT and self._policy.action == "observe":
-                self._trips.open(finding, decision, self._mode, self._transcript, ())
-            elif finding.grade is Grade.SUSPECT:
-                self._trips.suspect(finding)
-            self._push(said)
-            return decision
-        ids = self._transcript.ids
-        lost: tuple[int, ...] = ()
-        if isinstance(decision, Rewind):
-            end = (END_OF_TURN,) if delta.end == "stop" else ()
-            lost = (*ids[decision.to :], *self._transcript.end_of(delta), *end)
-        self._trips.open(finding, decision, self._mode, self._transcript, lost)
-        if isinstance(decision, Rewind):
-            await self._rewind(decision)
-        else:
-            self._push([each for each in said if isinstance(each, Piece)])
-            self._accused = finding
+        refused = _refused(said) if self._policy.repair else None
+        mended = None if refused is None else mend_call(refused.body, self._schemas)
+        decision = self._decide(finding, mended is not None)
+        match decision:
+            case Wait():
+                self._awaited = finding
+                self._push(said)
+                return Continue()
+            case Continue():
+                if finding.grade > Grade.SUSPECT and self._policy.action == "observe":
+                    self._trips.open(finding, decision, self._mode, self._transcript)
+                elif finding.grade is Grade.SUSPECT:
+                    self._trips.suspect(finding)
+                self._push(said)
+            case Rewind():
+                end = (END_OF_TURN,) if delta.end == "stop" else ()
+                lost = (*self._transcript.ids[decision.to :], *self._transcript.end_of(delta), *end)
+                self._trips.open(finding, decision, self._mode, self._transcript, lost)
+                await self._rewind(decision)
+            case Repair():
+                assert mended is not None
+                self._trips.open(finding, decision, self._mode, self._transcript, mended=mended)
+                self._push([_as_mended(each, mended) if each is refused else each for each in said])
+                return Continue()
+            case End():
+                self._trips.open(finding, decision, self._mode, self._transcript)
+                self._push([each for each in said if isinstance(each, Piece)])
+                self._accused = finding
         return decision
 
-    def _decide(self, finding: Finding) -> Decision:
+    def _decide(self, finding: Finding, mendable: bool = False) -> Decision:
         situation = Situation(
             self._mode,
             self._rewinds,
             self._holdback.undelivered,
             self._watch.call_began,
             self._session.backend.capabilities.rewinds,
+            mendable,
         )
         return decide(finding, situation, self._policy)
 
@@ -292,3 +323,20 @@ class _Response:
             return self._finished("stop", None, "ended")
         self._trips.close("ended", "", self._transcript)
         return Failed(kind, message)
+
+
+def _refused(said: list[Said]) -> ReadCall | None:
+    return next((each for each in said if isinstance(each, ReadCall) and each.violation is not None), None)
+
+
+def _at_its_end(call: ReadCall, finding: Finding) -> Finding:
+    """What is said of a call that was found bad before its end: that it was cut off, if it was."""
+    violation = call.violation
+    if violation is None or violation.detector != "tool.truncated":
+        return finding
+    return violation.finding(f"tool:{call.index}", call.last, call.first)
+
+
+def _as_mended(call: Said, mended: MendedCall) -> Said:
+    assert isinstance(call, ReadCall)
+    return replace(call, name=mended.name, arguments=mended.arguments, violation=None)

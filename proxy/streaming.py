@@ -152,6 +152,7 @@ class Outcome:
             "cached_tokens": usage.cached_tokens,
             "completion_tokens": usage.completion_tokens,
             "discarded_tokens": usage.discarded_tokens,
+            "filtered_tokens": usage.filtered_tokens,
             "draft_n": last.timings.draft_n,
             "draft_n_accepted": last.timings.draft_n_accepted,
         }

@@ -23,6 +23,7 @@ class Transcript:
         self.mismatches = 0
         self.context = 0
         self.decode_ms = 0.0
+        self.filtered = 0
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -43,6 +44,7 @@ class Transcript:
         self.drafted += step.drafted
         self.accepted += step.accepted
         self.context = step.context
+        self.filtered += step.filtered
         self.decode_ms += step.milliseconds
         if step.audit is not None:
             self.audits += 1
@@ -68,6 +70,7 @@ class Transcript:
             completion_tokens=len(self),
             reasoning_tokens=reasoning,
             discarded_tokens=self.discarded,
+            filtered_tokens=self.filtered,
         )
 
     def timings(self, generation: Generation) -> Timings:

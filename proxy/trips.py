@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 import structlog
 
 from detectors.finding import Finding
+from detectors.mended_call import MendedCall
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
-from policies.policy import Decision, End, Rewind, Start
+from policies.policy import Decision, End, Repair, Rewind, Start
 from proxy.backends.base import Backend, Generation, RewindReport
 from proxy.conversation import ChatRequest
-from proxy.incidents import Closure, Incident, IncidentSink, Outcome, new_incident_id
+from proxy.incidents import Action, Closure, Incident, IncidentSink, Outcome, new_incident_id
 from proxy.transcript import Transcript
 
 log = structlog.get_logger()
+
+_ACTIONS: Mapping[type, Action] = {Start: "start", Rewind: "rewind", Repair: "repair", End: "end"}
 
 
 @dataclass(slots=True)
@@ -57,11 +60,14 @@ class Trips:
         decision: Decision,
         mode: DecodeMode,
         transcript: Transcript,
-        lost: tuple[int, ...],
+        lost: tuple[int, ...] = (),
+        mended: MendedCall | None = None,
     ) -> None:
         """Records a trip before it is acted on. lost: ids that a rewind discards, or END_OF_TURN."""
-        if isinstance(decision, End) and self._comes_again(finding):
-            return
+        if isinstance(decision, End | Repair) and (before := self._same_before(finding)) is not None:
+            before.outcome = "ended"
+            if isinstance(decision, End):
+                return
         trip = _Trip(new_incident_id(), finding, "observed", mode == PLAIN or decision == Start(PLAIN))
         match decision:
             case Rewind(to):
@@ -79,14 +85,17 @@ class Trips:
             case Start():
                 trip.outcome = "recovered"
                 trip.verdict = _without_comparison(finding, mode, acted=False)
-            case End():
-                trip.outcome = "ended"
+            case End() | Repair():
+                trip.outcome = "ended" if isinstance(decision, End) else "recovered"
                 trip.verdict = _without_comparison(finding, mode)
             case _:
                 trip.verdict = _without_comparison(finding, mode, acted=False)
         self._trips.append(trip)
         prompt = _prompt(self._request)
         incident = self._describe(trip, decision, mode, transcript, lost, prompt)
+        if mended is not None:
+            evidence = {**incident.evidence, "mended": list(mended.mended)}
+            incident = replace(incident, evidence=evidence, texts={"before": mended.before, "after": mended.arguments})
         self._sink.opened(incident, prompt)
         log.warning(
             "incident.opened",
@@ -161,17 +170,16 @@ class Trips:
                 )
             )
 
-    def _comes_again(self, finding: Finding) -> bool:
-        """The last rewind did not help: plain decoding said the same, and the same detector speaks again."""
+    def _same_before(self, finding: Finding) -> _Trip | None:
+        """The last rewind if it did not help: plain decoding said the same, and the same detector speaks again."""
         trip = self._trips[-1] if self._trips else None
         if trip is None or trip.blame is None or trip.blame.differs:
-            return False
+            return None
         if (trip.finding.detector, trip.finding.began) != (finding.detector, finding.began):
-            return False
+            return None
         if finding.detector != "drift.nonfinite":  # nobody says that numbers which are none are the model's
             trip.blame.recur()
-        trip.outcome = "ended"
-        return True
+        return trip
 
     def _describe(
         self,
@@ -198,7 +206,7 @@ class Trips:
             channel=finding.channel,
             position=finding.position,
             began=finding.began,
-            action=_action(decision),
+            action=_ACTIONS.get(type(decision), "none"),
             mode_before=str(mode),
             mode_after=str(after),
             rewound_to=rewind.to if rewind else None,
@@ -215,18 +223,6 @@ class Trips:
             drafts={"drafted": transcript.drafted, "accepted": transcript.accepted},
             capabilities=asdict(self._backend.capabilities),
         )
-
-
-def _action(decision: Decision) -> Literal["rewind", "start", "end", "none"]:
-    match decision:
-        case Rewind():
-            return "rewind"
-        case Start():
-            return "start"
-        case End():
-            return "end"
-        case _:
-            return "none"
 
 
 def _compared(finding: Finding, start: int, lost: tuple[int, ...]) -> tuple[int, ...]:

@@ -96,6 +96,11 @@ class JsonStream(OpenNumber):
         """Whether the value is whole (a bare number is not before something follows); it may still be invalid."""
         return self._state == S_END and self.trip is None
 
+    @property
+    def depth(self) -> int:
+        """Open containers."""
+        return len(self._stack)
+
     def clone(self) -> JsonStream:
         """An independent copy, in time that does not grow with what was fed (open containers apart)."""
         other = JsonStream.__new__(JsonStream)

@@ -33,8 +33,8 @@ def repair(text: str, compiled: CompiledSchema, rules: Rules = Rules()) -> Repai
     """None: nothing to mend, or not by these means. `text`: everything of a call that its model ended itself."""
     mended: list[str] = []
     after = text
-    if fence := _FENCE.match(after):
-        after = fence[1]
+    if (inside := without_fence(after)) is not None:
+        after = inside
         mended.append("code fence")
     without = _without_trailing_commas(after)
     if without != after:
@@ -49,6 +49,12 @@ def repair(text: str, compiled: CompiledSchema, rules: Rules = Rules()) -> Repai
     stream.feed(after.encode("utf-8", "surrogatepass"))
     final = stream.finish()
     return Repaired(text, after, tuple(mended), final) if final.trip is None else None
+
+
+def without_fence(text: str) -> str | None:
+    """What stands in a code fence that holds all of `text`; None = it is in none."""
+    fence = _FENCE.match(text)
+    return None if fence is None else fence[1]
 
 
 def _without_trailing_commas(text: str) -> str:

@@ -94,6 +94,7 @@ class StepStats:
     """What one engine step reports. source: who drafted (`none`, `ngram`, `mtp`); rows = 1 + drafted.
 
     dead_drafter: who was switched off after this step because nothing it drafts is accepted. It costs speed only.
+    filtered: tokens that a constraint put in place of what would have been sampled.
     """
 
     mode: DecodeMode
@@ -104,6 +105,7 @@ class StepStats:
     context: int
     audit: Audit | None = None
     dead_drafter: str | None = None
+    filtered: int = 0
 
 
 EndReason = Literal["stop", "stop_sequence", "length"]
@@ -138,7 +140,10 @@ class RewindReport:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a backend can tell and do; shown by `/ready` and stored in every incident."""
+    """What a backend can tell and do; shown by `/ready` and stored in every incident.
+
+    constraints: it can enforce a request's demands while decoding.
+    """
 
     rewinds: bool
     token_ids: bool
@@ -146,6 +151,7 @@ class Capabilities:
     audits: bool
     exactness: Literal["bitwise", "distribution", "unknown"]
     modes: tuple[str, ...] = ()
+    constraints: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ from proxy.backends.base import (
 )
 from proxy.backends.prompt import Prompter
 from proxy.backends.queue import TurnQueue
+from proxy.backends.token_constraint import constraint_for
 from proxy.backends.worker import DeviceWorker
 from proxy.conversation import ChatRequest, Message, Tool
 
@@ -122,7 +123,7 @@ class BuiltinBackend:
             },
         )
         modes = tuple(str(DecodeMode(drafter)) for drafter in engine.drafters)
-        self.capabilities = Capabilities(True, True, True, True, test.exactness, modes)
+        self.capabilities = Capabilities(True, True, True, True, test.exactness, modes, constraints=True)
 
     async def stop(self) -> None:
         """Waits for the running step, then ends the worker."""
@@ -215,6 +216,7 @@ class BuiltinBackend:
             stops=request.stop,
             audit_every=self._audit_every,
             logprobs=request.logprobs or 0,
+            constraint=constraint_for(request, engine.tokenizer, self.info.opens_thinking),
         )
         started = time.perf_counter()
         opening = self._worker.call(engine.open, prompt, options, marks)
@@ -234,11 +236,15 @@ class BuiltinBackend:
             self._submit(engine.close, turn)
             raise
         prompt_ms = (time.perf_counter() - started) * 1e3
-        return BuiltinGeneration(self, turn, mode, seed, prompt_ms, request.logprobs is not None)
+        promised = request.demands.text_schema_at
+        return BuiltinGeneration(self, turn, mode, seed, prompt_ms, request.logprobs is not None, promised)
 
 
 class BuiltinGeneration:
-    """One response of the built-in engine. logprobs: whether tokens carry their bytes and alternatives."""
+    """One response of the built-in engine.
+
+    logprobs: whether tokens carry their bytes and alternatives. promised: the field that promised a form of the text.
+    """
 
     def __init__(
         self,
@@ -248,17 +254,24 @@ class BuiltinGeneration:
         seed: int,
         prompt_ms: float,
         logprobs: bool = False,
+        promised: str = "",
     ) -> None:
         self._backend, self._turn, self._mode = backend, turn, mode
         self._closed = False
         self.prompt_tokens, self.cached_tokens = turn.prompt_tokens, turn.cached_tokens
         self.prompt_ms, self.seed = prompt_ms, seed
         self._bytes = turn.tokenizer.token_bytes if logprobs else None
+        self._promised = promised
 
     async def next(self) -> Delta | None:
         if self._turn.ended:
             return None
-        return _as_delta(await self._backend.step(self._turn), self._mode, self._bytes)
+        step = await self._backend.step(self._turn)
+        if step.dead_end and self._promised:  # of calls the guard judges; nobody else judges the text
+            raise BackendError(
+                f"{self._promised}: the model got to where nothing valid can follow; simplify the schema"
+            )
+        return _as_delta(step, self._mode, self._bytes)
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
         def call() -> reports.RewindReport:
@@ -302,6 +315,7 @@ def _as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[in
             context=step.context,
             audit=Audit(audit.rows, audit.mismatch, audit.max_abs_diff) if audit else None,
             dead_drafter=step.dead_drafter,
+            filtered=step.filtered,
         ),
         end=step.end,
         stop_sequence=step.stop_sequence,

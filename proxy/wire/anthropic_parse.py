@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -29,6 +30,7 @@ from proxy.wire.body import (
     stops_of,
     text_of,
 )
+from proxy.wire.demands import Choice, demanded, text_format
 from proxy.wire.parsed import Parsed
 
 BILLING = re.compile(r"\A\s*x-anthropic-billing-header:[^\n]*\n*")
@@ -77,11 +79,16 @@ def parse(raw: bytes, default_temperature: float = 0.0, *, counting: bool = Fals
     _check_promises(body)
     if not counting:
         check_prefill(body.messages[-1].role, f"messages[{len(body.messages) - 1}]")
-    tools, ignored = _tools(body)
+    declared, ignored = _tools(body)
+    single = bool((body.tool_choice or {}).get("disable_parallel_tool_use"))
+    tools, demands = demanded(declared, _choice(body.tool_choice), "tool_choice", single=single, text=_format(body))
+    if not tools:
+        ignored = []
     thinking = (body.thinking or {}).get("type") != "disabled"
     if body.thinking and thinking:
         ignored.append("thinking")
-    ignored += [name for name in ("metadata", "output_config") if getattr(body, name)]
+    ignored += ["metadata"] * bool(body.metadata)
+    ignored += [f"output_config.{name}" for name in body.output_config or {} if name != "format"]
     request = ChatRequest(
         api="anthropic.messages",
         model=body.model,
@@ -93,6 +100,7 @@ def parse(raw: bytes, default_temperature: float = 0.0, *, counting: bool = Fals
         stream=bool(body.stream),
         include_usage=True,
         session=_session(body.metadata),
+        demands=demands,
     )
     return Parsed(request, tuple(sorted([*ignored, *body.unknown])), thinking)
 
@@ -104,10 +112,27 @@ def _check_promises(body: Body) -> None:
             refuse(name, "this API has no place for log-probabilities; leave it out, or use /v1/chat/completions")
     if body.mcp_servers:
         refuse("mcp_servers", "this server connects to no other; connect in the client and declare the tools")
-    formats = {"output_config.format": (body.output_config or {}).get("format"), "output_format": body.output_format}
-    for name, value in formats.items():
-        if value:
-            refuse(name, "an output format cannot be guaranteed yet; leave it out, or use a tool with a schema")
+
+
+def _format(body: Body) -> tuple[Mapping[str, Any] | None, str]:
+    """The form of the text; `output_format` is the older name of the field."""
+    config = (body.output_config or {}).get("format")
+    field, value = ("output_config.format", config) if config else ("output_format", body.output_format)
+    if value and (not isinstance(value, dict) or value.get("type") != "json_schema"):
+        refuse(field, "must be {'type': 'json_schema', 'schema': {...}}")
+    return text_format(value or None, field)
+
+
+def _choice(choice: Mapping[str, Any] | None) -> Choice:
+    kind = (choice or {}).get("type", "auto")
+    if choice is not None and kind == "tool":
+        name = choice.get("name")
+        if not isinstance(name, str) or not name:
+            refuse("tool_choice.name", "is missing; name the tool that must be called")
+        return Choice("named", name)
+    if kind not in ("auto", "none", "any"):
+        refuse("tool_choice.type", f"{brief(kind)} is unknown; use 'auto', 'any', 'tool' or 'none'")
+    return Choice("required" if kind == "any" else kind)
 
 
 def _session(metadata: dict[str, Any] | None) -> str:
@@ -126,13 +151,6 @@ def _session(metadata: dict[str, Any] | None) -> str:
 
 def _tools(body: Body) -> tuple[tuple[Tool, ...], list[str]]:
     """The declared tools, and the names of those that are left out because nobody here runs them."""
-    kind = (body.tool_choice or {}).get("type", "auto")
-    if kind not in ("auto", "none"):
-        refuse("tool_choice.type", f"{brief(kind)} is not supported yet; use 'auto' or 'none'")
-    if body.tool_choice and body.tool_choice.get("disable_parallel_tool_use"):
-        refuse("tool_choice.disable_parallel_tool_use", "true is not supported yet; leave it out")
-    if kind == "none":
-        return (), []
     tools: list[Tool] = []
     hosted: list[str] = []
     for index, tool in enumerate(body.tools or ()):

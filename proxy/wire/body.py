@@ -78,14 +78,14 @@ def read_json(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def read_model(model: type[M], value: Mapping[str, Any]) -> M:
-    """Validates; the first error becomes a message such as `messages[2].content: ...`."""
+def read_model(model: type[M], value: Mapping[str, Any], where: str = "") -> M:
+    """Validates; the first error becomes a message such as `messages[2].content: ...`. where: path to `value`."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = path(first["loc"])
-        refuse(where, f"{first['msg'][:1].lower()}{first['msg'][1:]}")
+        field = path(first["loc"])
+        refuse(f"{where}.{field}" if where else field, f"{first['msg'][:1].lower()}{first['msg'][1:]}")
 
 
 def refuse(field: str, problem: str) -> NoReturn:

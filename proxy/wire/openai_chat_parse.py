@@ -25,6 +25,7 @@ from proxy.wire.body import (
     stops_of,
     text_of,
 )
+from proxy.wire.demands import Choice, allowed_tools, demanded, text_format
 from proxy.wire.parsed import Parsed
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -114,11 +115,10 @@ def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
     """Raises RequestError. `request_id` is filled in by the server, and `session` where the body names none."""
     body = read_model(Body, read_json(raw))
     ignored = _check_extras(body)
-    kind = (body.response_format or {"type": "text"}).get("type")
-    if kind != "text":
-        refuse("response_format", f"type {brief(kind)} cannot be guaranteed yet; use 'text', or a tool with a schema")
     check_prefill(body.messages[-1].role, f"messages[{len(body.messages) - 1}]")
-    tools = _tools(body)
+    single = (body.model_extra or {}).get("parallel_tool_calls") is False
+    text = text_format(body.response_format, "response_format", "json_schema")
+    tools, demands = demanded(_tools(body), _choice(body.tool_choice), "tool_choice", single=single, text=text)
     if body.speculative and body.speculative.n_max is not None:
         ignored.append("speculative.n_max")
     request = ChatRequest(
@@ -132,7 +132,8 @@ def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
         stream=bool(body.stream),
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         session=session_of(body.prompt_cache_key),
-        mode=_mode(body.speculative),
+        mode=mode_of(body.speculative),
+        demands=demands,
         logprobs=_logprobs(body),
     )
     return Parsed(request, tuple(ignored))
@@ -145,13 +146,13 @@ def _check_extras(body: Body) -> list[str]:
             refuse(name, f"is not supported yet; leave it out or use {neutral[-1]!r}")
     for name in CONSTRAINTS:
         if extras.get(name):
-            refuse(name, "constrained output cannot be guaranteed yet; leave it out, or use a tool with a schema")
+            refuse(name, "is not understood here; use `response_format` with a schema, or a strict tool")
     for name, neutral in CONTINUATIONS.items():
         if name in extras and extras[name] not in neutral:
             refuse(name, "continuing a message (prefill) is not supported; leave it out")
-    if extras.get("parallel_tool_calls") is False and body.tools:
-        refuse("parallel_tool_calls", "false is not supported yet; leave it out or use true")
-    return [name for name in body.unknown if name not in (*NEUTRAL, *CONSTRAINTS, *CONTINUATIONS)]
+    if extras.get("parallel_tool_calls") not in (None, True, False):
+        refuse("parallel_tool_calls", "must be true or false")
+    return [n for n in body.unknown if n not in (*NEUTRAL, *CONSTRAINTS, *CONTINUATIONS, "parallel_tool_calls")]
 
 
 def _logprobs(body: Body) -> int | None:
@@ -163,13 +164,32 @@ def _logprobs(body: Body) -> int | None:
     return None
 
 
-def _tools(body: Body) -> tuple[Tool, ...]:
-    choice = body.tool_choice
+def _choice(choice: Any) -> Choice:
     kind = choice.get("type") if isinstance(choice, dict) else choice
-    if kind not in (None, "auto", "none"):
-        refuse("tool_choice", f"{brief(kind)} is not supported yet; use 'auto' or 'none'")
-    if kind == "none":
-        return ()
+    if kind in (None, "auto", "none", "required"):
+        return Choice(kind or "auto")
+    if kind == "function":
+        return Choice("named", _function_name(choice, "tool_choice.function.name"))
+    if kind == "allowed_tools":
+        inner = choice.get("allowed_tools")
+        inner = inner if isinstance(inner, dict) else {}
+        listed = inner.get("tools")
+        names = None
+        if isinstance(listed, list):
+            names = [_function_name(t, f"tool_choice.allowed_tools.tools[{i}]") for i, t in enumerate(listed)]
+        return allowed_tools(inner, "tool_choice.allowed_tools", names)
+    refuse("tool_choice", f"{brief(kind)} is not supported; use 'auto', 'none', 'required' or a function")
+
+
+def _function_name(tool: Any, where: str) -> str:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name:
+        refuse(where, "must name a function: {'type': 'function', 'function': {'name': ...}}")
+    return name
+
+
+def _tools(body: Body) -> tuple[Tool, ...]:
     tools: list[Tool] = []
     for index, tool in enumerate(body.tools or ()):
         if tool.type != "function" or tool.function is None:
@@ -223,7 +243,8 @@ def _with_refusals(model: MessageModel) -> Any:
     ]
 
 
-def _mode(wanted: Speculative | None) -> str | None:
+def mode_of(wanted: Speculative | None) -> str | None:
+    """The drafter that a request asks for, None = the server's."""
     if wanted is None:
         return None
     if not wanted.enabled:

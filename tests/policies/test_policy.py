@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from detectors.finding import Finding, Grade
 from policies.modes import PLAIN, DecodeMode
-from policies.policy import Continue, Decision, End, Policy, Rewind, Situation, Start, decide, decide_start
+from policies.policy import (
+    Continue,
+    Decision,
+    End,
+    Policy,
+    Repair,
+    Rewind,
+    Situation,
+    Start,
+    Wait,
+    decide,
+    decide_start,
+)
 
 FAST = DecodeMode("mtp")
 OPEN = Situation(FAST, rewinds=0, undelivered=10)
@@ -140,3 +152,29 @@ def test_delivered_tokens_are_never_touched_and_plain_is_never_retried(
 @given(st.sampled_from(["tool.schema", "loop.period", "drift.audit"]), st.sampled_from(Grade))
 def test_observing_never_acts(detector: str, grade: Grade) -> None:
     assert decided(finding(detector, grade), OPEN, Policy("observe")) == Continue()
+
+
+LAST = replace(OPEN, mode=PLAIN)
+MENDS = Policy(repair=True)
+
+
+@pytest.mark.parametrize("detector", ["tool.json", "tool.markup", "tool.schema"])
+def test_a_call_is_mended_only_when_it_is_complete(detector: str) -> None:
+    assert decided(finding(detector), replace(LAST, call_began=40), MENDS) == Wait()
+    assert decided(finding(detector), replace(LAST, mendable=True), MENDS) == Repair()
+    assert decided(finding(detector), LAST, MENDS) == End("invalid_call", 50)
+
+
+def test_a_safer_mode_comes_before_mending() -> None:
+    assert decided(finding("tool.json"), replace(OPEN, mendable=True), MENDS) == to_plain(50)
+
+
+@pytest.mark.parametrize("detector", ["tool.unknown", "tool.truncated", "tool.limit", "tool.leak"])
+def test_what_cannot_be_mended_is_not_waited_for(detector: str) -> None:
+    assert decided(finding(detector), replace(LAST, call_began=40, mendable=True), MENDS) == End("invalid_call", 50)
+
+
+def test_nothing_is_mended_unless_asked_for() -> None:
+    assert decided(finding("tool.json"), replace(LAST, mendable=True)) == End("invalid_call", 50)
+    observed = replace(MENDS, action="observe")
+    assert decided(finding("tool.json"), replace(LAST, mendable=True), observed) == Continue()

@@ -28,6 +28,7 @@ from proxy.service import Service
 from tests.proxy.scripted import Script, ScriptedBackend
 
 CHAT, MESSAGES, COUNT = "/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"
+RESPONSES = "/v1/responses"
 STRING = {"type": "string"}
 LS_SCHEMA = {
     "type": "object",
@@ -37,13 +38,14 @@ LS_SCHEMA = {
 }
 USER: list[Any] = [{"role": "user", "content": "go"}]
 OPENAI_TOOLS: list[Any] = [{"type": "function", "function": {"name": "ls", "parameters": LS_SCHEMA}}]
+RESPONSES_TOOLS: list[Any] = [{"type": "function", "name": "ls", "parameters": LS_SCHEMA, "strict": False}]
 ANTHROPIC_TOOLS: list[Any] = [{"name": "ls", "input_schema": LS_SCHEMA}]
-VARIABLE = re.compile(rb'(chatcmpl-|call_|msg_|toolu_)[0-9a-f]{24}|"created":\d+')
+VARIABLE = re.compile(rb'(chatcmpl-|call_|msg_|toolu_|resp_|rs_|fc_|ctc_)(?:[0-9a-f]{24}){1,2}|"created(?:_at)?":\d+')
 
 
 def body_for(path: str, **fields: Any) -> dict[str, Any]:
     """The smallest body that a route accepts, changed by `fields` (None takes a field away)."""
-    body: dict[str, Any] = {"model": "scripted", "messages": USER}
+    body: dict[str, Any] = {"model": "scripted", "input" if path == RESPONSES else "messages": USER}
     if path == MESSAGES:
         body["max_tokens"] = 1000
     return {key: value for key, value in (body | fields).items() if value is not None}

@@ -16,6 +16,7 @@ def test_statuses_of_both_apis() -> None:
         "invalid_request": (400, 400),
         "context_too_long": (400, 400),
         "unauthorized": (401, 401),
+        "previous_response_not_found": (400, 400),
         "forbidden": (403, 403),
         "unknown_model": (404, 404),
         "not_found": (404, 404),

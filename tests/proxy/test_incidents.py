@@ -91,13 +91,15 @@ def test_records_are_never_changed(store: IncidentStore) -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_prompts_are_kept_only_when_asked_for(tmp_path: Path, keep: bool) -> None:
     store = IncidentStore(tmp_path / "i.sqlite", keep_prompts=keep)
-    store.opened(INCIDENT, "a secret prompt")
+    store.opened(replace(INCIDENT, texts={"before": "a secret call"}), "a secret prompt")
     store.close()
     record = store.get("inc_1")
     assert record is not None
     assert record.prompt == ("a secret prompt" if keep else None)
     assert "secret" not in json.dumps(record.cloud_event())
-    assert (b"a secret prompt" in store.path.read_bytes()) is keep
+    assert record.opened.get("texts") == ({"before": "a secret call"} if keep else None)
+    for secret in (b"a secret prompt", b"a secret call"):
+        assert (secret in store.path.read_bytes()) is keep
 
 
 def test_export_is_cloud_events_oldest_first(store: IncidentStore) -> None:

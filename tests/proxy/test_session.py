@@ -409,3 +409,63 @@ def test_an_incident_says_where_it_happened() -> None:
     assert found <= incident.context < found + 4
     assert incident.capabilities["exactness"] == "bitwise"
     assert len(incident.prompt_sha256) == 64
+
+
+PLAN = (Tool("plan", parameters={"properties": {"steps": {"type": "array"}}, "required": ["steps"]}),)
+COMMA = call_text("plan", steps='["a", "b",]')
+MENDS = Policy(repair=True)
+
+
+@pytest.mark.parametrize("width", [1, 100])
+def test_a_call_that_plain_decoding_breaks_too_is_mended_if_asked_for(width: int) -> None:
+    played = play(Script(f"so\n{COMMA}", width=width), MENDS, tools=PLAN)
+    assert played.told() == [
+        "<< text so",
+        '<< call 0 plan {"steps":["a","b"]}',
+        "<< finished tool_calls in plain",
+    ]
+    assert played.traces() == [
+        ">> rewind to 2 in plain, trusted",
+        "<< incident tool.json rewind ended",
+        "<< blame model certain",
+        "<< incident tool.json repair recovered",
+        "<< blame model certain",
+    ]
+    incident = played.sink.incidents[1]
+    assert incident.evidence["mended"] == ["trailing comma"]
+    assert incident.texts["before"] in COMMA
+    assert incident.texts["after"] == '{"steps":["a","b"]}'
+
+
+def test_a_call_is_not_mended_unless_asked_for() -> None:
+    played = play(Script(f"so\n{COMMA}"), tools=PLAN)
+    assert played.told()[-1] == "<< finished stop in plain"
+    assert "was not sent" in played.text
+
+
+def test_a_call_that_mending_does_not_save_is_not_sent() -> None:
+    played = play(Script(f"so\n{COMMA.replace('steps>', 'stepz>')}", width=1), MENDS, tools=PLAN)
+    assert [line for line in played.told() if "call 0" in line] == []
+    assert "was not sent" in played.text
+
+
+def test_a_call_cut_off_while_its_end_is_awaited_is_not_mended() -> None:
+    broken = f"so\n{COMMA.removesuffix('</tool_call>')}"
+    played = play(broken, MENDS, tools=PLAN)
+    assert [line for line in played.told() if "call 0" in line] == []
+    assert played.sink.incidents[-1].detector == "tool.truncated"
+    assert played.text.endswith("A tool call was not sent: the model ended inside it.")
+
+
+def test_two_calls_of_which_the_first_is_mended() -> None:
+    played = play(f"{COMMA}\n{call_text('plan', steps='[]')}", MENDS, tools=PLAN)
+    assert played.told() == [
+        '<< call 0 plan {"steps":["a","b"]}',
+        '<< call 1 plan {"steps":[]}',
+        "<< finished tool_calls in plain",
+    ]
+
+
+def test_observing_mends_nothing() -> None:
+    played = play(COMMA, Policy("observe", repair=True), tools=PLAN)
+    assert played.traces()[0] == "<< incident tool.json none observed"

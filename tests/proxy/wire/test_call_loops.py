@@ -1,4 +1,4 @@
-"""Items of the Responses API as messages; and one agent loop in the shapes of all three APIs."""
+"""One agent loop in the shapes of all three APIs: what the fold over a history says does not depend on the wire."""
 
 from __future__ import annotations
 
@@ -8,72 +8,10 @@ from typing import Any
 import pytest
 
 from detectors.call_history import find_loop
-from proxy.conversation import Message, PastCall
-from proxy.errors import RequestError
-from proxy.wire import anthropic_parse, openai_chat_parse
-from proxy.wire.responses_history import messages_of
+from proxy.conversation import Message
+from proxy.wire import anthropic_parse, openai_chat_parse, openai_responses_parse
 
-
-def test_a_plain_text_is_the_users() -> None:
-    assert messages_of("hi") == (Message("user", "hi"),)
-
-
-def test_items_become_messages() -> None:
-    """As Codex sends them: developer text, reasoning, text and two calls of one response, then their outputs."""
-    items = [
-        {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "be good"}]},
-        {"role": "user", "content": "fix it"},
-        {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}], "content": None},
-        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I look."}]},
-        {"type": "function_call", "call_id": "c1", "name": "shell", "arguments": '{"command": "ls"}'},
-        {"type": "custom_tool_call", "call_id": "c2", "name": "apply_patch", "input": "*** Begin Patch"},
-        {"type": "function_call_output", "call_id": "c1", "output": "a.py"},
-        {"type": "custom_tool_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "done"}]},
-        {"type": "function_call", "call_id": "c3", "name": "close", "namespace": "ns", "arguments": "{bad"},
-        {"role": "system", "content": "later"},
-    ]
-    assert messages_of(items) == (
-        Message("system", "be good"),
-        Message("user", "fix it"),
-        Message(
-            "assistant",
-            "I look.",
-            "hm",
-            (PastCall("c1", "shell", {"command": "ls"}), PastCall("c2", "apply_patch", {"input": "*** Begin Patch"})),
-        ),
-        Message("tool", "a.py", call_id="c1"),
-        Message("tool", "done", call_id="c2"),
-        Message("assistant", "", "", (PastCall("c3", "ns__close", {"__raw": "{bad"}),)),
-        Message("user", "<system-reminder>\nlater\n</system-reminder>"),
-    )
-
-
-def test_encrypted_reasoning_leaves_no_message() -> None:
-    item = {"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}
-    assert messages_of([{"role": "user", "content": "a"}, item]) == (Message("user", "a"),)
-
-
-@pytest.mark.parametrize(
-    ("item", "field"),
-    [
-        (7, "input[0]"),
-        ({"type": "web_search_call"}, "input[0].type"),
-        ({"role": "robot", "content": ""}, "input[0].role"),
-        ({"type": "function_call", "name": "x"}, "input[0]"),
-        ({"type": "function_call_output", "output": "x"}, "input[0].call_id"),
-        ({"role": "user", "content": [{"type": "input_image"}]}, "input[0].content[0]"),
-        ({"role": "user", "content": 7}, "input[0].content"),
-        ({"type": "reasoning", "content": {"a": 1}}, "input[0].content"),
-    ],
-)
-def test_what_is_no_item_is_refused_by_name(item: Any, field: str) -> None:
-    with pytest.raises(RequestError) as refused:
-        messages_of([item])
-    assert refused.value.param == field
-
-
-# One loop in three shapes: steps of (parallel) calls with their results.
-
+# Steps of (parallel) calls with their results.
 Steps = list[list[tuple[str, dict[str, Any], str]]]
 
 
@@ -125,7 +63,7 @@ def responses(steps: Steps, reminder: str = "") -> tuple[Message, ...]:
         for i, (_, _, result) in enumerate(calls):
             items.append({"type": "function_call_output", "call_id": f"{n}_{i}", "output": result})
         items += [{"role": "developer", "content": reminder}] if reminder else []
-    return messages_of(items)
+    return openai_responses_parse.parse(json.dumps({"model": "m", "input": items}).encode()).request.messages
 
 
 LOOKS: list[tuple[str, dict[str, Any], str]] = [("ls", {"path": "a", "all": True}, "x"), ("read", {"path": "b"}, "y")]

@@ -1,0 +1,36 @@
+"""The latest conversations are kept, the least recently used go first, and nothing grows without bound."""
+
+from __future__ import annotations
+
+from proxy.conversation import Message, PastCall
+from proxy.kept_responses import KeptResponses
+
+HI = (Message("user", "hi"),)
+
+
+def test_get_what_was_kept() -> None:
+    kept = KeptResponses()
+    kept.keep("a", HI)
+    assert kept.get("a") == HI
+    assert kept.get("b") is None
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    kept = KeptResponses(responses=2)
+    kept.keep("a", HI)
+    kept.keep("b", HI)
+    kept.get("a")
+    kept.keep("c", HI)
+    assert [name for name in "abc" if kept.get(name)] == ["a", "c"]
+
+
+def test_the_size_is_bounded() -> None:
+    kept = KeptResponses(chars=100)
+    for name in "abc":
+        kept.keep(name, (Message("user", "x" * 40),))
+    assert [name for name in "abc" if kept.get(name)] == ["b", "c"]
+    kept.keep("d", (Message("assistant", "", "y" * 50, (PastCall("1", "f", {"k": "z" * 50}),)),))
+    assert kept.get("d") is None
+    assert kept.get("c") is None
+    kept.keep("e", (Message("user", "x" * 90),))
+    assert kept.get("e") is not None
