@@ -16,6 +16,7 @@ import re
 from copy import copy
 from typing import Any, Literal
 
+from detectors.elements import ElementRun, ElementRuns
 from detectors.json_stream.automaton import JsonStream
 from detectors.json_stream.trip import Rules, Trip
 from detectors.qwen_value import QwenValue
@@ -54,11 +55,15 @@ class QwenStream:
         self._drops_newline = False
         self._line: str | None = None
         self._nesting = ""
+        self._elements = ElementRuns()
+        self._position = 0
+        self.repeated: ElementRun | None = None  # what the last feed found
         self.violation: Violation | None = None
         self.began = 0
 
     def feed(self, text: str, position: int) -> Violation | None:
         """Takes the next text of the body. position: index of the token that it is from."""
+        self.repeated, self._position = None, position
         if self.violation is None and self._state != "unwatched":
             if self._state == "value" or not ((self._is_at_tag() and self._buffer.strip()) or self._value.is_held):
                 self.began = position
@@ -306,6 +311,8 @@ class QwenStream:
         trip = self._json.feed(data)
         if trip is not None:
             self.violation = self._schemas.tripped(self._name, trip, key if _is_unexpected(trip) else "")
+        else:
+            self.repeated = self._elements.feed(data, self._position) or self.repeated
 
     def _refuse(self, reason: str, key: str = "") -> None:
         if self.violation is None:

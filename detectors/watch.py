@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from detectors.channels import CallClosed, CallCut, CallOpened, CallText, ChannelEvent, Channels, Piece
+from detectors.charset import CharsetDetector, scripts_of
 from detectors.finding import Finding
 from detectors.leaked_markup import LeakedMarkup
 from detectors.period import ARGUMENTS, PROSE, PeriodDetector
 from detectors.qwen_stream import QwenStream
 from detectors.qwen_xml import MarkupError, read_call
+from detectors.repeated_calls import RepeatedCalls
+from detectors.structure import StructureDetector
 from detectors.tool_schema import ToolSchemas, Violation
 
 
@@ -39,9 +42,18 @@ Said = Piece | ReadCall
 
 
 class Watch:
-    """schemas: the request's tools; call_chars: size at which an open call is given up."""
+    """schemas: the request's tools; call_chars: size at which an open call is given up.
 
-    def __init__(self, schemas: ToolSchemas, call_chars: int, starts_thinking: bool = False) -> None:
+    scripts: `charset.scripts_of` the prompt.
+    """
+
+    def __init__(
+        self,
+        schemas: ToolSchemas,
+        call_chars: int,
+        starts_thinking: bool = False,
+        scripts: frozenset[str] = scripts_of(()),
+    ) -> None:
         self._schemas = schemas
         self._call_chars = call_chars
         self._channels = Channels(starts_thinking)
@@ -50,6 +62,9 @@ class Watch:
         self._channel = self._channels.channel
         self._call: QwenStream | None = None
         self._leaked = LeakedMarkup(schemas)
+        self._structure = StructureDetector(starts_thinking)
+        self._charset = CharsetDetector(scripts)
+        self.calls = RepeatedCalls()
         self._accused = False
         self.thinking_tokens = 0
 
@@ -76,12 +91,13 @@ class Watch:
         in_call = self._channels.call_began is not None
         loop = (self._arguments if in_call else self._prose).feed(position, token)
         said, finding = self._read(events)
+        finding = _graver(finding, self._structure.feed(position, text))
         if finding is None and in_call and self._channels.body_chars > self._call_chars:
             evidence = {"limit": self._call_chars}
             finding = Violation("tool.limit", "call too long", evidence).finding(
                 self._channel, position, self._channels.call_began or 0
             )
-        return said, finding or loop
+        return said, _graver(finding, loop)
 
     def finish(
         self, end: Literal["stop", "stop_sequence", "length"], tail: str = ""
@@ -112,13 +128,14 @@ class Watch:
                 case Piece():
                     said.append(event)
                     if event.channel == "text":
-                        finding = finding or self._leaked.feed(event)
+                        finding = _graver(finding, self._leaked.feed(event))
+                    finding = _graver(finding, self._charset.feed(event.position, event.text, event.channel))
                     continue
                 case CallOpened():
                     self._call, self._accused = QwenStream(self._schemas), False
                     continue
                 case CallText():
-                    finding = finding or self._follow(event)
+                    finding = _graver(finding, self._follow(event))
                     continue
                 case CallClosed():
                     call = self._judge(event)
@@ -128,7 +145,9 @@ class Watch:
             said.append(call)
             if call.violation is not None and not self._accused:
                 self._accused = True
-                finding = finding or call.violation.finding(f"tool:{call.index}", call.last, call.first)
+                finding = _graver(finding, call.violation.finding(f"tool:{call.index}", call.last, call.first))
+            arguments = call.arguments if call.name else call.body
+            finding = _graver(finding, self.calls.feed(call.name, arguments, call.index, call.first, call.last))
         return said, finding
 
     def _follow(self, text: CallText) -> Finding | None:
@@ -137,7 +156,8 @@ class Watch:
             return None
         violation = self._call.feed(text.text, text.position)
         if violation is None:
-            return None
+            run = self._call.repeated
+            return None if run is None else run.finding(f"tool:{text.index}")
         self._accused = True
         return violation.finding(f"tool:{text.index}", text.position, self._call.began)
 
@@ -153,3 +173,10 @@ class Watch:
             arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
             violation = self._schemas.check(call.name, call.arguments)
         return ReadCall(closed.index, name, arguments, closed.body, closed.first, closed.last, violation)
+
+
+def _graver(first: Finding | None, second: Finding | None) -> Finding | None:
+    """The one that has to be decided on; the first, if they are equally grave."""
+    if first is None or (second is not None and second.grade > first.grade):
+        return second
+    return first

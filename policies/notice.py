@@ -27,7 +27,21 @@ def notice(finding: Finding, end: End) -> str:
 
 
 def _loop(finding: Finding) -> str:
-    period, copies = finding.evidence.get("period"), finding.evidence.get("copies")
+    evidence = finding.evidence
+    period, copies = evidence.get("period"), evidence.get("copies")
+    match finding.detector:
+        case "loop.calls":
+            return f"Stopped: the model called tool `{evidence.get('tool')}` {copies} times with the same arguments."
+        case "loop.history":
+            tools = ", ".join(f"`{name}`" for name in evidence.get("tools", ()))
+            return (
+                f"Stopped: the same calls ({tools}) had the same results {copies} times in a row. "
+                "Say how to go on, or that it should continue as it did."
+            )
+        case "struct.think":
+            return f"Stopped: the model opened its thinking {copies} times again."
+        case name if name.startswith("struct."):
+            return f"Stopped: the model wrote the token {evidence.get('tag')} {copies} times in a row."
     where = "a tool call" if finding.channel.startswith("tool:") else f"its {finding.channel}"
     return f"Stopped: the model repeats the same {period} tokens in {where}, {copies} times by now."
 

@@ -24,6 +24,12 @@ class Policy:
     meanwhile. repair: a refused call that no safer mode is left for is read to its end and mended if its end
     or its wrapping is all that is wrong (`detectors.mended_call`). Off unless asked for: the client then acts
     on arguments that the model did not write.
+
+    max_call_cycles: times that an agent may go through the same calls with the same results, equal to the byte, before
+    it is stopped; 0 = no limit, 64 at most (more are not counted). From the third time on a loop is served in plain
+    mode, which costs time only. Ending it costs work if somebody waits for something on purpose, and those who wait
+    mostly see a time or a count change: hence so many, and only equal to the byte. An agent that nobody watches is
+    better off with 5.
     """
 
     action: Literal["enforce", "observe"] = "enforce"
@@ -31,6 +37,7 @@ class Policy:
     hold_call_chars: int = 1 << 20
     hold_text_chars: int = 1 << 18
     repair: bool = False
+    max_call_cycles: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,13 @@ class Rewind:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """The response is begun in `mode`, a safer one than the server's."""
+
+    mode: DecodeMode
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """The open call, held anyway, is judged when it is complete."""
 
@@ -84,15 +98,25 @@ class End:
     since coding agents answer `length` and errors with the same request again, against the same state.
     truncated_call: the token limit fell into a call; finish reason `length`, which is the truth.
     engine_fault: the numbers cannot be trusted and cannot be repaired; the response fails.
+    engine_stalled: no more tokens come; the response fails.
     """
 
-    cause: Literal["model_loop", "invalid_call", "truncated_call", "engine_fault"]
+    cause: Literal["model_loop", "invalid_call", "truncated_call", "engine_fault", "engine_stalled"]
     keep: int
 
 
-Decision = Continue | Rewind | Wait | Repair | End
+Decision = Continue | Start | Rewind | Wait | Repair | End
 
 _MENDABLE = ("tool.json", "tool.markup", "tool.schema")
+
+
+def decide_start(finding: Finding | None, mode: DecodeMode, policy: Policy) -> Continue | Start | End:
+    """The decision on what the history shows, before anything is generated."""
+    if finding is None or policy.action == "observe":
+        return Continue()
+    if 0 < policy.max_call_cycles <= finding.evidence["identical"]:
+        return End("model_loop", 0)
+    return Continue() if mode == PLAIN else Start(PLAIN)
 
 
 def decide(finding: Finding, situation: Situation, policy: Policy) -> Decision:
@@ -101,9 +125,11 @@ def decide(finding: Finding, situation: Situation, policy: Policy) -> Decision:
         return Continue()
     if finding.grade is Grade.SUSPECT:
         return Continue(hold=True)
+    if finding.detector.startswith("stall."):  # a step that hangs cannot be interrupted, so nothing can be rewound
+        return Continue() if finding.grade is not Grade.ABORT else End("engine_stalled", situation.undelivered)
     if situation.mode != PLAIN and situation.can_rewind and situation.rewinds < policy.max_rewinds:
         return Rewind(rewind_target(finding, situation), PLAIN, "trusted")
-    if finding.detector.startswith("loop."):
+    if finding.detector.startswith(("loop.", "struct.")):
         return _decide_loop(finding, situation)
     keep = max(finding.began, situation.undelivered)
     if finding.detector in _MENDABLE and policy.repair:

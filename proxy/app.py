@@ -53,7 +53,14 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
         config=config,
         backend=backend,
         incidents=incidents,
-        policy=Policy(guard.action, guard.max_rewinds, guard.hold_call_chars, guard.hold_text_chars, guard.repair),
+        policy=Policy(
+            guard.action,
+            guard.max_rewinds,
+            guard.hold_call_chars,
+            guard.hold_text_chars,
+            guard.repair,
+            max_call_cycles=guard.max_call_cycles,
+        ),
         mode=DecodeMode.parse(config.decode.mode),
     )
     handlers = Handlers(service)

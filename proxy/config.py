@@ -98,6 +98,7 @@ class Guard(_Section):
     hold_call_chars: int = Field(default=1 << 20, ge=1024)
     hold_text_chars: int = Field(default=1 << 18, ge=1024)
     repair: bool = False
+    max_call_cycles: int = Field(default=20, ge=0, le=64)
 
 
 class Incidents(_Section):

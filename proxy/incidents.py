@@ -38,7 +38,7 @@ _QUEUED = 4096
 Row = tuple[str, tuple[str, ...]]
 """A statement and its values."""
 
-Action = Literal["rewind", "repair", "end", "none"]
+Action = Literal["start", "rewind", "repair", "end", "none"]
 Outcome = Literal["recovered", "ended", "abandoned", "observed"]
 
 

@@ -81,11 +81,13 @@ def _where(opened: dict[str, Any]) -> str:
 
 
 def _done(opened: dict[str, Any]) -> str:
+    if opened.get("action") == "start":
+        return f"the response was begun in {opened.get('mode_after')} instead of {opened.get('mode_before')}"
     if opened.get("action") != "rewind":
         done = {
             "end": "the response was ended",
             "repair": "the call was mended and sent",
-            "none": "nothing (observing)",
+            "none": "nothing was changed",
         }
         return done.get(str(opened.get("action")), "")
     return (

@@ -7,6 +7,7 @@ is never contradicted, because a rewind never goes before it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -14,7 +15,9 @@ from dataclasses import dataclass, replace
 import structlog
 
 from detectors.audit import audit_finding, nonfinite_finding
+from detectors.call_history import find_loop
 from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
+from detectors.charset import scripts_of
 from detectors.finding import Finding, Grade
 from detectors.mended_call import MendedCall, mend_call
 from detectors.tool_schema import BadSchema, ToolSchemas
@@ -22,7 +25,19 @@ from detectors.watch import ReadCall, Said, Watch
 from policies.blame import END_OF_TURN
 from policies.modes import DecodeMode
 from policies.notice import notice
-from policies.policy import Continue, Decision, End, Policy, Repair, Rewind, Situation, Wait, decide
+from policies.policy import (
+    Continue,
+    Decision,
+    End,
+    Policy,
+    Repair,
+    Rewind,
+    Situation,
+    Start,
+    Wait,
+    decide,
+    decide_start,
+)
 from proxy.backends.base import Backend, BackendError, BadPrompt, Delta, Generation
 from proxy.conversation import ChatRequest, Demands
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
@@ -31,15 +46,19 @@ from proxy.incidents import IncidentSink, Outcome
 from proxy.logprobs import LogprobLedger
 from proxy.transcript import Transcript
 from proxy.trips import Trips
+from proxy.watchdog import Stalled, Watchdog
 
 log = structlog.get_logger()
+_closing: set[asyncio.Task[None]] = set()
+"""Generations that are closed behind a step which may never end; the event loop itself keeps no task alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuardedSession:
     """One request. Every call of `events()` generates anew; closing it stops the generation at once.
 
-    mode: what decoding starts in. starts_thinking: the chat template opens `<think>` in the prompt.
+    mode: what decoding starts in, unless the history shows a loop of calls.
+    starts_thinking: the chat template opens `<think>` in the prompt.
     """
 
     request: ChatRequest
@@ -62,25 +81,32 @@ class GuardedSession:
         if demands != Demands() and not self.backend.capabilities.constraints:
             field = demands.text_schema_at or "tool_choice"
             raise BadPrompt(f"{field}: this backend cannot enforce it; leave it out", field)
-        generation = await self.backend.generate(self.request, self.mode)
-        response = _Response(self, generation, schemas)
+        loop = find_loop(self.request.messages)
+        finding = None if loop is None else loop.finding()
+        start = decide_start(finding, self.mode, self.policy)
+        mode = start.mode if isinstance(start, Start) else self.mode
+        generation = await self.backend.generate(self.request, mode)
+        response = _Response(self, generation, schemas, mode)
+        if finding is not None:
+            response.begin(finding, start)
         try:
             async with aclosing(response.events()) as events:
                 async for event in events:
                     yield event
         finally:
             response.abandon()
-            await generation.close()
+            await response.close()
 
 
 class _Response:
     """The state of one response: what was said so far, what of it was sent, and in which mode it goes on."""
 
-    def __init__(self, session: GuardedSession, generation: Generation, schemas: ToolSchemas) -> None:
+    def __init__(self, session: GuardedSession, generation: Generation, schemas: ToolSchemas, mode: DecodeMode) -> None:
         self._session, self._generation, self._schemas = session, generation, schemas
         self._policy = session.policy
-        self._mode = session.mode
+        self._mode = mode
         self._rewinds = 0
+        self._scripts = scripts_of(message.text for message in session.request.messages)
         self._watch = self._new_watch()
         self._transcript = Transcript()
         logprobs = None if session.request.logprobs is None else LogprobLedger(self._transcript)
@@ -88,12 +114,25 @@ class _Response:
         self._trips = Trips(session.request, session.backend, generation, session.incidents)
         self._accused: Finding | None = None
         self._awaited: Finding | None = None
+        self._ending: End | None = None
+        self._watchdog = Watchdog(self._late, self._policy.action == "enforce")
+        self._stalled = False
+
+    def begin(self, finding: Finding, start: Continue | Start | End) -> None:
+        """What the history shows, and what follows from it."""
+        self._trips.open(finding, start, self._session.mode, self._transcript, ())
+        if isinstance(start, End):
+            self._accused, self._ending = finding, start
 
     async def events(self) -> AsyncGenerator[Event, None]:
         # Before Started, so that an early failure can still become a status code.
-        delta = await self._generation.next()
+        delta = None if self._ending else await self._next()
         yield Started(self._generation.prompt_tokens, self._generation.cached_tokens)
         try:
+            if self._ending is not None:
+                for event in self._end(self._ending):
+                    yield event
+                return
             while delta is not None:
                 decision = await self._take(delta)
                 if isinstance(decision, End):
@@ -105,7 +144,7 @@ class _Response:
                         yield event
                     if delta.end is not None:
                         break
-                delta = await self._generation.next()
+                delta = await self._next()
             for event in self._finish(delta):
                 yield event
         except BackendError as error:
@@ -117,6 +156,27 @@ class _Response:
     def abandon(self) -> None:
         """Nobody listens any more; without effect on a response that came to its end."""
         self._trips.close("abandoned", "", self._transcript)
+
+    async def close(self) -> None:
+        """Closes the generation; behind a step that was given up nobody waits."""
+        if not self._stalled:
+            await self._generation.close()
+            return
+        task = asyncio.ensure_future(self._generation.close())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+    async def _next(self) -> Delta | None:
+        try:
+            return await self._watchdog.wait(self._generation.next(), len(self._transcript))
+        except Stalled as stalled:
+            self._stalled = True
+            self._late(stalled.finding)
+            raise
+
+    def _late(self, finding: Finding) -> None:
+        """A step does not come. Nothing can be done but to tell, and to end what cannot be completed."""
+        self._trips.open(finding, self._decide(finding), self._mode, self._transcript)
 
     async def _take(self, delta: Delta) -> Decision:
         """Watches the tokens of one step. Nothing of a step leaves before all of it was watched."""
@@ -157,15 +217,7 @@ class _Response:
         """Decides on a finding and does it, except for ending the response. said: what came with it."""
         refused = _refused(said) if self._policy.repair else None
         mended = None if refused is None else mend_call(refused.body, self._schemas)
-        situation = Situation(
-            self._mode,
-            self._rewinds,
-            self._holdback.undelivered,
-            self._watch.call_began,
-            self._session.backend.capabilities.rewinds,
-            mended is not None,
-        )
-        decision = decide(finding, situation, self._policy)
+        decision = self._decide(finding, mended is not None)
         match decision:
             case Wait():
                 self._awaited = finding
@@ -174,6 +226,8 @@ class _Response:
             case Continue():
                 if finding.grade > Grade.SUSPECT and self._policy.action == "observe":
                     self._trips.open(finding, decision, self._mode, self._transcript)
+                elif finding.grade is Grade.SUSPECT:
+                    self._trips.suspect(finding)
                 self._push(said)
             case Rewind():
                 end = (END_OF_TURN,) if delta.end == "stop" else ()
@@ -190,6 +244,17 @@ class _Response:
                 self._push([each for each in said if isinstance(each, Piece)])
                 self._accused = finding
         return decision
+
+    def _decide(self, finding: Finding, mendable: bool = False) -> Decision:
+        situation = Situation(
+            self._mode,
+            self._rewinds,
+            self._holdback.undelivered,
+            self._watch.call_began,
+            self._session.backend.capabilities.rewinds,
+            mendable,
+        )
+        return decide(finding, situation, self._policy)
 
     async def _rewind(self, decision: Rewind) -> None:
         """Discards, then watches the kept tokens anew: all state is what it was at that token."""
@@ -215,7 +280,8 @@ class _Response:
         return self._policy.action == "enforce" and self._watch.suspicious
 
     def _new_watch(self) -> Watch:
-        return Watch(self._schemas, self._policy.hold_call_chars, self._session.starts_thinking)
+        thinking = self._session.starts_thinking
+        return Watch(self._schemas, self._policy.hold_call_chars, thinking, self._scripts)
 
     def _finish(self, delta: Delta | None) -> list[Event]:
         """The model has ended the response."""
@@ -239,6 +305,7 @@ class _Response:
     def _finished(self, reason: FinishReason, stop: str | None, outcome: Outcome) -> Finished:
         if self._holdback.calls:
             reason, stop = "tool_calls", None
+        self._trips.called(self._watch.calls.digest)
         self._trips.close(outcome, reason, self._transcript)
         return Finished(
             reason=reason,

@@ -18,7 +18,7 @@ from detectors.finding import Finding
 from detectors.mended_call import MendedCall
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
-from policies.policy import Decision, End, Repair, Rewind
+from policies.policy import Decision, End, Repair, Rewind, Start
 from proxy.backends.base import Backend, Generation, RewindReport
 from proxy.conversation import ChatRequest
 from proxy.incidents import Action, Closure, Incident, IncidentSink, Outcome, new_incident_id
@@ -26,7 +26,7 @@ from proxy.transcript import Transcript
 
 log = structlog.get_logger()
 
-_ACTIONS: Mapping[type, Action] = {Rewind: "rewind", Repair: "repair", End: "end"}
+_ACTIONS: Mapping[type, Action] = {Start: "start", Rewind: "rewind", Repair: "repair", End: "end"}
 
 
 @dataclass(slots=True)
@@ -34,6 +34,7 @@ class _Trip:
     id: str
     finding: Finding
     outcome: Outcome
+    plain: bool
     blame: Blame | None = None
     report: RewindReport | None = None
     verdict: BlameVerdict | None = None
@@ -46,6 +47,7 @@ class Trips:
         self._request, self._backend, self._generation, self._sink = request, backend, generation, sink
         self._exact = backend.capabilities.exactness == "bitwise"
         self._trips: list[_Trip] = []
+        self._comparing: Blame | None = None
         self._closed = False
 
     @property
@@ -66,7 +68,7 @@ class Trips:
             before.outcome = "ended"
             if isinstance(decision, End):
                 return
-        trip = _Trip(new_incident_id(), finding, "observed")
+        trip = _Trip(new_incident_id(), finding, "observed", mode == PLAIN or decision == Start(PLAIN))
         match decision:
             case Rewind(to):
                 audited = finding.detector == "drift.audit"
@@ -79,6 +81,10 @@ class Trips:
                     exact=self._exact,
                     audited=audited,
                 )
+                self._comparing = trip.blame
+            case Start():
+                trip.outcome = "recovered"
+                trip.verdict = _without_comparison(finding, mode, acted=False)
             case End() | Repair():
                 trip.outcome = "ended" if isinstance(decision, End) else "recovered"
                 trip.verdict = _without_comparison(finding, mode)
@@ -102,14 +108,35 @@ class Trips:
             tokens_rewound=incident.tokens_rewound,
         )
 
+    def suspect(self, finding: Finding) -> None:
+        """No incident, since nothing is wrong yet; but whoever looks into one later wants to know."""
+        log.info(
+            "finding.suspect",
+            request_id=self._request.request_id,
+            detector=finding.detector,
+            reason=finding.reason,
+            channel=finding.channel,
+            position=finding.position,
+        )
+
     def rewound(self, report: RewindReport) -> None:
         """The rewind that the last incident asked for has happened."""
         self._trips[-1].report = report
 
     def redecoded(self, position: int, token: int) -> None:
-        """A token was decoded; the last incident compares it with what it discarded."""
-        if self._trips and (blame := self._trips[-1].blame) is not None:
-            blame.redecoded(position, token)
+        """A token was decoded; the last incident with a rewind compares it with what it discarded."""
+        if self._comparing is not None:
+            self._comparing.redecoded(position, token)
+
+    def called(self, digest: str) -> None:
+        """The calls of the response are known; if the history's loop goes on, a safer mode did not help."""
+        for trip in self._trips:
+            finding = trip.finding
+            goes_on = finding.detector == "loop.history" and finding.evidence["following"] == digest
+            if goes_on and trip.outcome != "ended":
+                trip.outcome = "observed"
+                if trip.plain:
+                    trip.verdict = BlameVerdict(Culprit.MODEL, "likely", None, 0, 0, (), ())
 
     def close(self, outcome: Outcome, reason: str, transcript: Transcript) -> None:
         """The response is over. outcome: `recovered` leaves each incident its own; idempotent."""
@@ -165,6 +192,7 @@ class Trips:
     ) -> Incident:
         request, generation, finding = self._request, self._generation, trip.finding
         rewind = decision if isinstance(decision, Rewind) else None
+        after = decision.mode if isinstance(decision, Rewind | Start) else mode
         return Incident(
             id=trip.id,
             request_id=request.request_id,
@@ -180,7 +208,7 @@ class Trips:
             began=finding.began,
             action=_ACTIONS.get(type(decision), "none"),
             mode_before=str(mode),
-            mode_after=str(rewind.mode if rewind else mode),
+            mode_after=str(after),
             rewound_to=rewind.to if rewind else None,
             tokens_rewound=sum(token >= 0 for token in lost),
             context=transcript.context,
@@ -208,7 +236,9 @@ def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) 
     """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model."""
     if finding.detector == "drift.audit":
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
-    if acted and mode == PLAIN and finding.detector != "drift.nonfinite":
+    if acted and finding.detector == "loop.history":  # plain decoding served the last copies, here or before a restart
+        return BlameVerdict(Culprit.MODEL, "likely", None, 0, finding.began, (), ())
+    if acted and mode == PLAIN and not finding.detector.startswith(("drift.nonfinite", "stall.")):
         return BlameVerdict(Culprit.MODEL, "certain", None, 0, finding.began, (), ())
     return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
 

@@ -85,7 +85,8 @@ async def test_a_fault_in_speculation_is_invisible_to_the_agent(
         if isinstance(event, ToolCall):
             assert schemas.check(event.name, json.loads(event.arguments)) is None
     assert sum(isinstance(e, Started) for e in healed.events) == sum(isinstance(e, Finished) for e in healed.events)
-    speculative = [i for i in caught.openings if i.mode_before != "plain"]
+    # An agent that goes round in circles is the model's own doing, told apart from what speculation did.
+    speculative = [i for i in caught.openings if i.mode_before != "plain" and i.detector != "loop.history"]
     assert speculative, "the fault was never met"
     blamed = {closure.id: closure.culprit for closure in caught.closures}
     assert {blamed[incident.id] for incident in speculative} == {"speculation"}

@@ -179,3 +179,41 @@ def test_a_call_is_accused_once_and_never_if_it_is_valid(text: str, data: st.Dat
         findings += [finding] if finding else []
         calls += [each for each in said if isinstance(each, ReadCall)]
     assert len(findings) == (calls[0].violation is not None)
+
+
+def names(text: str, schemas: ToolSchemas = SCHEMAS, scripts: frozenset[str] | None = None) -> list[str]:
+    observer = Watch(schemas, 1 << 20) if scripts is None else Watch(schemas, 1 << 20, scripts=scripts)
+    found = [observer.feed(n, token_id(piece), piece)[1] for n, piece in enumerate(cut(text))]
+    return [f"{finding.detector} {finding.grade.name} {finding.channel}" for finding in found if finding is not None]
+
+
+def test_equal_calls_are_counted_over_the_whole_response() -> None:
+    assert names(f"{LS}\nso\n{LS}{LS}") == ["loop.calls SUSPECT tool:1", "loop.calls FALLBACK tool:2"]
+    assert names("\n".join(call_text("ls", path=f"src{n}") for n in range(9))) == []
+
+
+def test_an_element_that_repeats_in_an_argument() -> None:
+    found = names(call_text("edit", edits="[" + '{"old": "word"},' * 70 + '{"old": ""}]'), EDIT)
+    assert [each for each in found if each.startswith("loop.elements")] == [
+        "loop.elements SUSPECT tool:0",
+        "loop.elements FALLBACK tool:0",
+    ]
+    assert "loop.elements" not in "".join(names(call_text("ls", path='["word"],' * 70)))  # the value is a text
+
+
+def test_elements_do_not_add_up_over_calls() -> None:
+    call = call_text("edit", edits="[" + '{"old": "word"},' * 14 + '{"old": ""}]')
+    assert [each for each in names(call * 2, EDIT) if each.startswith("loop.elements")] == []
+
+
+def test_tags_and_characters_that_do_not_belong() -> None:
+    assert names("so <|fim_suffix|> it") == ["struct.misplaced SUSPECT text"]
+    assert names("<think>\ufffd</think>") == ["text.charset SUSPECT thinking"]
+    assert names("\ufffd", scripts=frozenset({"\ufffd"})) == []
+
+
+def test_of_several_findings_at_a_token_the_gravest_speaks() -> None:
+    """The third tag is a run, and bad markup since the second."""
+    assert names("<tool_call>" * 4)[:2] == ["tool.markup FALLBACK tool:0", "struct.run FALLBACK tool:0"]
+    found = names("<tool_call></tool_call>" * 5)
+    assert found[-1] == "loop.calls ABORT tool:4"

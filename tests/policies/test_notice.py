@@ -42,6 +42,23 @@ def said(cause: Any, detector: str, reason: str = "", channel: str = "tool:0", *
             said("model_loop", "loop.period", channel="thinking", period=3, copies=9),
             "Stopped: the model repeats the same 3 tokens in its thinking, 9 times by now.",
         ),
+        (
+            said("model_loop", "loop.calls", tool="ls", copies=5),
+            "Stopped: the model called tool `ls` 5 times with the same arguments.",
+        ),
+        (
+            said("model_loop", "loop.history", channel="session", tools=["ls", "bash"], copies=20),
+            "Stopped: the same calls (`ls`, `bash`) had the same results 20 times in a row. "
+            "Say how to go on, or that it should continue as it did.",
+        ),
+        (
+            said("model_loop", "struct.think", channel="text", tag="<think>", copies=32),
+            "Stopped: the model opened its thinking 32 times again.",
+        ),
+        (
+            said("model_loop", "struct.run", channel="text", tag="<think>", copies=16),
+            "Stopped: the model wrote the token <think> 16 times in a row.",
+        ),
     ],
 )
 def test_the_words(text: str, expected: str) -> None:

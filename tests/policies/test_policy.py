@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from detectors.finding import Finding, Grade
 from policies.modes import PLAIN, DecodeMode
-from policies.policy import Continue, Decision, End, Policy, Repair, Rewind, Situation, Wait, decide
+from policies.policy import (
+    Continue,
+    Decision,
+    End,
+    Policy,
+    Repair,
+    Rewind,
+    Situation,
+    Start,
+    Wait,
+    decide,
+    decide_start,
+)
 
 FAST = DecodeMode("mtp")
 OPEN = Situation(FAST, rewinds=0, undelivered=10)
@@ -32,7 +44,7 @@ def test_suspicion_only_holds() -> None:
     assert decided(finding("loop.period", Grade.SUSPECT)) == Continue(hold=True)
 
 
-@pytest.mark.parametrize("detector", ["tool.schema", "loop.period", "drift.nonfinite"])
+@pytest.mark.parametrize("detector", ["tool.schema", "loop.period", "loop.calls", "struct.run", "drift.nonfinite"])
 def test_a_rewind_goes_to_where_it_began(detector: str) -> None:
     assert decided(finding(detector)) == to_plain(50)
 
@@ -67,16 +79,49 @@ class TestWithoutASaferMode:
         found = finding("tool.truncated", reason="cut off: length")
         assert decided(found, situation) == End("truncated_call", 50)
 
-    def test_a_loop_ends_only_when_it_is_grave(self, situation: Situation) -> None:
-        assert decided(finding("loop.period"), situation) == Continue(hold=True)
-        assert decided(finding("loop.period", Grade.ABORT), situation) == End("model_loop", 50)
+    @pytest.mark.parametrize("detector", ["loop.period", "loop.calls", "loop.elements", "struct.run", "struct.think"])
+    def test_a_loop_ends_only_when_it_is_grave(self, detector: str, situation: Situation) -> None:
+        assert decided(finding(detector), situation) == Continue(hold=True)
+        assert decided(finding(detector, Grade.ABORT), situation) == End("model_loop", 50)
 
     def test_a_fault_of_the_engine_fails(self, situation: Situation) -> None:
         assert decided(finding("drift.nonfinite"), situation) == End("engine_fault", 50)
 
 
+@pytest.mark.parametrize("situation", [OPEN, replace(OPEN, mode=PLAIN), replace(OPEN, call_began=3)])
+def test_a_step_that_hangs_is_never_rewound(situation: Situation) -> None:
+    assert decided(finding("stall.step"), situation) == Continue()
+    assert decided(finding("stall.step", Grade.ABORT), situation) == End("engine_stalled", 10)
+
+
+def cycles(copies: int, identical: int) -> Finding:
+    grade = Grade.ABORT if copies >= 5 else Grade.FALLBACK
+    return Finding("loop.history", grade, "session", 0, 0, "", {"copies": copies, "identical": identical})
+
+
+@pytest.mark.parametrize(
+    ("found", "mode", "policy", "expected"),
+    [
+        (None, FAST, Policy(), Continue()),
+        (cycles(3, 3), FAST, Policy(), Start(PLAIN)),
+        (cycles(3, 3), DecodeMode("none", "k4v4"), Policy(), Start(PLAIN)),
+        (cycles(3, 3), PLAIN, Policy(), Continue()),
+        (cycles(99, 19), FAST, Policy(), Start(PLAIN)),
+        (cycles(20, 20), FAST, Policy(), End("model_loop", 0)),
+        (cycles(20, 20), PLAIN, Policy(), End("model_loop", 0)),
+        (cycles(5, 5), FAST, Policy(max_call_cycles=5), End("model_loop", 0)),
+        (cycles(99, 99), FAST, Policy(max_call_cycles=0), Start(PLAIN)),
+        (cycles(99, 99), FAST, Policy("observe"), Continue()),
+    ],
+)
+def test_what_a_history_leads_to(found: Finding | None, mode: DecodeMode, policy: Policy, expected: Decision) -> None:
+    assert decide_start(found, mode, policy) == expected
+
+
 @given(
-    st.sampled_from(["tool.schema", "tool.truncated", "loop.period", "drift.audit", "drift.nonfinite"]),
+    st.sampled_from(
+        ["tool.schema", "tool.truncated", "struct.run", "stall.step", "loop.period", "drift.audit", "drift.nonfinite"]
+    ),
     st.sampled_from(Grade),
     st.integers(0, 99),
     st.integers(0, 99),

@@ -100,11 +100,17 @@ async def test_the_configured_mode_is_kept_where_it_is_possible() -> None:
 
 
 async def test_the_guard_section_reaches_the_policy() -> None:
-    guard = {"action": "observe", "max_rewinds": 1, "hold_call_chars": 2048, "hold_text_chars": 4096}
+    guard = {
+        "action": "observe",
+        "max_rewinds": 1,
+        "hold_call_chars": 2048,
+        "hold_text_chars": 4096,
+        "max_call_cycles": 7,
+    }
     async with serving("fine", guard=guard) as live:
         policy = live.service.policy
         assert (policy.action, policy.max_rewinds) == ("observe", 1)
-        assert (policy.hold_call_chars, policy.hold_text_chars) == (2048, 4096)
+        assert (policy.hold_call_chars, policy.hold_text_chars, policy.max_call_cycles) == (2048, 4096, 7)
 
 
 def test_all_routes_that_are_announced_exist(tmp_path: object) -> None:

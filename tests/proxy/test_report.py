@@ -73,7 +73,8 @@ def test_an_incident_that_is_not_over() -> None:
 
 def test_what_was_done_without_a_rewind() -> None:
     assert page(action="end")["done"] == "the response was ended"
-    assert page(action="none")["done"] == "nothing (observing)"
+    assert page(action="none")["done"] == "nothing was changed"
+    assert page(action="start")["done"] == "the response was begun in plain instead of mtp/full"
 
 
 def test_every_culprit_has_a_name() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from detectors.finding import Finding, Grade
 from policies.modes import PLAIN, DecodeMode
-from policies.policy import Continue, Decision, End, Rewind
+from policies.policy import Continue, Decision, End, Rewind, Start
 from proxy.transcript import Transcript
 from proxy.trips import Trips
 from tests.proxy.played import REQUEST, Sink
@@ -102,3 +102,44 @@ def test_a_client_that_leaves_abandons_what_was_not_over() -> None:
     response.open(finding(), BACK, lost=(1, 2))
     response.trips.close("abandoned", "", response.transcript)
     assert response.close() == [("abandoned", "unknown", "none")]
+
+
+def cycles() -> Finding:
+    return Finding("loop.history", Grade.FALLBACK, "session", 0, 0, "", {"copies": 3, "following": "d1"})
+
+
+def test_a_loop_over_requests_is_broken_by_other_calls() -> None:
+    response = Response()
+    response.open(cycles(), Start(PLAIN))
+    response.trips.called("d2")
+    assert response.close() == [("recovered", "unknown", "none")]
+    assert [incident.mode_after for incident in response.sink.incidents] == ["plain"]
+
+
+def test_a_loop_over_requests_that_goes_on_plainly_is_the_model_s() -> None:
+    response = Response()
+    response.open(cycles(), Start(PLAIN))
+    response.open(finding(), Continue())
+    response.trips.called("d1")
+    assert response.close() == [("observed", "model", "likely"), ("observed", "unknown", "none")]
+
+
+def test_a_loop_over_requests_that_goes_on_in_speculation_is_nobody_s() -> None:
+    response = Response()
+    response.open(cycles(), Continue())
+    response.trips.called("d1")
+    assert response.close() == [("observed", "unknown", "none")]
+
+
+def test_a_late_step_does_not_end_the_comparison_of_the_rewind_before() -> None:
+    response = Response()
+    response.open(finding(), BACK, lost=(1, 2, 3))
+    response.open(Finding("stall.step", Grade.FALLBACK, "engine", 5, 5, ""), Continue(), PLAIN)
+    response.redecode(1, 9)
+    assert response.close() == [("recovered", "speculation", "certain"), ("observed", "unknown", "none")]
+
+
+def test_a_stall_is_not_the_model_s() -> None:
+    response = Response()
+    response.open(Finding("stall.step", Grade.ABORT, "engine", 5, 5, ""), End("engine_stalled", 5), PLAIN)
+    assert response.close() == [("ended", "unknown", "none")]

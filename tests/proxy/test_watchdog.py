@@ -1,0 +1,82 @@
+"""Waiting for steps that are late or lost, on a clock that is turned by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from detectors.finding import Finding
+from proxy.watchdog import Stalled, Watchdog
+from tests.virtual_time import run
+
+
+async def watched(seconds: Sequence[float], gives_up: bool = True, reads_s: float = 0.0) -> list[str]:
+    """Steps that take so long, one after the other, with a client that reads in between."""
+    loop, told = asyncio.get_running_loop(), []
+
+    def late(finding: Finding) -> None:
+        told.append(f"{finding.grade.name} at {loop.time():.0f} s, token {finding.position}")
+
+    watchdog = Watchdog(late, gives_up)
+    try:
+        for position, each in enumerate(seconds):
+            assert await watchdog.wait(asyncio.sleep(each, position), position) == position
+            await asyncio.sleep(reads_s)
+    except Stalled as stalled:
+        told.append(f"{stalled.finding.grade.name} at {loop.time():.0f} s: {stalled}")
+    return told
+
+
+def test_steps_in_time_are_not_mentioned() -> None:
+    assert run(watched([0.1] * 50)) == []
+
+
+def test_a_late_step_is_told_once_and_awaited() -> None:
+    assert run(watched([1, 1, 90, 1])) == ["FALLBACK at 32 s, token 2"]
+
+
+def test_a_lost_step_is_given_up() -> None:
+    assert run(watched([1, 1, 1e9])) == [
+        "FALLBACK at 32 s, token 2",
+        "ABORT at 302 s: the engine gave no token for 300 s; the response cannot be completed",
+    ]
+
+
+def test_an_observer_waits_for_ever() -> None:
+    assert run(watched([1, 100_000, 1], gives_up=False)) == ["FALLBACK at 31 s, token 1"]
+
+
+def test_the_first_step_has_more_time() -> None:
+    assert run(watched([59])) == []
+    assert [line.split(":")[0] for line in run(watched([700]))] == ["FALLBACK at 60 s, token 0", "ABORT at 600 s"]
+
+
+def test_a_client_that_reads_slowly_is_no_stall() -> None:
+    assert run(watched([0.1] * 20, reads_s=1000.0)) == []
+
+
+def test_the_backends_own_timeout_is_its_own() -> None:
+    async def fails() -> None:
+        raise TimeoutError("of the backend")
+
+    async def wait() -> None:
+        await Watchdog(lambda finding: None, True).wait(fails(), 0)
+
+    with pytest.raises(TimeoutError, match="of the backend"):
+        run(wait())
+
+
+def test_a_client_that_leaves_cancels_the_step() -> None:
+    async def leave() -> tuple[bool, list[Finding]]:
+        step: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        told: list[Finding] = []
+        waiting = asyncio.ensure_future(Watchdog(told.append, True).wait(step, 0))
+        await asyncio.sleep(1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await asyncio.sleep(1000)  # its timers are gone as well
+        return step.cancelled() and waiting.cancelled(), told
+
+    assert run(leave()) == (True, [])
