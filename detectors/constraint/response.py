@@ -22,6 +22,7 @@ from detectors.json_stream.trip import Rules
 from detectors.tool_schema import ToolSchemas
 
 JSON_RULES = Rules(size=None, root_object=False, empty_is_object=False)
+_JSON_SPACE = " \t\r\n"
 _TAGS = {"thinking": (THINK_CLOSE, CALL_OPEN), "text": (THINK_OPEN, CALL_OPEN), "call": (CALL_CLOSE,)}
 
 
@@ -56,19 +57,22 @@ class ResponseConstraint:
         self._alive = True
 
     @property
-    def is_free(self) -> bool:
-        """Text without `<` is allowed, whatever it is, and changes nothing."""
-        if self._undecided:
-            return False
+    def is_loose(self) -> bool:
+        """Text that is no tag is allowed, whatever it is."""
         if self._state == "call":
             return self._call is not None and self._call.free
         return self._state == "thinking" or self._text_must_be == "anything"
 
     @property
+    def is_free(self) -> bool:
+        """Text without `<` is allowed, whatever it is, and changes nothing."""
+        return self.is_loose and not self._undecided
+
+    @property
     def may_end(self) -> bool:
         """Whether the response may be over now."""
         if self._state == "call":
-            return self._alive and self.is_free
+            return self._alive and self.is_loose
         if not self._alive or self._text_must_be in ("anything", "blank"):
             return self._alive
         if self._text_must_be == "blank before a call" or self._state == "thinking" or self._undecided:
@@ -119,8 +123,9 @@ class ResponseConstraint:
         if must_be == "anything":
             return True
         is_around = must_be != "JSON" or self._json is None or not self._json.fed or self._json.complete
-        self._blank = self._blank + len(text) if not text.strip() and is_around else 0
-        if not text.strip() and is_around:
+        is_blank = is_around and not text.strip(_JSON_SPACE)
+        self._blank = self._blank + len(text) if is_blank else 0
+        if is_blank:
             return self._blank <= MOST_BLANK
         if must_be != "JSON" or self._json is None:
             return False

@@ -52,16 +52,15 @@ class TokenConstraint:
             return True
         response = self._response
         if token in self._ends:
-            return response.may_end and not (self._pending and not response.is_free)
+            return response.may_end and (response.is_loose or not self._pending)
         data = self._bytes_of(token)
-        if response.is_free:
-            if b"<" not in data:
-                return True
-        elif token in self._special or not data:
+        if response.is_free and b"<" not in data:
+            return True
+        if not response.is_loose and (token in self._special or not data):
             return False
         tried = response.clone()
         try:
-            text, used = codecs.utf_8_decode(self._pending + data, "replace" if response.is_free else "strict", False)
+            text, used = codecs.utf_8_decode(self._pending + data, "replace" if response.is_loose else "strict", False)
         except UnicodeDecodeError:
             return False
         pending = (self._pending + data)[used:]

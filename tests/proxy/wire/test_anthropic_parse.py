@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
+from proxy.conversation import ChatRequest, Demands, Message, PastCall, Sampling, Tool
 from proxy.errors import RequestError
 from proxy.wire.anthropic_parse import Body, parse
 from proxy.wire.parsed import Parsed
@@ -245,7 +245,7 @@ def test_session_keys(user_id: Any, session: str) -> None:
 
 def test_hints_are_ignored_by_name() -> None:
     fields = {"context_management": {"edits": []}, "output_config": {"effort": "high"}, "service_tier": "auto"}
-    assert ignored(**fields) == ("context_management", "output_config", "service_tier")
+    assert ignored(**fields) == ("context_management", "output_config.effort", "service_tier")
     assert ignored(metadata={"user_id": "x"}, zeta=1) == ("metadata", "zeta")
 
 
@@ -264,19 +264,19 @@ def test_values_that_ask_for_nothing(neutral: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "param"),
     [
-        ("output_config", {"format": {"type": "json_schema", "schema": SCHEMA}}, "output_config.format"),
-        ("output_format", {"type": "json_schema", "schema": SCHEMA}, "output_format"),
         ("mcp_servers", [{"type": "url", "url": "https://x.example"}], "mcp_servers"),
-        ("tool_choice", {"type": "any"}, "tool_choice.type"),
-        ("tool_choice", {"type": "tool", "name": "ls"}, "tool_choice.type"),
-        ("tool_choice", {"type": "auto", "disable_parallel_tool_use": True}, "tool_choice.disable_parallel_tool_use"),
+        ("tool_choice", {"type": "any"}, "tool_choice"),
+        ("tool_choice", {"type": "tool", "name": "ls"}, "tool_choice"),
         ("messages", [USER, {"role": "assistant", "content": "So"}], "messages[1]"),
     ],
 )
 def test_what_cannot_be_promised_is_refused_with_a_remedy(field: str, value: Any, param: str) -> None:
     error = refused(lambda: parse(changed(BODY, field, value)))
     assert error.param == param
-    assert any(remedy in error.message for remedy in ("leave it out", "use 'auto'", "declare the tools", "remove it"))
+    assert any(
+        remedy in error.message
+        for remedy in ("leave it out", "use 'auto'", "declare it", "declare the tools", "remove it")
+    )
 
 
 def test_a_conversation_that_ends_with_the_assistant_can_be_counted() -> None:
@@ -383,3 +383,32 @@ def test_any_tools(tools: list[Any]) -> None:
 @given(JSON | st.lists(BLOCK, max_size=3), st.dictionaries(st.sampled_from(["user_id"]), JSON | st.text()))
 def test_any_system_and_metadata(system: Any, metadata: dict[str, Any]) -> None:
     request_or_refusal(BODY | {"system": system, "metadata": metadata})
+
+
+LS = [{"name": "ls", "input_schema": SCHEMA}, {"name": "cd", "strict": True}]
+
+
+@pytest.mark.parametrize(
+    ("choice", "demands"),
+    [
+        ({"type": "auto"}, Demands()),
+        ({"type": "any"}, Demands(must_call=True)),
+        ({"type": "tool", "name": "cd"}, Demands(must_call=True, only_tool="cd")),
+        ({"type": "auto", "disable_parallel_tool_use": True}, Demands(most_calls=1)),
+        ({"type": "any", "disable_parallel_tool_use": True}, Demands(must_call=True, most_calls=1)),
+    ],
+)
+def test_demands_on_calls(choice: dict[str, Any], demands: Demands) -> None:
+    assert read(tools=LS, tool_choice=choice).demands == demands
+
+
+def test_demands_on_the_text() -> None:
+    wanted = {"type": "json_schema", "schema": SCHEMA}
+    assert read(output_config={"format": wanted}).demands == Demands(
+        text_schema=SCHEMA, text_schema_at="output_config.format.schema"
+    )
+    assert read(output_format=wanted).demands.text_schema_at == "output_format.schema"
+    assert refused(lambda: read(output_format={"type": "xml"})).param == "output_format"
+    assert (
+        refused(lambda: read(output_config={"format": {"type": "json_schema"}})).param == "output_config.format.schema"
+    )

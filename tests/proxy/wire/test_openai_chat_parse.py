@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
+from proxy.conversation import ChatRequest, Demands, Message, PastCall, Sampling, Tool
 from proxy.errors import RequestError
 from proxy.wire.openai_chat_parse import Body, parse
 from proxy.wire.parsed import Parsed
@@ -209,8 +209,7 @@ PROMISES: list[tuple[str, Any]] = [
     ("modalities", ["audio"]),
     ("audio", {"voice": "x"}),
     ("web_search_options", {}),
-    ("response_format", {"type": "json_object"}),
-    ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}),
+    ("response_format", {"type": "xml"}),
     ("grammar", 'root ::= "a"'),
     ("json_schema", SCHEMA),
     ("structured_outputs", {"json": SCHEMA}),
@@ -290,10 +289,55 @@ def test_bad_fields_are_named(field: str, value: Any, param: str) -> None:
     assert refused(lambda: parse(changed(BODY, field, value))).param == param
 
 
-def test_parallel_calls_cannot_be_forbidden() -> None:
-    body = BODY | {"tools": [function("ls")]}
-    assert refused(lambda: parse(changed(body, "parallel_tool_calls", False))).param == "parallel_tool_calls"
-    assert read(parallel_tool_calls=False).tools == ()
+CHOICES: list[tuple[Any, Demands]] = [
+    (None, Demands()),
+    ("auto", Demands()),
+    ("required", Demands(must_call=True)),
+    ({"type": "function", "function": {"name": "cd"}}, Demands(must_call=True, only_tool="cd")),
+    (
+        {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [function("cd")]}},
+        Demands(must_call=True),
+    ),
+]
+
+
+@pytest.mark.parametrize(("choice", "demands"), CHOICES)
+def test_demands_on_calls(choice: Any, demands: Demands) -> None:
+    request = read(tools=[function("ls"), function("cd")], tool_choice=choice)
+    assert request.demands == demands
+    allowed = isinstance(choice, dict) and choice["type"] == "allowed_tools"
+    assert [tool.name for tool in request.tools] == (["cd"] if allowed else ["ls", "cd"])
+
+
+def test_parallel_calls_can_be_forbidden() -> None:
+    assert read(tools=[function("ls")], parallel_tool_calls=False).demands == Demands(most_calls=1)
+    assert read(parallel_tool_calls=False).demands == Demands()
+    assert refused(lambda: read(parallel_tool_calls="no")).param == "parallel_tool_calls"
+
+
+def test_demands_on_the_text() -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    assert read(response_format=wanted).demands == Demands(
+        text_schema=SCHEMA, text_schema_at="response_format.json_schema.schema"
+    )
+    assert read(response_format={"type": "json_object"}).demands.text_schema == {"type": "object"}
+    without = {"type": "json_schema", "json_schema": {"name": "x"}}
+    assert refused(lambda: read(response_format=without)).param == "response_format.json_schema.schema"
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        ("required", "tool_choice"),
+        ({"type": "function", "function": {"name": "rm"}}, "tool_choice"),
+        ({"type": "function"}, "tool_choice.function.name"),
+        ({"type": "custom", "custom": {"name": "x"}}, "tool_choice"),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}, "tool_choice.allowed_tools.tools"),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "x", "tools": []}}, "tool_choice.allowed_tools.mode"),
+    ],
+)
+def test_demands_that_nothing_can_meet_are_refused(choice: Any, param: str) -> None:
+    assert refused(lambda: read(tool_choice=choice)).param == param
 
 
 def test_messages_do_not_repeat_what_a_client_wrote_at_length() -> None:

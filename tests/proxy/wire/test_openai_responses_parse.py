@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.conversation import ChatRequest, Message, Sampling, Tool
+from proxy.conversation import ChatRequest, Demands, Message, Sampling, Tool
 from proxy.errors import RequestError
 from proxy.wire.openai_responses_parse import Body, ParsedResponse, parse
 from tests.proxy.wire.refusals import JSON, changed, check_refusal, refused
@@ -126,6 +126,15 @@ def test_tool_choice(choice: Any, names: list[str]) -> None:
     assert [tool.name for tool in read(tools=[LS, CD], tool_choice=choice).tools] == names
 
 
+def test_demands() -> None:
+    schema = {"type": "object"}
+    wanted = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
+    assert read(text=wanted).demands == Demands(text_schema=schema, text_schema_at="text.format.schema")
+    assert read(tools=[LS], tool_choice="required").demands == Demands(must_call=True)
+    assert read(tools=[LS, CD], tool_choice=CD).demands == Demands(must_call=True, only_tool="cd")
+    assert read(tools=[LS], parallel_tool_calls=False).demands == Demands(most_calls=1)
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
@@ -139,7 +148,10 @@ def test_tool_choice(choice: Any, names: list[str]) -> None:
         ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"stop": [""]}, "stop"),
-        ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [CD]}}, "tool_choice.tools"),
+        ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [CD]}}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+        ({"text": {"format": "json"}}, "text.format"),
         ({"tool_choice": {"type": "allowed_tools", "tools": "x"}}, "tool_choice.tools"),
     ],
 )
