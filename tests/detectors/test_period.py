@@ -125,8 +125,8 @@ def test_memory_is_bounded() -> None:
     draws = random.Random(1)
     for position in range(12_000):
         detector.feed(position, draws.randrange(1 << 20))
-    assert sum(len(s._new) + len(s._old) for s in detector._scales) <= 2 * sum(s.length for s in detector._scales)
-    assert not detector._runs
+    assert len(detector._periods._tail) <= 4 * MAX_PERIOD + 600
+    assert not detector._periods.runs
 
 
 def test_a_threshold_too_low_to_be_exact_is_refused() -> None:
