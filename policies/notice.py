@@ -29,6 +29,8 @@ def notice(finding: Finding, end: End) -> str:
 def _loop(finding: Finding) -> str:
     period, copies = finding.evidence.get("period"), finding.evidence.get("copies")
     where = "a tool call" if finding.channel.startswith("tool:") else f"its {finding.channel}"
+    if finding.detector != "loop.period":
+        return f"Stopped: the model repeats itself in {where}, with small changes."
     return f"Stopped: the model repeats the same {period} tokens in {where}, {copies} times by now."
 
 

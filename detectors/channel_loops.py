@@ -1,0 +1,101 @@
+"""All loop detectors of one channel at a time: exact, counting, near-repeated, one character over and over.
+
+Must not: carry anything from one channel into the next, or decide what a finding leads to.
+Invariant: a finding is graver than all that was told since the channel was last free of suspicion, and the verdict is
+a function of the channel's tokens and their texts.
+"""
+
+from __future__ import annotations
+
+from detectors.counter_loop import CounterLoop
+from detectors.finding import Finding, Grade
+from detectors.loop_settings import LoopSettings
+from detectors.near_repeat import NearRepeat
+from detectors.period import Loop, Periods, period_finding
+from detectors.regions import Region, Regions
+from detectors.token_text import read
+
+
+class ChannelLoops:
+    """Feeds on (position, token id, text); positions rise by one between resets."""
+
+    def __init__(self, settings: LoopSettings | None = None, channel: str = "text") -> None:
+        self._settings = settings = settings or LoopSettings()
+        self._exact = Periods()
+        self._near = NearRepeat(settings.near)
+        self._counter = CounterLoop(settings.counter)
+        self._regions = Regions(True, settings.base64_chars)
+        self._by_region = {Region.PROSE: settings.prose, Region.CODE: settings.code, Region.BASE64: settings.base64}
+        self.reset(channel)
+
+    @property
+    def grade(self) -> Grade | None:
+        """How grave what goes on right now is."""
+        return self._grade
+
+    def reset(self, channel: str) -> None:
+        """Another channel begins, or the same one anew."""
+        self.channel = channel
+        self._in_call = channel.startswith("tool:")
+        self._exact.reset()
+        self._near.reset()
+        self._counter.reset()
+        self._regions.reset(fences=not self._in_call)
+        self._single, self._single_chars, self._single_began = "", 0, 0
+        self._grade: Grade | None = None
+        self._told: Grade | None = None
+
+    def feed(self, position: int, token: int, text: str) -> Finding | None:
+        """Takes one token; answers when what goes on has become graver."""
+        facts = read(text)
+        region = self._regions.feed(text, facts)
+        loop: Loop | None = None
+        runs = self._exact.push(token)
+        if runs:
+            prose = self._settings.arguments if self._in_call else self._settings.prose
+            loop = self._exact.worst(prose if region is Region.PROSE else self._by_region[region])
+        near: Grade | None = None
+        counter: Loop | None = None
+        if region is Region.PROSE and not self._in_call:
+            near = self._near.push(position, token)
+            counter = self._counter.push(position, facts)
+        single = self._one_character(position, facts.single, facts.chars, region) if facts.single else None
+        if not facts.single and facts.chars:
+            self._single = ""
+        if loop is None and near is None and counter is None and single is None:
+            self._grade = None
+            if not runs:
+                self._told = None
+            return None
+        return self._tell(position, loop, near, counter, single)
+
+    def _tell(
+        self, position: int, loop: Loop | None, near: Grade | None, counter: Loop | None, single: Grade | None
+    ) -> Finding | None:
+        """The gravest; among equals the one that knows most."""
+        exact, count = loop.grade if loop else 0, counter.grade if counter else 0
+        worst = max(exact, count, near or 0, single or 0)
+        self._grade = Grade(worst)
+        if self._told is not None and worst <= self._told:
+            return None
+        self._told = self._grade
+        if loop is not None and exact == worst:
+            return period_finding(loop, self._exact, "loop.period", self.channel, position)
+        if counter is not None and count == worst:
+            return self._counter.finding(self.channel, position)
+        if near == worst:
+            return self._near.finding(self.channel, position)
+        evidence = {"chars": self._single_chars}
+        reason = f"{self._grade.name.lower()}: one character repeats"
+        return Finding("loop.single", self._grade, self.channel, position, self._single_began, reason, evidence)
+
+    def _one_character(self, position: int, single: str, chars: int, region: Region) -> Grade | None:
+        if single != self._single:
+            self._single, self._single_chars, self._single_began = single, 0, position
+        self._single_chars = count = self._single_chars + chars
+        settings = self._settings
+        if count < settings.single_suspect_chars or region is Region.BASE64:
+            return None
+        if count >= settings.single_abort_chars:
+            return Grade.ABORT
+        return Grade.FALLBACK if count >= settings.single_fallback_chars and not self._in_call else Grade.SUSPECT
