@@ -12,8 +12,10 @@ from detectors.finding import Finding, Grade
 from detectors.loop_settings import LoopSettings
 from detectors.near_repeat import NearRepeat
 from detectors.period import Loop, Periods, period_finding
-from detectors.regions import Region, Regions
+from detectors.regions import BASE64, CODE, PROSE, Region, Regions
 from detectors.token_text import read
+
+SUSPECT = Grade.SUSPECT
 
 
 class ChannelLoops:
@@ -25,7 +27,7 @@ class ChannelLoops:
         self._near = NearRepeat(settings.near)
         self._counter = CounterLoop(settings.counter)
         self._regions = Regions(True, settings.base64_chars)
-        self._by_region = {Region.PROSE: settings.prose, Region.CODE: settings.code, Region.BASE64: settings.base64}
+        self._by_region = {PROSE: settings.prose, CODE: settings.code, BASE64: settings.base64}
         self.reset(channel)
 
     @property
@@ -49,25 +51,26 @@ class ChannelLoops:
         """Takes one token; answers when what goes on has become graver."""
         facts = read(text)
         region = self._regions.feed(text, facts)
-        loop: Loop | None = None
         runs = self._exact.push(token)
+        loop = near = counter = single = None
         if runs:
             prose = self._settings.arguments if self._in_call else self._settings.prose
-            loop = self._exact.worst(prose if region is Region.PROSE else self._by_region[region])
-        near: Grade | None = None
-        counter: Loop | None = None
-        if region is Region.PROSE and not self._in_call:
-            near = self._near.push(position, token)
-            counter = self._counter.push(position, facts)
-        single = self._one_character(position, facts.single, facts.chars, region) if facts.single else None
-        if not facts.single and facts.chars:
+            loop = self._exact.worst(prose if region is PROSE else self._by_region[region])
+        if region is PROSE and not self._in_call:
+            near = self._near.push(position, token, facts.symbol)
+            counter = self._counter.push(position, facts, text)
+        if facts.single:
+            single = self._one_character(position, facts.single, facts.chars, region)
+        elif facts.chars:
             self._single = ""
-        if loop is None and near is None and counter is None and single is None:
-            self._grade = None
-            if not runs:
-                self._told = None
-            return None
-        return self._tell(position, loop, near, counter, single)
+            if loop and near:  # an exact loop has its own, better known numbers
+                near = SUSPECT
+        if loop or near or counter or single:
+            return self._tell(position, loop, near, counter, single)
+        self._grade = None
+        if not runs:
+            self._told = None
+        return None
 
     def _tell(
         self, position: int, loop: Loop | None, near: Grade | None, counter: Loop | None, single: Grade | None
@@ -94,8 +97,8 @@ class ChannelLoops:
             self._single, self._single_chars, self._single_began = single, 0, position
         self._single_chars = count = self._single_chars + chars
         settings = self._settings
-        if count < settings.single_suspect_chars or region is Region.BASE64:
+        if count < settings.single_suspect_chars or region is BASE64:
             return None
         if count >= settings.single_abort_chars:
             return Grade.ABORT
-        return Grade.FALLBACK if count >= settings.single_fallback_chars and not self._in_call else Grade.SUSPECT
+        return Grade.FALLBACK if count >= settings.single_fallback_chars and not self._in_call else SUSPECT

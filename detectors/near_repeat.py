@@ -1,12 +1,14 @@
-"""Near-repeats: most of what a model says, it has said at least twice before, not long ago.
+"""Near-repeats: most of what a model says, it has said several times before, not long ago.
 
-Must not: police tool arguments or code (4 to 6 % of legitimate data looks like this), or count what was said once
-before: quoting and rewriting a text is no loop.
-Invariant: bounded memory; the state is a function of the tokens fed.
+Must not: police tool arguments or code (4 to 12 % of legitimate files look like this), or count what was said once or
+twice before: quoting and rewriting a text is no loop.
+Invariant: bounded memory; the state is a function of the tokens fed and of which of them are symbols.
 
-An n-gram is repeated if it is its third occurrence, or a later one, within `horizon` tokens. Counters, small
-mutations, a few variants in turn: each breaks n grams per change and leaves the rest repeated. The share of repeated
-grams among the last `window` tokens is what is judged.
+A 4-gram counts as repeated by one of two rules, over two windows. Short units: it is the fourth time within 512 tokens.
+Long ones: the fourth time within `horizon`, or the third if the last was `far` tokens ago (a unit of 300 tokens has no
+room for more). Counters, small mutations, a few variants in turn break four grams per change and leave the rest
+repeated. Neither counts where the text looks like code without a fence, by its share of symbols: in the last short
+window, and in the channel so far.
 """
 
 from __future__ import annotations
@@ -16,119 +18,165 @@ from dataclasses import dataclass
 
 from detectors.finding import Finding, Grade
 
-GRAM = 4
-_SHIFT = 60 // GRAM
+_SHIFT = 15  # 4 grams of 15 bits; the mask forgets the fifth
 _MASK = (1 << 60) - 1
 _MIX = 0x9E37
 _GAP_BITS = 12
+_GAP = (1 << _GAP_BITS) - 1
+_SHORT, _LONG, _SYMBOL = 1, 2, 4  # what a mark holds below its gap
+_MARK_BITS = 3
+_FLAGS = 7
+_RECENT = 1 << 13  # tokens of the channel that its share of symbols is taken over, at least half of them
 
 
 @dataclass(frozen=True, slots=True)
 class NearThresholds:
-    """horizon, window, abort_after: tokens (horizon a power of two below 4096). suspect, fallback: shares, 0 to 1.
+    """horizon, reach, far, windows, abort_after: tokens. Shares: 0 to 1, of the window.
 
-    abort_after: the share stays at `fallback` or above for so many tokens.
+    short_*: grams said four times within `reach`. long_*: four times within `horizon`, three if `far` apart.
+    symbols, symbols_so_far: a larger share of tokens with symbols is code, in the short window and in the channel.
+    abort_after: a share stays at `fallback` or above for so many tokens.
     """
 
-    horizon: int
-    window: int
-    suspect: float
-    fallback: float
-    abort_after: int
+    horizon: int = 2048
+    reach: int = 512
+    far: int = 280
+    short_window: int = 256
+    short_suspect: float = 0.7
+    short_fallback: float = 0.8
+    long_window: int = 512
+    long_suspect: float = 0.65
+    long_fallback: float = 0.75
+    symbols: float = 0.16
+    symbols_so_far: float = 0.12
+    abort_after: int = 1536
 
     def __post_init__(self) -> None:
-        if self.horizon & (self.horizon - 1) or not self.window <= self.horizon < 1 << _GAP_BITS:
-            raise ValueError("horizon must be a power of two below 4096, and not below window")
-        if not 0 < self.suspect <= self.fallback <= 1:
-            raise ValueError("suspect and fallback are shares: 0 < suspect <= fallback <= 1")
+        if self.horizon & (self.horizon - 1) or not self.long_window <= self.horizon <= _GAP:
+            raise ValueError("horizon must be a power of two below 4096, and not below long_window")
+        for low, high in ((self.short_suspect, self.short_fallback), (self.long_suspect, self.long_fallback)):
+            if not 0 < low <= high <= 1:
+                raise ValueError("suspect and fallback are shares: 0 < suspect <= fallback <= 1")
 
 
 class NearRepeat:
     """Feeds on the tokens of one channel."""
 
-    def __init__(self, thresholds: NearThresholds) -> None:
-        self._thresholds = thresholds
-        self._suspect = round(thresholds.suspect * thresholds.window)
-        self._fallback = round(thresholds.fallback * thresholds.window)
-        self._horizon, self._window = thresholds.horizon, thresholds.window
+    def __init__(self, thresholds: NearThresholds | None = None) -> None:
+        self._thresholds = chosen = thresholds or NearThresholds()
+        self._short_suspect = round(chosen.short_suspect * chosen.short_window)
+        self._long_suspect = round(chosen.long_suspect * chosen.long_window)
+        self._horizon, self._reach, self._far = chosen.horizon, chosen.reach, chosen.far
+        self._short_window, self._long_window = chosen.short_window, chosen.long_window
         self.reset()
 
     def reset(self) -> None:
-        self._key = self._count = self._repeated = 0
-        self._new: dict[int, int] = {}  # gram -> position of its last occurrence, and the gap before it
+        self._key = self._count = 0
+        self._short = self._long = 0  # repeated grams in their windows
+        self._symbols = self._symbols_before = self._so_far = 0  # in the short window, before it
+        self._new: dict[int, int] = {}  # gram -> index of its last occurrence, and the two gaps before it
         self._old: dict[int, int] = {}
-        self._marks = array("H", bytes(2 * self._horizon))  # 2 * gap + (third occurrence or later)
+        self._marks = array("H", bytes(2 * self._horizon))
         self._positions = array("Q", bytes(8 * self._horizon))
-        self._since = 0  # index at which the share reached `fallback`
+        self._since = 0  # index at which a share reached `fallback`
         self.grade: Grade | None = None
 
-    @property
-    def share(self) -> float:
-        """Repeated grams among the last `window`, 0 to 1."""
-        return self._repeated / self._window
-
-    def push(self, position: int, token: int) -> Grade | None:
-        """Takes one token; answers the grade of what goes on now."""
+    def push(self, position: int, token: int, symbol: bool) -> Grade | None:
+        """Takes one token; answers the grade of what goes on now. symbol: TokenText.symbol."""
         count = self._count = self._count + 1
         key = self._key = (self._key << _SHIFT ^ token * _MIX) & _MASK
-        new, marks, horizon = self._new, self._marks, self._horizon
+        new, marks, wrap = self._new, self._marks, self._horizon - 1
         mark = 0
         seen = new.get(key) or self._old.get(key)
         if seen is None:
-            new[key] = count << _GAP_BITS
+            new[key] = count << 2 * _GAP_BITS
         else:
-            gap = count - (seen >> _GAP_BITS)
-            if gap <= horizon:
-                before = seen & (1 << _GAP_BITS) - 1
-                mark = 2 * gap
-                if before and gap + before <= horizon:
-                    mark += 1
-                new[key] = count << _GAP_BITS | gap
+            gap = count - (seen >> 2 * _GAP_BITS)
+            if gap <= self._horizon:
+                before = seen >> _GAP_BITS & _GAP
+                mark = gap << _MARK_BITS
+                if before:
+                    earlier = seen & _GAP
+                    span = gap + before + earlier
+                    if span <= self._horizon and (earlier or gap >= self._far):
+                        mark += _LONG | _SHORT if earlier and span <= self._reach else _LONG
+                new[key] = count << 2 * _GAP_BITS | gap << _GAP_BITS | before
             else:
-                new[key] = count << _GAP_BITS
-        if len(new) > horizon:
+                new[key] = count << 2 * _GAP_BITS
+        if len(new) > wrap:
             self._old, self._new = new, {}
-        slot = count & horizon - 1
-        repeated = self._repeated = self._repeated + (mark & 1) - (marks[count - self._window & horizon - 1] & 1)
+        if symbol:
+            mark |= _SYMBOL
+        left, gone = marks[count - self._short_window & wrap], marks[count - self._long_window & wrap]
+        slot = count & wrap
         marks[slot] = mark
         self._positions[slot] = position
-        if repeated < self._suspect:
+        if (mark | left | gone) & _FLAGS:
+            self._short += (mark & _SHORT) - (left & _SHORT)
+            self._long += (mark >> 1 & 1) - (gone >> 1 & 1)
+            if (mark ^ left) & _SYMBOL:
+                self._symbols += 1 if symbol else -1
+            if left & _SYMBOL:
+                self._symbols_before += 1
+            if self._short >= self._short_suspect or self._long >= self._long_suspect:
+                return self._judge()
             self.grade = None
-            return None
-        return self._judge()
+        elif self.grade is not None:
+            return self._judge()
+        if slot == 0 and count - self._so_far >= _RECENT:
+            self._so_far += _RECENT // 2
+            self._symbols_before //= 2
+        return None
 
-    def _judge(self) -> Grade:
-        if self._repeated < self._fallback:
-            if self.grade is None or self.grade is Grade.SUSPECT:
-                self.grade = Grade.SUSPECT
-                return self.grade
+    @property
+    def _is_code(self) -> bool:
+        chosen = self._thresholds
+        if self._symbols > chosen.symbols * min(self._short_window, self._count):
+            return True
+        so_far = self._symbols_before + self._symbols
+        return so_far > chosen.symbols_so_far * (self._count - self._so_far)
+
+    def _judge(self) -> Grade | None:
+        chosen = self._thresholds
+        if self._is_code:
+            self.grade = None
+        elif (
+            self._short < chosen.short_fallback * chosen.short_window
+            and self._long < chosen.long_fallback * chosen.long_window
+        ):
             self.grade = Grade.SUSPECT
         elif self.grade is None or self.grade is Grade.SUSPECT:
             self.grade, self._since = Grade.FALLBACK, self._count
-        elif self._count - self._since >= self._thresholds.abort_after:
+        elif self._count - self._since >= chosen.abort_after:
             self.grade = Grade.ABORT
         return self.grade
 
     def finding(self, channel: str, position: int) -> Finding:
         """What is told at the token at which a grade was reached; O(horizon)."""
         assert self.grade is not None
-        steps, gap = self._reach()
-        evidence = {"share": round(self.share, 3), "window": self._window, "tokens": steps, "gap": gap}
+        steps, gap = self._reaches()
+        evidence = {
+            "short": round(self._short / self._short_window, 3),
+            "long": round(self._long / self._long_window, 3),
+            "covered": steps,
+            "gap": gap,
+        }
         began = self._positions[self._count - steps + 1 & self._horizon - 1]
         reason = f"{self.grade.name.lower()}: the same words again and again"
         return Finding("loop.near", self.grade, channel, position, began, reason, evidence)
 
-    def _reach(self) -> tuple[int, int]:
+    def _reaches(self) -> tuple[int, int]:
         """(How many of the last tokens repeat earlier ones, the median distance to those).
 
-        The first copy is new where it is said, so what repeats begins with the second. The best suffix, where a
+        The first copy is new where it is said, so what repeats begins with the second: the best suffix, where a
         repeated gram counts 1 and a new one -2.
         """
         best = score = 0
         steps = 1
         for back in range(min(self._count, self._horizon)):
-            score += 1 if self._marks[self._count - back & self._horizon - 1] else -2
+            score += 1 if self._marks[self._count - back & self._horizon - 1] >> _MARK_BITS else -2
             if score > best:
                 best, steps = score, back + 1
-        gaps = sorted(mark >> 1 for back in range(steps) if (mark := self._marks[self._count - back & self._horizon - 1]))
+        marks = (self._marks[self._count - back & self._horizon - 1] for back in range(steps))
+        gaps = sorted(mark >> _MARK_BITS for mark in marks if mark >> _MARK_BITS)
         return steps, gaps[len(gaps) // 2] if gaps else 0

@@ -21,6 +21,10 @@ class Region(Enum):
     BASE64 = "base64"
 
 
+PROSE, CODE, BASE64 = Region
+"""As names of their own, which are read faster than members."""
+
+
 class Regions:
     """fences: whether ``` at the start of a line opens a code block (in tool arguments it does not).
 
@@ -41,16 +45,16 @@ class Regions:
 
     def feed(self, text: str, facts: TokenText) -> Region:
         """Takes a token's text."""
-        if facts.base64 == facts.chars:
+        if facts.breaks:
+            self._run, self._capital = facts.base64, facts.capital
+        else:
             self._run += facts.chars
             self._capital = self._capital or facts.capital
-        else:
-            self._run, self._capital = facts.base64, facts.capital
         if self._fences and (self._line_start or self._ticks or facts.marks):
             self._read_line(text)
         if self._run >= self._base64_chars and self._capital:
-            return Region.BASE64
-        return Region.CODE if self._code else Region.PROSE
+            return BASE64
+        return CODE if self._code else PROSE
 
     def _read_line(self, text: str) -> None:
         for char in text:

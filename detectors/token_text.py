@@ -18,6 +18,7 @@ WORD, NUMBER = 1 << 18, 1 << 19
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]*\Z")
 _DIGITS = re.compile(r"\d+")
+_SYMBOL = re.compile(r"[^\w\s.,!?'\u2019-]|_|\n +\Z")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -25,9 +26,10 @@ _LETTER = re.compile(r"[^\W\d_]")
 class TokenText:
     """code: names the text with its digit runs taken out, 20 bits with WORD and NUMBER among them.
 
-    digits: nothing but digits; ends_in_digit. chars: length. base64: characters at its end that base64 may hold.
-    capital: one of those is a capital letter. marks: holds what a code fence is made of. single: the one character
-    that the text repeats, empty if there are several.
+    digits: nothing but digits; ends_in_digit. chars: length.
+    base64: characters at its end that base64 may hold; breaks: there are others before; capital: one is a capital.
+    marks: holds what a code fence is made of. single: the one character that it repeats, empty if there are several.
+    symbol: holds a sign that code is full of, or indents a line.
     """
 
     code: int
@@ -35,9 +37,11 @@ class TokenText:
     ends_in_digit: bool
     chars: int
     base64: int
+    breaks: bool
     capital: bool
     marks: bool
     single: str
+    symbol: bool
 
 
 @lru_cache(CACHED_TEXTS)
@@ -53,7 +57,9 @@ def read(text: str) -> TokenText:
         ends_in_digit=text[-1:].isdigit(),
         chars=len(text),
         base64=len(base64),
+        breaks=len(base64) < len(text),
         capital=base64 != base64.lower(),
         marks="\n" in text or "`" in text,
         single=text[0] if text and text == text[0] * len(text) else "",
+        symbol=_SYMBOL.search(text) is not None,
     )
