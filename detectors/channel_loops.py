@@ -63,8 +63,6 @@ class ChannelLoops:
             single = self._one_character(position, facts.single, facts.chars, region)
         elif facts.chars:
             self._single = ""
-            if loop and near:  # an exact loop has its own, better known numbers
-                near = SUSPECT
         if loop or near or counter or single:
             return self._tell(position, loop, near, counter, single)
         self._grade = None
@@ -76,6 +74,8 @@ class ChannelLoops:
         self, position: int, loop: Loop | None, near: Grade | None, counter: Loop | None, single: Grade | None
     ) -> Finding | None:
         """The gravest; among equals the one that knows most."""
+        if loop is not None and near is not None:  # an exact loop has numbers of its own, and they are surer
+            near = SUSPECT
         exact, count = loop.grade if loop else 0, counter.grade if counter else 0
         worst = max(exact, count, near or 0, single or 0)
         self._grade = Grade(worst)

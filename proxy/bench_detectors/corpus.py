@@ -23,26 +23,20 @@ _PROSE_NAMES = ("METADATA", "LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS"
 
 def sources(share: int = 1) -> Iterator[str]:
     """Python sources: the whole standard library and one of `share` files of the installed packages."""
-    standard = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(standard.rglob("*.py")):
-        if "site-packages" not in path.parts:
-            yield from _documents(path)
-    for path in sorted(_packages().rglob("*.py")):
-        if zlib.crc32(str(path.relative_to(_packages())).encode()) % share == 0:
-            yield from _documents(path)
+    for path in _source_files(share):
+        yield from _documents(path)
 
 
-def prose() -> Iterator[str]:
-    """Readmes, licences, notes of the installed packages; docstrings of the standard library, a module's at a time."""
+def prose(share: int = 1) -> Iterator[str]:
+    """Readmes, licences, notes of the installed packages; the docstrings of the modules that `sources` gives."""
     seen = set()
     for path in sorted(_packages().rglob("*")):
-        name = path.name.upper()
-        if path.suffix.lower() in _PROSE or (not path.suffix and name.startswith(_PROSE_NAMES)):
+        if path.suffix.lower() in _PROSE or (not path.suffix and path.name.upper().startswith(_PROSE_NAMES)):
             for document in _documents(path):
                 if (key := zlib.crc32(document.encode("utf-8", "replace"))) not in seen:  # licences come in copies
                     seen.add(key)
                     yield document
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+    for path in _source_files(share):
         docstrings = "\n\n".join(_docstrings(path))
         if len(docstrings) >= MIN_CHARS:
             yield docstrings[:CHUNK_CHARS]
@@ -56,6 +50,15 @@ def fenced(text: str) -> str:
 def argument(text: str) -> str:
     """As a model writes a file: the body of a JSON string among the arguments of a call."""
     return f'{{"path": "src/file.py", "content": {json.dumps(text)}}}'
+
+
+def _source_files(share: int) -> Iterator[Path]:
+    for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
+        if "site-packages" not in path.parts:
+            yield path
+    for path in sorted(_packages().rglob("*.py")):
+        if zlib.crc32(str(path.relative_to(_packages())).encode()) % share == 0:
+            yield path
 
 
 def _packages() -> Path:

@@ -16,11 +16,14 @@ from proxy.bench_detectors.tokens import Token
 LEAD, LOOP_TOKENS = 300, 2048
 VARIANTS = 6
 """Of a paraphrase set."""
+CHANGE_EVERY = 20
+"""Tokens between two insertions or deletions, at least."""
 
 _SYLLABLES = "ba co di fe gu ha jo ki lu ma no pe ra si to vu we xa yo zi".split()
 _WORDS = [f" {a}{b}{c}" for a in _SYLLABLES for b in _SYLLABLES for c in ("", "n", "r", "st", "l")]
 _DIGITS = 10  # ids 0 to 9 are the digits
 _MARKS = (".", ",", "\n")
+_COMMA = _DIGITS + 1, ","
 _FIRST_WORD = _DIGITS + len(_MARKS)
 
 
@@ -67,12 +70,12 @@ def _exact(draw: random.Random, period: int) -> Iterator[list[Token]]:
 
 
 def _counter(draw: random.Random, period: int) -> Iterator[list[Token]]:
-    """A number that rises by one from copy to copy, and at times a second one without a rule."""
+    """A number that rises by one from copy to copy, and in longer units at times a second one without a rule."""
     unit = _text(draw, period)
-    at, second = draw.randrange(period), draw.random() < 0.3
+    at, second = draw.randrange(period), period > 4 and draw.random() < 0.3
     number = draw.choice((1, 2, 46, 998))
     while True:
-        tail = _number(draw.randrange(1000)) if second else []
+        tail = [_COMMA, *_number(draw.randrange(1000)), _COMMA] if second else []
         yield [*unit[:at], *_number(number), *unit[at:], *tail]
         number += 1
 
@@ -87,10 +90,11 @@ def _substitution(share: float) -> Callable[[random.Random, int], Iterator[list[
 
 
 def _insert_delete(draw: random.Random, period: int) -> Iterator[list[Token]]:
-    """One token more or less in every second copy."""
+    """One token more or less in every second copy, but in no less than 20 tokens: more would leave nothing to repeat."""
     unit = _text(draw, period)
     while True:
-        yield unit
+        for _ in range(max(1, CHANGE_EVERY // period)):
+            yield unit
         at = draw.randrange(period)
         yield [*unit[:at], _word(draw), *unit[at:]] if draw.random() < 0.5 else unit[:at] + unit[at + 1 :]
 
