@@ -46,6 +46,7 @@ class ChannelLoops:
         self._single, self._single_chars, self._single_began = "", 0, 0
         self._grade: Grade | None = None
         self._told: Grade | None = None
+        self._after_code: bool | None = None
 
     def feed(self, position: int, token: int, text: str) -> Finding | None:
         """Takes one token; answers when what goes on has become graver."""
@@ -55,10 +56,14 @@ class ChannelLoops:
         loop = near = counter = single = None
         if runs:
             prose = self._settings.arguments if self._in_call else self._settings.prose
-            loop = self._exact.worst(prose if region is PROSE else self._by_region[region])
+            loop = self._exact.worst((prose if region is PROSE else self._by_region[region]).reached)
+            if loop and loop.grade is not SUSPECT and region is PROSE and self._follows_code(loop.covered):
+                loop = self._exact.worst(self._settings.code.reached)
         if region is PROSE and not self._in_call:
             near = self._near.push(position, token, facts.symbol)
             counter = self._counter.push(position, facts, text)
+            if counter and self._follows_code(position - self._counter.first):
+                counter = None
         if facts.single:
             single = self._one_character(position, facts.single, facts.chars, region)
         elif facts.chars:
@@ -67,8 +72,16 @@ class ChannelLoops:
             return self._tell(position, loop, near, counter, single)
         self._grade = None
         if not runs:
-            self._told = None
+            self._told = self._after_code = None
         return None
+
+    def _follows_code(self, tokens: int) -> bool:
+        """Whether the text before the last `tokens` looks like code without a fence; asked once per loop."""
+        if self._in_call:
+            return False
+        if self._after_code is None:
+            self._after_code = self._near.is_code_before(tokens)
+        return self._after_code
 
     def _tell(
         self, position: int, loop: Loop | None, near: Grade | None, counter: Loop | None, single: Grade | None

@@ -39,6 +39,12 @@ class CounterLoop:
         del self._positions[:], self._number_at[:], self._numbers[:]
         self.loop: Loop | None = None
 
+    @property
+    def first(self) -> int:
+        """Position of the first token of the loop that goes on."""
+        assert self.loop is not None
+        return self._positions[max(-len(self._positions), -self.loop.covered)]
+
     def push(self, position: int, facts: TokenText, text: str) -> Loop | None:
         """Takes one token's text; answers what goes on now."""
         if facts.digits:
@@ -67,7 +73,7 @@ class CounterLoop:
         return self.loop
 
     def _judge(self) -> Loop | None:
-        loop = self._periods.worst(self._thresholds)
+        loop = self._periods.worst(self._thresholds.reached)
         if loop is None:
             return None
         period = loop.period

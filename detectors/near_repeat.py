@@ -43,7 +43,7 @@ class NearThresholds:
     far: int = 280
     short_window: int = 256
     short_suspect: float = 0.7
-    short_fallback: float = 0.8
+    short_fallback: float = 0.84
     long_window: int = 512
     long_suspect: float = 0.65
     long_fallback: float = 0.75
@@ -127,6 +127,14 @@ class NearRepeat:
             self._so_far += _RECENT // 2
             self._symbols_before //= 2
         return None
+
+    def is_code_before(self, tokens: int) -> bool:
+        """Whether the text before the last `tokens` has a code's share of symbols; False where little is known."""
+        known = range(tokens, min(self._count, self._horizon))
+        if len(known) < self._short_window:
+            return False
+        symbols = sum(self._marks[self._count - back & self._horizon - 1] & _SYMBOL for back in known) // _SYMBOL
+        return symbols > self._thresholds.symbols * len(known)
 
     @property
     def _is_code(self) -> bool:

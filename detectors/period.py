@@ -14,6 +14,7 @@ long as a threshold needs at least 3 copies and 64 covered symbols.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from detectors.finding import Finding, Grade
@@ -109,12 +110,15 @@ class Periods:
             self._search()
         return self.runs
 
-    def worst(self, thresholds: Thresholds) -> Loop | None:
-        """The gravest grade that a run reaches, by the smallest period that reaches it."""
+    def worst(self, reached: Callable[[int, int], Grade | None]) -> Loop | None:
+        """The gravest grade that a run reaches, by the smallest period that reaches it.
+
+        reached: the grade of (period, covered); Thresholds.reached.
+        """
         worst: Loop | None = None
         for period in sorted(self.runs):
             covered = self.runs[period] + period
-            grade = thresholds.reached(period, covered)
+            grade = reached(period, covered)
             if grade is not None and (worst is None or grade > worst.grade):
                 worst = Loop(grade, period, covered)
         return worst
@@ -210,7 +214,7 @@ class PeriodDetector:
         if not self._periods.push(token):
             self._grade = None
             return None
-        loop = self._periods.worst(self._thresholds)
+        loop = self._periods.worst(self._thresholds.reached)
         before, self._grade = self._grade, None if loop is None else loop.grade
         if loop is None or (before is not None and loop.grade <= before):
             return None

@@ -18,7 +18,7 @@ WORD, NUMBER = 1 << 18, 1 << 19
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]*\Z")
 _DIGITS = re.compile(r"\d+")
-_SYMBOL = re.compile(r"[^\w\s.,!?'\u2019-]|_|\n +\Z")
+_SYMBOL = re.compile(r"[^\w\s.,!?'\u2019-]|[\d_]|\n +\Z")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -29,7 +29,7 @@ class TokenText:
     digits: nothing but digits; ends_in_digit. chars: length.
     base64: characters at its end that base64 may hold; breaks: there are others before; capital: one is a capital.
     marks: holds what a code fence is made of. single: the one character that it repeats, empty if there are several.
-    symbol: holds a sign that code is full of, or indents a line.
+    symbol: holds a digit or a sign that code and data are full of, or indents a line.
     """
 
     code: int

@@ -1,7 +1,7 @@
 """How surely and how soon made loops are found.
 
 Must not: count a suspicion as found: it only holds text.
-Invariant: a loop is found if FALLBACK or worse comes within LOOP_TOKENS of its start; before its start is a false alarm.
+Invariant: a loop is found if FALLBACK or worse comes within LOOP_TOKENS of its start; sooner it is a false alarm.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _substitution(share: float) -> Callable[[random.Random, int], Iterator[list[
 
 
 def _insert_delete(draw: random.Random, period: int) -> Iterator[list[Token]]:
-    """One token more or less in every second copy, but in no less than 20 tokens: more would leave nothing to repeat."""
+    """One token more or less in every second copy, but not more often than every 20 tokens."""
     unit = _text(draw, period)
     while True:
         for _ in range(max(1, CHANGE_EVERY // period)):
