@@ -25,7 +25,8 @@ _GAP_BITS = 12
 _GAP = (1 << _GAP_BITS) - 1
 _SHORT, _LONG, _SYMBOL = 1, 2, 4  # what a mark holds below its gap
 _MARK_BITS = 3
-_FLAGS = 7
+_FLAGS = _SHORT | _LONG
+_LOOK = 16
 _RECENT = 1 << 13  # tokens of the channel that its share of symbols is taken over, at least half of them
 
 
@@ -73,7 +74,8 @@ class NearRepeat:
     def reset(self) -> None:
         self._key = self._count = 0
         self._short = self._long = 0  # repeated grams in their windows
-        self._symbols = self._symbols_before = self._so_far = 0  # in the short window, before it
+        self._symbols = self._so_far = 0  # tokens with symbols after the first `so_far`
+        self._code: bool | None = None
         self._new: dict[int, int] = {}  # gram -> index of its last occurrence, and the two gaps before it
         self._old: dict[int, int] = {}
         self._marks = array("H", bytes(2 * self._horizon))
@@ -107,25 +109,20 @@ class NearRepeat:
             self._old, self._new = new, {}
         if symbol:
             mark |= _SYMBOL
-        left, gone = marks[count - self._short_window & wrap], marks[count - self._long_window & wrap]
+            self._symbols += 1
         slot = count & wrap
+        if mark & _FLAGS or self._short or self._long:
+            self._short += (mark & _SHORT) - (marks[count - self._short_window & wrap] & _SHORT)
+            self._long += (mark >> 1 & 1) - (marks[count - self._long_window & wrap] >> 1 & 1)
         marks[slot] = mark
         self._positions[slot] = position
-        if (mark | left | gone) & _FLAGS:
-            self._short += (mark & _SHORT) - (left & _SHORT)
-            self._long += (mark >> 1 & 1) - (gone >> 1 & 1)
-            if (mark ^ left) & _SYMBOL:
-                self._symbols += 1 if symbol else -1
-            if left & _SYMBOL:
-                self._symbols_before += 1
-            if self._short >= self._short_suspect or self._long >= self._long_suspect:
-                return self._judge()
-            self.grade = None
-        elif self.grade is not None:
-            return self._judge()
         if slot == 0 and count - self._so_far >= _RECENT:
             self._so_far += _RECENT // 2
-            self._symbols_before //= 2
+            self._symbols //= 2
+        if self._short >= self._short_suspect or self._long >= self._long_suspect:
+            return self._judge()
+        if self.grade is not None:
+            self.grade = self._code = None
         return None
 
     def is_code_before(self, tokens: int) -> bool:
@@ -136,17 +133,20 @@ class NearRepeat:
         symbols = sum(self._marks[self._count - back & self._horizon - 1] & _SYMBOL for back in known) // _SYMBOL
         return symbols > self._thresholds.symbols * len(known)
 
-    @property
     def _is_code(self) -> bool:
-        chosen = self._thresholds
-        if self._symbols > chosen.symbols * min(self._short_window, self._count):
-            return True
-        so_far = self._symbols_before + self._symbols
-        return so_far > chosen.symbols_so_far * (self._count - self._so_far)
+        """By the channel so far and the short window; looked at again every _LOOK tokens."""
+        if self._code is None or self._count % _LOOK == 0:
+            chosen = self._thresholds
+            window = range(min(self._short_window, self._count))
+            symbols = sum(self._marks[self._count - back & self._horizon - 1] & _SYMBOL for back in window) // _SYMBOL
+            self._code = symbols > chosen.symbols * len(window) or (
+                self._symbols > chosen.symbols_so_far * (self._count - self._so_far)
+            )
+        return self._code
 
     def _judge(self) -> Grade | None:
         chosen = self._thresholds
-        if self._is_code:
+        if self._is_code():
             self.grade = None
         elif (
             self._short < chosen.short_fallback * chosen.short_window
