@@ -16,7 +16,7 @@ from detectors.period import EVIDENCE_TOKENS, Loop, Periods
 MAX_PERIOD = 4096
 SHORT_UNIT = 8
 """Bytes below which a unit is a ruler or a row of dots rather than words."""
-_PIECES = 1 << 15
+_PIECES = 1 << 14  # as many bytes as are kept
 
 
 class ByteLoops:
@@ -28,8 +28,8 @@ class ByteLoops:
     def __init__(self, settings: LoopSettings | None = None, channel: str = "text") -> None:
         self._settings = settings or LoopSettings()
         self._periods = Periods(MAX_PERIOD)
-        self._starts = array("Q")  # the first byte of each piece
-        self._pieces = array("Q")  # its position
+        self._starts = array("I")  # the first byte of each piece
+        self._pieces = array("I")  # its position
         self.reset(channel)
 
     @property

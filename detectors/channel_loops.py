@@ -110,7 +110,7 @@ class ChannelLoops:
             self._single, self._single_chars, self._single_began = single, 0, position
         self._single_chars = count = self._single_chars + chars
         settings = self._settings
-        if count < settings.single_suspect_chars or region is BASE64:
+        if count < settings.single_suspect_chars or region is BASE64 or "A" <= single <= "Z":  # encoded zeros are AAAA
             return None
         if count >= settings.single_abort_chars:
             return Grade.ABORT

@@ -66,7 +66,7 @@ class CounterLoop:
             if len(self._numbers) == 2 * _KEPT:
                 del self._number_at[:_KEPT], self._numbers[:_KEPT]
         if runs:
-            self.loop = self._judge()
+            self.loop = self._judge() if self._number_at else None
         elif self.loop is not None or self._counting:
             self.loop = None
             self._counting.clear()

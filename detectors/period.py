@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from detectors.finding import Finding, Grade
 
@@ -65,9 +66,8 @@ ARGUMENTS = Thresholds(
 """Tool arguments carry data (tables, matrices, base64) that repeats by right."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """What goes on at the end of the sequence. period, covered: in symbols."""
+class Loop(NamedTuple):
+    """What goes on at the end of the sequence. period, covered: in symbols. (A tuple, as it is made often.)"""
 
     grade: Grade
     period: int
@@ -115,9 +115,9 @@ class Periods:
 
         reached: the grade of (period, covered); Thresholds.reached.
         """
-        worst: Loop | None = None
-        for period in sorted(self.runs):
-            covered = self.runs[period] + period
+        runs, worst = self.runs, None
+        for period in sorted(runs) if len(runs) > 1 else runs:
+            covered = runs[period] + period
             grade = reached(period, covered)
             if grade is not None and (worst is None or grade > worst.grade):
                 worst = Loop(grade, period, covered)
@@ -136,12 +136,12 @@ class Periods:
         """Keeps the candidates that predicted the newest symbol."""
         fresh, tail, runs = self._fresh, self._tail, self.runs
         newest, known = fresh[-1], len(fresh)
-        broken = []
+        broken: list[int] | tuple[()] = ()
         for lag in runs:
             if (fresh[-1 - lag] if lag < known else tail[known - lag - 1]) == newest:
                 runs[lag] += 1
             else:
-                broken.append(lag)
+                broken = [*broken, lag]
         for lag in broken:
             del runs[lag]
 

@@ -1,8 +1,7 @@
 """A detector of your own: here, one that speaks when a text shouts.
 
 Run it: python -m examples.custom_detector
-It keeps the protocol of all detectors: no I/O, no clock, bounded memory, a verdict that does not depend on how the text
-was cut. To use one, feed it in detectors/watch.py beside the others.
+It keeps the protocol: no I/O, no clock, bounded memory. To use it, feed it in detectors/watch.py beside the others.
 """
 
 from detectors.finding import Finding, Grade
@@ -23,16 +22,16 @@ class Shouting:
         self.capitals, self.began = 0, 0
 
     def feed(self, position: int, token: int, text: str) -> Finding | None:
-        told = self.grade
+        found = None
         for char in text:
             if char.isupper():
                 self.began = self.began if self.capitals else position
                 self.capitals += 1
+                if self.capitals == self.limit:
+                    found = Finding("custom.shouting", Grade.SUSPECT, "text", position, self.began, "capitals only")
             elif char.islower():
                 self.capitals = 0
-        if told or not self.grade:
-            return None
-        return Finding("custom.shouting", Grade.SUSPECT, "text", position, self.began, "capitals only")
+        return found
 
 
 if __name__ == "__main__":

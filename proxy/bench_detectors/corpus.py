@@ -36,10 +36,15 @@ def prose(share: int = 1) -> Iterator[str]:
                 if (key := zlib.crc32(document.encode("utf-8", "replace"))) not in seen:  # licences come in copies
                     seen.add(key)
                     yield document
+    yield from docstrings(share)
+
+
+def docstrings(share: int = 1 << 30) -> Iterator[str]:
+    """A module's docstrings at a time."""
     for path in _source_files(share):
-        docstrings = "\n\n".join(_docstrings(path))
-        if len(docstrings) >= MIN_CHARS:
-            yield docstrings[:CHUNK_CHARS]
+        text = "\n\n".join(_docstrings(path))
+        if len(text) >= MIN_CHARS:
+            yield text[:CHUNK_CHARS]
 
 
 def fenced(text: str) -> str:
