@@ -5,10 +5,10 @@ twice before: quoting and rewriting a text is no loop.
 Invariant: bounded memory; the state is a function of the tokens fed and of which of them are symbols.
 
 A 4-gram counts as repeated by one of two rules, over two windows. Short units: it is the fourth time within 512 tokens.
-Long ones: the fourth time within `horizon`, or the third if the last was `far` to 2 * `far` tokens ago (units of 300
-to 500 tokens have no room for more, a file written three times is longer). Counters, small mutations, a few variants in
-turn break four grams per change and leave the rest repeated. Neither counts where the text looks like code without a
-fence, by its share of symbols: in the last short window, and in the channel so far.
+Long ones: the fourth time within `horizon`, or the third if the last was `far` tokens ago and one gap is at most twice
+that (units of 300 to 500 tokens have no room for more; a file written three times is longer). Counters, mutations, a
+few variants in turn break four grams per change and leave the rest repeated. Neither counts where the text looks like
+code without a fence, by its share of symbols: in the last short window, and in the channel so far.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RECENT = 1 << 13  # tokens of the channel that its share of symbols is taken ov
 class NearThresholds:
     """horizon, reach, far, windows, abort_after: tokens. Shares: 0 to 1, of the window.
 
-    short_*: grams said four times within `reach`. long_*: four times within `horizon`, three if `far` to 2 `far` apart.
+    short_*: grams said four times within `reach`. long_*: four times within `horizon`, three if `far` apart.
     symbols, symbols_so_far: a larger share of tokens with symbols is code, in the short window and in the channel.
     abort_after: a share stays at `fallback` or above for so many tokens.
     """
@@ -100,7 +100,7 @@ class NearRepeat:
                 if before:
                     earlier = seen & _GAP
                     span = gap + before + earlier
-                    if span <= self._horizon and (earlier or self._far <= gap <= 2 * self._far):
+                    if span <= self._horizon and (earlier or (gap >= self._far and min(gap, before) <= 2 * self._far)):
                         mark += _LONG | _SHORT if earlier and span <= self._reach else _LONG
                 new[key] = count << 2 * _GAP_BITS | gap << _GAP_BITS | before
             else:

@@ -40,8 +40,10 @@ def prose(share: int = 1) -> Iterator[str]:
 
 
 def docstrings(share: int = 1 << 30) -> Iterator[str]:
-    """A module's docstrings at a time."""
+    """A module's docstrings at a time; not of tests, whose one-line docstrings in a row are nobody's text."""
     for path in _source_files(share):
+        if {"test", "tests"} & set(path.parts):
+            continue
         text = "\n\n".join(_docstrings(path))
         if len(text) >= MIN_CHARS:
             yield text[:CHUNK_CHARS]

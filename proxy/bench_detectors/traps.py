@@ -54,10 +54,12 @@ def _sql(draw: random.Random) -> str:
 
 def _progress(draw: random.Random) -> str:
     """As a terminal shows it, a line per step."""
-    total, lines = draw.choice((20, 50, 100)), []
+    total, speed, lines = draw.randrange(20, 120), draw.random() + 1, []
     for i in range(total + 1):
         done = i * 30 // total
-        lines.append(f"{100 * i // total:3d}%|{'█' * done}{' ' * (30 - done)}| {i}/{total} [00:{i % 60:02d}, 1.00it/s]")
+        lines.append(
+            f"{100 * i // total:3d}%|{'█' * done}{' ' * (30 - done)}| {i}/{total} [00:{i % 60:02d}, {speed:.2f}it/s]"
+        )
     return "\n".join(lines)
 
 
@@ -86,7 +88,7 @@ def _tiles(draw: random.Random) -> str:
 
 
 def _truth(draw: random.Random) -> str:
-    names = [name.upper()[0] + str(i) for i, name in enumerate(draw.sample(_NAMES, draw.choice((4, 5, 6))))]
+    names = [name.upper()[0] + str(i) for i, name in enumerate(draw.sample(_NAMES, draw.choice((5, 6, 7))))]
     lines = ["| " + " | ".join([*names, "result"]) + " |", "|" + "---|" * (len(names) + 1)]
     for i in range(1 << len(names)):
         bits = [i >> k & 1 for k in reversed(range(len(names)))]

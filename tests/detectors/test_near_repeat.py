@@ -65,7 +65,8 @@ def test_brute_force_counts_the_same() -> None:
             chain.append(before)
         seen.append(i)
         four = len(chain) == 4 and chain[0] - chain[3] <= chosen.horizon
-        far = len(chain) >= 3 and chosen.far <= chain[0] - chain[1] <= 2 * chosen.far
+        far = len(chain) >= 3 and chain[0] - chain[1] >= chosen.far
+        far = far and min(chain[0] - chain[1], chain[1] - chain[2]) <= 2 * chosen.far
         # Four in a chain that is too long as a whole count as neither, as the chain's third gap is known.
         span = chain[0] - chain[-1]
         long[i] = len(chain) >= 3 and span <= chosen.horizon and (four or far)
