@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterable
 
 import pytest
@@ -109,15 +108,12 @@ def test_what_came_before_a_loop_may_be_code() -> None:
     assert not detector.is_code_before(100)
 
 
-def test_memory_is_bounded_and_hostile_input_takes_no_longer() -> None:
+def test_memory_is_bounded() -> None:
     detector = NearRepeat()
-    calm = words(20_000, 1)
-    start = time.thread_time()
-    feed(detector, calm)
-    middle = time.thread_time()
+    feed(detector, words(20_000, 1))
     feed(detector, [(i << 15) & 0xFFFFF for i in range(20_000)])  # low bits alike: the key keeps few of them
     assert len(detector._new) + len(detector._old) <= 2 * (NearThresholds().horizon + 1)
-    assert time.thread_time() - middle < 20 * (middle - start)
+    assert len(detector._marks) == len(detector._positions) == NearThresholds().horizon
 
 
 @pytest.mark.parametrize(

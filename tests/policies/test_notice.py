@@ -42,6 +42,10 @@ def said(cause: Any, detector: str, reason: str = "", channel: str = "tool:0", *
             said("model_loop", "loop.period", channel="thinking", period=3, copies=9),
             "Stopped: the model repeats the same 3 tokens in its thinking, 9 times by now.",
         ),
+        (
+            said("model_loop", "loop.near", channel="text", gap=40),
+            "Stopped: the model repeats itself in its text, with small changes.",
+        ),
     ],
 )
 def test_the_words(text: str, expected: str) -> None:
