@@ -15,6 +15,8 @@ from detectors.finding import Finding
 from detectors.period import Loop, Periods, Thresholds
 from detectors.token_text import NUMBER, WORD, TokenText
 
+WORD_EVERY = 20
+"""Symbols of a unit per word in it, at most: a hex dump has a letter here and there."""
 _DIGITS = NUMBER
 _KEPT = 4096
 _MODULUS = 1 << 40
@@ -82,8 +84,8 @@ class CounterLoop:
         return loop if self._counting[period] else None
 
     def _counts(self, period: int) -> bool:
-        """Whether the unit has a word, and a number that went on by the same step in the last three copies."""
-        if not any(symbol & WORD for symbol in self._periods.last(period)):
+        """Whether the unit has words, and a number that went on by the same step in the last three copies."""
+        if sum(bool(symbol & WORD) for symbol in self._periods.last(period)) * WORD_EVERY < period:
             return False
         newest = self._periods.count - 1
         values: dict[int, int] = {}

@@ -50,6 +50,10 @@ def test_numbers_alone_are_no_counter() -> None:
     assert feed("".join(f"{i}, " for i in range(400))) == []
 
 
+def test_a_hex_dump_of_zeros_is_no_counter() -> None:
+    assert feed("".join(f"{16 * i:08x}  {'00 ' * 16} |................|\n" for i in range(160))) == []
+
+
 def test_equal_numbers_are_left_to_the_exact_detector() -> None:
     assert feed("again 7 times, and " * 100) == []
 
