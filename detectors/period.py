@@ -1,29 +1,31 @@
-"""Loop detector: the end of a token sequence repeats one unit exactly, often enough and long enough.
+"""Exact loops: the end of a sequence of symbols repeats one unit, often enough and long enough.
 
 Must not: look at text, or flag on copies alone (a short unit) or on coverage alone (two long copies).
-Invariant: a grade is given at the first token after which some period p <= MAX_PERIOD has at least the
-grade's copies and covered tokens, and at no earlier one; the smallest such p is reported, so it is primitive.
+Invariant: a grade is given at the first symbol after which some period p <= `max_period` has at least the
+grade's copies and covered symbols, and at no earlier one; the smallest such p is reported, so it is primitive.
 
-Method: for a period p in (K/2, K] the last K tokens occurred before, and by Fine and Wilf's theorem their
-latest occurrence is exactly p tokens back. So one rolling hash per K = 32, 64 ... 1024 proposes the only
-candidate of that range, the proposal is verified, and from then on one comparison per token keeps it alive.
-That is exact as long as K + p tokens are covered before a threshold can be reached, hence a threshold needs
-at least 3 copies and 64 covered tokens.
+Method: the latest earlier occurrence of the last K symbols lies exactly p back if p <= K and K + p symbols are
+covered (Fine and Wilf: a nearer one would make the unit a power of a smaller one). So every few symbols the end is
+searched in its own past, for K = 16, 24, 36, 54 ..., by `str.rfind` in C on code points; a K that is not found
+spares all longer ones. From then on one comparison per symbol keeps a candidate alive. The search for K comes
+round every max(8, K / 8) symbols, and p > K / 1.5, so a candidate is known by 2.7 p covered symbols: that is exact as
+long as a threshold needs at least 3 copies and 64 covered symbols.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from detectors.finding import Finding, Grade
 
 MAX_PERIOD = 1024
-SCALES = (32, 64, 128, 256, 512, 1024)
 EVIDENCE_TOKENS = 64
-
-_RING = 4 * MAX_PERIOD  # a proposal is verified over at most 3 * MAX_PERIOD tokens
-_MODULUS = (1 << 61) - 1
-_BASE = 0x0F3B5C7D91E24681
+STRIDE = 8
+"""Symbols between two searches."""
+_SMALLEST = 16
+_SYMBOLS = 0x110000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +43,17 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Ordered from the mildest to the gravest."""
+    """Ordered from the mildest to the gravest; None = the grade is never given."""
 
-    suspect: Threshold
-    fallback: Threshold
+    suspect: Threshold | None
+    fallback: Threshold | None
     abort: Threshold
 
     def reached(self, period: int, covered: int) -> Grade | None:
         """The gravest grade that `covered` tokens of one period reach."""
         copies = covered // period
         for threshold in (self.abort, self.fallback, self.suspect):
-            if copies >= threshold.copies and covered >= threshold.covered:
+            if threshold is not None and copies >= threshold.copies and covered >= threshold.covered:
                 return threshold.grade
         return None
 
@@ -64,47 +66,139 @@ ARGUMENTS = Thresholds(
 """Tool arguments carry data (tables, matrices, base64) that repeats by right."""
 
 
-class _Scale:
-    """The latest position of every gram of K tokens, for at least the last K positions and at most 2K."""
+class Loop(NamedTuple):
+    """What goes on at the end of the sequence. period, covered: in symbols. (A tuple, as it is made often.)"""
 
-    __slots__ = ("_new", "_old", "_power", "length")
+    grade: Grade
+    period: int
+    covered: int
 
-    def __init__(self, length: int) -> None:
-        self.length = length
-        self._power = pow(_BASE, length, _MODULUS)
-        self._new: dict[int, int] = {}
-        self._old: dict[int, int] = {}
 
-    def lag(self, index: int, head: int, tail: int) -> int:
-        """How long ago the gram that ends at `index` occurred last (0 = unknown), from two prefix hashes."""
-        gram = (head - tail * self._power) % _MODULUS
-        new = self._new
-        seen = new.get(gram, -1)
-        if seen < 0:
-            seen = self._old.get(gram, -1)
-        if len(new) >= self.length:
-            self._old, self._new = new, {gram: index}
-        else:
-            new[gram] = index
-        return index - seen if seen >= 0 else 0
+class Periods:
+    """The periods that hold at the end of a sequence. Symbols are numbers, taken modulo 0x110000.
 
-    def clear(self) -> None:
-        self._new, self._old = {}, {}
+    About 0.4 us per symbol outside of loops; at most 4 * max_period symbols are kept, four bytes each.
+    """
+
+    def __init__(self, max_period: int = MAX_PERIOD) -> None:
+        self._max_period = max_period
+        self._kept = 4 * max_period
+        self._levels = _levels(max_period)
+        self._tail = ""  # all but the fresh ones
+        self._fresh: list[str] = []
+        self._searched = 0  # symbols up to the last search
+        self.runs: dict[int, int] = {}
+        """Lag -> how many of the last symbols equal the one at that lag."""
+
+    @property
+    def count(self) -> int:
+        return self._searched + len(self._fresh)
+
+    def reset(self) -> None:
+        self._tail = ""
+        self._fresh.clear()
+        self._searched = 0
+        self.runs.clear()
+
+    def push(self, symbol: int) -> dict[int, int]:
+        """Takes one symbol; answers the runs, which are empty where nothing repeats."""
+        fresh = self._fresh
+        fresh.append(chr(symbol if symbol < _SYMBOLS else symbol % _SYMBOLS))
+        if self.runs:
+            self._follow()
+        if len(fresh) == STRIDE:
+            self._search()
+        return self.runs
+
+    def worst(self, reached: Callable[[int, int], Grade | None]) -> Loop | None:
+        """The gravest grade that a run reaches, by the smallest period that reaches it.
+
+        reached: the grade of (period, covered); Thresholds.reached.
+        """
+        runs, worst = self.runs, None
+        for period in sorted(runs) if len(runs) > 1 else runs:
+            covered = runs[period] + period
+            grade = reached(period, covered)
+            if grade is not None and (worst is None or grade > worst.grade):
+                worst = Loop(grade, period, covered)
+        return worst
+
+    def last(self, count: int) -> list[int]:
+        """The last symbols, oldest first; fewer where fewer are kept."""
+        return [ord(char) for char in (self._tail + "".join(self._fresh))[-count:]]
+
+    def unit(self, loop: Loop) -> list[int]:
+        """The unit as it stands in the first copy, at most EVIDENCE_TOKENS of it."""
+        symbols = self.last(loop.period + loop.covered % loop.period)
+        return symbols[: min(loop.period, EVIDENCE_TOKENS)]
+
+    def _follow(self) -> None:
+        """Keeps the candidates that predicted the newest symbol."""
+        fresh, tail, runs = self._fresh, self._tail, self.runs
+        newest, known = fresh[-1], len(fresh)
+        broken: list[int] | tuple[()] = ()
+        for lag in runs:
+            if (fresh[-1 - lag] if lag < known else tail[known - lag - 1]) == newest:
+                runs[lag] += 1
+            else:
+                broken = [*broken, lag]
+        for lag in broken:
+            del runs[lag]
+
+    def _search(self) -> None:
+        tail = self._tail + "".join(self._fresh)
+        self._fresh.clear()
+        if len(tail) > self._kept + 512:
+            tail = tail[-self._kept :]
+        self._tail = tail
+        self._searched = count = self._searched + STRIDE
+        size, repeated = len(tail), 0
+        for length, stride in self._levels:
+            if length <= repeated:  # the latest occurrence is the one that is known
+                continue
+            if count % stride or size <= length:
+                return
+            at = tail.rfind(tail[-length:], max(0, size - length - self._max_period), size - 1)
+            if at < 0:
+                return
+            lag = size - length - at
+            repeated = self.runs.get(lag) or self._matches(lag, length)
+            if lag <= repeated:
+                self.runs[lag] = repeated
+
+    def _matches(self, lag: int, known: int) -> int:
+        """How many of the last symbols equal the one at this lag, at least `known`, as far as symbols are kept."""
+        tail, size = self._tail, len(self._tail)
+        low, high = known, size - lag
+        while low < high:
+            middle = (low + high + 1) // 2
+            if tail[size - middle : size - low] == tail[size - middle - lag : size - low - lag]:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+def _levels(max_period: int) -> tuple[tuple[int, int], ...]:
+    """(K, symbols between two searches for K): strides are powers of two, so each K comes round with all smaller."""
+    levels = []
+    length = _SMALLEST
+    while True:
+        length = min(length, max(max_period, _SMALLEST))
+        levels.append((length, max(STRIDE, 1 << (length // 8).bit_length() - 1)))
+        if length >= max_period:
+            return tuple(levels)
+        length += length // 2
 
 
 class PeriodDetector:
-    """Feeds on the tokens of one channel; positions rise by one between resets. About 4 us per token."""
+    """Feeds on the tokens of one channel; positions rise by one between resets."""
 
     def __init__(self, thresholds: Thresholds = PROSE, detector: str = "loop.period", channel: str = "text") -> None:
         self._thresholds = thresholds
         self._detector = detector
         self.channel = channel
-        self._tokens = [0] * _RING
-        self._hashes = [0] * _RING
-        self._scales = tuple(_Scale(length) for length in SCALES)
-        self._count = 0
-        self._hash = 0
-        self._runs: dict[int, int] = {}
+        self._periods = Periods()
         self._grade: Grade | None = None
 
     @property
@@ -112,82 +206,34 @@ class PeriodDetector:
         return self._grade
 
     def reset(self) -> None:
-        for scale in self._scales:
-            scale.clear()
-        self._count = self._hash = 0
-        self._runs.clear()
+        self._periods.reset()
         self._grade = None
 
     def feed(self, position: int, token: int) -> Finding | None:
         """Takes one token; answers once per loop and grade, when the grade is reached."""
-        self._push(token)
-        if self._runs:
-            self._follow(token)
-        self._propose()
-        if not self._runs:
+        if not self._periods.push(token):
             self._grade = None
             return None
-        return self._judge(position)
-
-    def _push(self, token: int) -> None:
-        slot = self._count % _RING
-        self._tokens[slot] = token
-        self._hash = (self._hash * _BASE + token + 1) % _MODULUS
-        self._hashes[slot] = self._hash
-        self._count += 1
-
-    def _follow(self, token: int) -> None:
-        """Keeps the candidates that predicted this token; the value counts matches at that lag."""
-        newest = self._count - 1
-        broken = []
-        for period in self._runs:
-            if self._tokens[(newest - period) % _RING] == token:
-                self._runs[period] += 1
-            else:
-                broken.append(period)
-        for period in broken:
-            del self._runs[period]
-
-    def _propose(self) -> None:
-        count, head = self._count, self._hash
-        for scale in self._scales:
-            length = scale.length
-            if count < length:
-                break
-            tail = self._hashes[(count - 1 - length) % _RING] if count > length else 0
-            lag = scale.lag(count, head, tail)
-            if 0 < lag <= length and lag not in self._runs and (lag > length // 2 or length == SCALES[0]):
-                self._verify(lag, length)
-
-    def _verify(self, period: int, length: int) -> None:
-        """Counts matches at this lag, as far back as they go; fewer than `length` = the hashes collided."""
-        newest, tokens = self._count - 1, self._tokens
-        limit = min(self._count - period, 2 * length)
-        matches = 0
-        while matches < limit and tokens[(newest - matches) % _RING] == tokens[(newest - matches - period) % _RING]:
-            matches += 1
-        if matches >= length:
-            self._runs[period] = matches
-
-    def _judge(self, position: int) -> Finding | None:
-        worst: Grade | None = None
-        period = 0
-        for candidate in sorted(self._runs):
-            grade = self._thresholds.reached(candidate, self._runs[candidate] + candidate)
-            if grade is not None and (worst is None or grade > worst):
-                worst, period = grade, candidate
-        before, self._grade = self._grade, worst
-        if worst is None or (before is not None and worst <= before):
+        loop = self._periods.worst(self._thresholds.reached)
+        before, self._grade = self._grade, None if loop is None else loop.grade
+        if loop is None or (before is not None and loop.grade <= before):
             return None
-        covered = self._runs[period] + period
-        unit_start = self._count - covered % period - period
-        unit = [self._tokens[(unit_start + i) % _RING] for i in range(min(period, EVIDENCE_TOKENS))]
-        return Finding(
-            detector=self._detector,
-            grade=worst,
-            channel=self.channel,
-            position=position,
-            began=position - covered + 1 + period,
-            reason=f"{worst.name.lower()}: a unit repeats",
-            evidence={"period": period, "copies": covered // period, "covered": covered, "unit": unit},
-        )
+        return period_finding(loop, self._periods, self._detector, self.channel, position)
+
+
+def period_finding(loop: Loop, periods: Periods, detector: str, channel: str, position: int) -> Finding:
+    """What is told of an exact loop; one copy may stay, so it begins after the first."""
+    return Finding(
+        detector=detector,
+        grade=loop.grade,
+        channel=channel,
+        position=position,
+        began=position - loop.covered + 1 + loop.period,
+        reason=f"{loop.grade.name.lower()}: a unit repeats",
+        evidence={
+            "period": loop.period,
+            "copies": loop.covered // loop.period,
+            "covered": loop.covered,
+            "unit": periods.unit(loop),
+        },
+    )

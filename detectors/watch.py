@@ -10,14 +10,15 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+from detectors.channel_loops import ChannelLoops
 from detectors.channels import CallClosed, CallCut, CallOpened, CallText, ChannelEvent, Channels, Piece
 from detectors.charset import CharsetDetector, scripts_of
 from detectors.finding import Finding
 from detectors.leaked_markup import LeakedMarkup
-from detectors.period import ARGUMENTS, PROSE, PeriodDetector
 from detectors.qwen_stream import QwenStream
 from detectors.qwen_xml import MarkupError, read_call
 from detectors.repeated_calls import RepeatedCalls
+from detectors.settings import DetectorSettings
 from detectors.structure import StructureDetector
 from detectors.tool_schema import ToolSchemas, Violation
 
@@ -44,7 +45,7 @@ Said = Piece | ReadCall
 class Watch:
     """schemas: the request's tools; call_chars: size at which an open call is given up.
 
-    scripts: `charset.scripts_of` the prompt.
+    scripts: `charset.scripts_of` the prompt; settings: None = as shipped.
     """
 
     def __init__(
@@ -53,13 +54,13 @@ class Watch:
         call_chars: int,
         starts_thinking: bool = False,
         scripts: frozenset[str] = scripts_of(()),
+        settings: DetectorSettings | None = None,
     ) -> None:
         self._schemas = schemas
         self._call_chars = call_chars
         self._channels = Channels(starts_thinking)
-        self._prose = PeriodDetector(PROSE)
-        self._arguments = PeriodDetector(ARGUMENTS)
         self._channel = self._channels.channel
+        self._loops = ChannelLoops((settings or DetectorSettings()).loops, self._channel)
         self._call: QwenStream | None = None
         self._leaked = LeakedMarkup(schemas)
         self._structure = StructureDetector(starts_thinking)
@@ -75,7 +76,7 @@ class Watch:
     @property
     def suspicious(self) -> bool:
         """Something in the text or the thinking may be going wrong right now."""
-        return self._prose.grade is not None
+        return self._loops.grade is not None and self._channels.call_began is None
 
     @property
     def call_began(self) -> int | None:
@@ -89,7 +90,7 @@ class Watch:
         if self._channel == "thinking":
             self.thinking_tokens += 1
         in_call = self._channels.call_began is not None
-        loop = (self._arguments if in_call else self._prose).feed(position, token)
+        loop = self._loops.feed(position, token, text)
         said, finding = self._read(events)
         finding = _graver(finding, self._structure.feed(position, text))
         if finding is None and in_call and self._channels.body_chars > self._call_chars:
@@ -116,9 +117,7 @@ class Watch:
         if channel != self._channel:
             self._channel = channel
             self._leaked.reset()
-            for detector in (self._prose, self._arguments):
-                detector.reset()
-                detector.channel = channel
+            self._loops.reset(channel)
 
     def _read(self, events: list[ChannelEvent], end: str = "") -> tuple[list[Said], Finding | None]:
         said: list[Said] = []

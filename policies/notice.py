@@ -43,6 +43,8 @@ def _loop(finding: Finding) -> str:
         case name if name.startswith("struct."):
             return f"Stopped: the model wrote the token {evidence.get('tag')} {copies} times in a row."
     where = "a tool call" if finding.channel.startswith("tool:") else f"its {finding.channel}"
+    if finding.detector != "loop.period":
+        return f"Stopped: the model repeats itself in {where}, with small changes."
     return f"Stopped: the model repeats the same {period} tokens in {where}, {copies} times by now."
 
 

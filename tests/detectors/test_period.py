@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.finding import Finding, Grade
-from detectors.period import ARGUMENTS, MAX_PERIOD, PROSE, PeriodDetector, Threshold, Thresholds
+from detectors.period import ARGUMENTS, MAX_PERIOD, PROSE, PeriodDetector, Periods, Threshold, Thresholds
 
 STRICT = Thresholds(Threshold(Grade.SUSPECT, 3, 64), Threshold(Grade.FALLBACK, 4, 80), Threshold(Grade.ABORT, 6, 128))
 
@@ -65,6 +65,7 @@ def repetitive(draw: st.DrawFn) -> list[int]:
     return tokens[:1200]
 
 
+@settings(max_examples=60)
 @given(repetitive())
 def test_the_verdict_is_the_definition(tokens: list[int]) -> None:
     assert seen(tokens, STRICT) == brute_force(tokens, STRICT)
@@ -80,12 +81,66 @@ def test_a_loop_trips_exactly_when_its_threshold_is_reached(period: int, thresho
     expected = {  # of two grades that are reached at the same token only the graver is told
         200 + max(mark.covered, mark.copies * period) - 1: mark.grade
         for mark in (thresholds.suspect, thresholds.fallback, thresholds.abort)
+        if mark is not None
     }
     assert {f.position: f.grade for f in findings} == expected
     for finding in findings:
         assert finding.began == 200 + period  # the first copy may stay
         assert finding.evidence["period"] == period
         assert finding.evidence["unit"] == unit[:64]
+
+
+@pytest.mark.parametrize("first", range(8))
+def test_every_period_at_any_phase_of_the_search(first: int) -> None:
+    """Found on the token, whatever lies between the loop's start and the next search."""
+    for period in range(1 + first, MAX_PERIOD + 1, 61):
+        draws = random.Random(period)
+        lead = [draws.randrange(2) for _ in range(first)]
+        unit = draws.sample(range(10_000), period)
+        expected = {
+            first + max(mark.covered, mark.copies * period) - 1: mark.grade
+            for mark in (STRICT.suspect, STRICT.fallback, STRICT.abort)
+            if mark is not None
+        }
+        found = feed(PeriodDetector(STRICT), lead + unit * (6 + 130 // period))
+        assert {f.position: f.grade for f in found} == expected, period
+
+
+def test_long_units_of_few_symbols_are_found_as_defined() -> None:
+    """Most short ends of such a unit occur in it again and again; only the long ones tell its period."""
+    for seed in range(6):
+        draws = random.Random(seed)
+        unit = [int(draws.random() < 0.1) for _ in range(draws.choice((100, 150, 260, 330)))]
+        tokens = [draws.randrange(2) for _ in range(30)] + unit * 5 + [1, 1] + unit[:80] * 3
+        assert seen(tokens[:1800], STRICT) == brute_force(tokens[:1800], STRICT)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        [1] * 9000,
+        ([1] * 511 + [2]) * 18,
+        ([1] * MAX_PERIOD + [2]) * 9,
+        [bin(i).count("1") & 1 for i in range(9000)],
+        (([1] * 16 + [2]) * 30 + [3]) * 18,
+    ],
+    ids=["one", "nearly one", "beyond the limit", "no cube", "nested"],
+)
+def test_hostile_text_keeps_few_candidates_and_no_more_text(tokens: list[int]) -> None:
+    periods, most = Periods(), 0
+    for token in tokens:
+        most = max(most, len(periods.push(token)))
+    assert most <= len(periods._levels)
+    assert len(periods._tail) <= 4 * MAX_PERIOD + 600
+
+
+def test_a_grade_may_be_left_out() -> None:
+    only = Thresholds(None, None, Threshold(Grade.ABORT, 6, 200))
+    assert [f.grade for f in feed(PeriodDetector(only), [5] * 300)] == [Grade.ABORT]
+
+
+def test_ids_beyond_unicode_are_tokens_too() -> None:
+    assert [f.grade for f in feed(PeriodDetector(), [0x2FFFFF, 0xD800] * 60)] == [Grade.SUSPECT]
 
 
 def test_a_period_beyond_the_limit_is_not_seen() -> None:
@@ -125,8 +180,8 @@ def test_memory_is_bounded() -> None:
     draws = random.Random(1)
     for position in range(12_000):
         detector.feed(position, draws.randrange(1 << 20))
-    assert sum(len(s._new) + len(s._old) for s in detector._scales) <= 2 * sum(s.length for s in detector._scales)
-    assert not detector._runs
+    assert len(detector._periods._tail) <= 4 * MAX_PERIOD + 600
+    assert not detector._periods.runs
 
 
 def test_a_threshold_too_low_to_be_exact_is_refused() -> None:

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from detectors.channels import Piece
 from detectors.finding import Finding, Grade
+from detectors.loop_settings import LoopSettings
+from detectors.period import Threshold, Thresholds
+from detectors.settings import DetectorSettings
 from detectors.tool_schema import ToolSchemas
 from detectors.watch import ReadCall, Said, Watch
 from tests.proxy.scripted import call_text, cut, token_id
@@ -78,6 +81,22 @@ def test_text_and_arguments_have_their_own_thresholds() -> None:
     observer, _, findings = watch(f"<tool_call>\n<function=ls>\n<parameter=path>\n{loop}")
     assert findings == []
     assert not observer.suspicious
+
+
+def test_a_loop_that_counts_is_found_in_text_and_not_in_arguments() -> None:
+    loop = "".join(f" step {i} is done" for i in range(300))
+    _, _, findings = watch(f"I{loop}")
+    assert "loop.counter" in {f.detector for f in findings}
+    _, _, findings = watch(f"<tool_call>\n<function=ls>\n<parameter=path>\n{loop}")
+    assert [f for f in findings if f.detector == "loop.counter"] == []
+
+
+def test_settings_reach_the_loop_detectors() -> None:
+    strict = Thresholds(None, Threshold(Grade.FALLBACK, 3, 64), Threshold(Grade.ABORT, 6, 4000))
+    settings = DetectorSettings(loops=LoopSettings(prose=strict))
+    observer = Watch(SCHEMAS, 10_000, settings=settings)
+    found = [f for i, piece in enumerate(cut(" go" * 100)) if (f := observer.feed(i, token_id(piece), piece)[1])]
+    assert (found[0].grade, found[0].position) == (Grade.FALLBACK, 63)
 
 
 def test_a_loop_does_not_reach_across_channels() -> None:

@@ -59,6 +59,10 @@ def said(cause: Any, detector: str, reason: str = "", channel: str = "tool:0", *
             said("model_loop", "struct.run", channel="text", tag="<think>", copies=16),
             "Stopped: the model wrote the token <think> 16 times in a row.",
         ),
+        (
+            said("model_loop", "loop.near", channel="text", gap=40),
+            "Stopped: the model repeats itself in its text, with small changes.",
+        ),
     ],
 )
 def test_the_words(text: str, expected: str) -> None:

@@ -385,7 +385,7 @@ def test_any_system_and_metadata(system: Any, metadata: dict[str, Any]) -> None:
     request_or_refusal(BODY | {"system": system, "metadata": metadata})
 
 
-LS = [{"name": "ls", "input_schema": SCHEMA}, {"name": "cd", "strict": True}]
+TWO = [{"name": "ls", "input_schema": SCHEMA}, {"name": "cd", "strict": True}]
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ LS = [{"name": "ls", "input_schema": SCHEMA}, {"name": "cd", "strict": True}]
     ],
 )
 def test_demands_on_calls(choice: dict[str, Any], demands: Demands) -> None:
-    assert read(tools=LS, tool_choice=choice).demands == demands
+    assert read(tools=TWO, tool_choice=choice).demands == demands
 
 
 def test_demands_on_the_text() -> None:

@@ -1,7 +1,7 @@
-"""Measures what checking a streamed tool call costs, against the bars it has to meet: `specguard bench detectors`.
+"""What checking a streamed tool call costs.
 
 Must not: compare with anything but the bars below, or leave a bar out of the answer.
-Invariant: `missed` names exactly the bars whose measured value is above them.
+Invariant: every bar is an upper limit.
 
 A bar is an upper limit. Times are processor time of this thread, the best of several rounds: other work on the
 machine only adds to them.
@@ -10,7 +10,6 @@ machine only adds to them.
 from __future__ import annotations
 
 import json as codec
-import platform
 import statistics
 import time
 import tracemalloc
@@ -21,7 +20,6 @@ from typing import Any
 from detectors.json_stream.automaton import JsonStream
 from detectors.json_stream.compiled import CompiledSchema
 from detectors.json_stream.trip import Rules
-from proxy.bench_report import Bar, Report
 
 FRAGMENT = 4
 """Bytes per piece: about a token's."""
@@ -78,13 +76,6 @@ CALLS: dict[str, Any] = {
     "todo": {"todos": [{"text": f"repair the failing test {i}", "status": "in_progress"} for i in range(40)]},
     "filter": {"where": {"op": "and", "items": [{"field": f"name{i}", "value": i} for i in range(40)]}},
 }
-
-
-def measure() -> Report:
-    """Measures every bar (seconds)."""
-    measured = tuple(Bar.at_most(limit.name, limit.most, limit.measure(), limit.unit) for limit in limits())
-    settings = {"python": platform.python_version(), "machine": platform.machine(), "rounds": ROUNDS}
-    return Report(bench="detectors", settings=settings, tables=(), bars=measured)
 
 
 def limits() -> list[Limit]:

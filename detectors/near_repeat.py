@@ -1,0 +1,190 @@
+"""Near-repeats: most of what a model says, it has said several times before, not long ago.
+
+Must not: police tool arguments or code (4 to 12 % of legitimate files look like this), or count what was said once or
+twice before: quoting and rewriting a text is no loop.
+Invariant: bounded memory; the state is a function of the tokens fed and of which of them are symbols.
+
+A 4-gram counts as repeated by one of two rules, over two windows. Short units: it is the fourth time within 512 tokens.
+Long ones: the fourth time within `horizon`, or the third if the last was `far` tokens ago and one gap is at most twice
+that (units of 300 to 500 tokens have no room for more; a file written three times is longer). Counters, mutations, a
+few variants in turn break four grams per change and leave the rest repeated. Neither counts where the text looks like
+code without a fence, by its share of symbols: in the last short window, and in the channel so far.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from detectors.finding import Finding, Grade
+
+_SHIFT = 15  # 4 grams of 15 bits; the mask forgets the fifth
+_MASK = (1 << 60) - 1
+_MIX = 0x9E37
+_GAP_BITS = 12
+_GAP = (1 << _GAP_BITS) - 1
+_SHORT, _LONG, _SYMBOL = 1, 2, 4  # what a mark holds below its gap
+_MARK_BITS = 3
+_FLAGS = _SHORT | _LONG
+_LOOK = 64
+_RECENT = 1 << 13  # tokens of the channel that its share of symbols is taken over, at least half of them
+
+
+@dataclass(frozen=True, slots=True)
+class NearThresholds:
+    """horizon, reach, far, windows, abort_after: tokens. Shares: 0 to 1, of the window.
+
+    short_*: grams said four times within `reach`. long_*: four times within `horizon`, three if `far` apart.
+    symbols, symbols_so_far: a larger share of tokens with symbols is code, in the short window and in the channel.
+    abort_after: a share stays at `fallback` or above for so many tokens.
+    """
+
+    horizon: int = 2048
+    reach: int = 512
+    far: int = 280
+    short_window: int = 256
+    short_suspect: float = 0.7
+    short_fallback: float = 0.84
+    long_window: int = 512
+    long_suspect: float = 0.65
+    long_fallback: float = 0.75
+    symbols: float = 0.16
+    symbols_so_far: float = 0.12
+    abort_after: int = 1536
+
+    def __post_init__(self) -> None:
+        if self.horizon & (self.horizon - 1) or not self.long_window <= self.horizon <= _GAP:
+            raise ValueError("horizon must be a power of two below 4096, and not below long_window")
+        for low, high in ((self.short_suspect, self.short_fallback), (self.long_suspect, self.long_fallback)):
+            if not 0 < low <= high <= 1:
+                raise ValueError("suspect and fallback are shares: 0 < suspect <= fallback <= 1")
+
+
+class NearRepeat:
+    """Feeds on the tokens of one channel."""
+
+    def __init__(self, thresholds: NearThresholds | None = None) -> None:
+        self._thresholds = chosen = thresholds or NearThresholds()
+        self._short_suspect = round(chosen.short_suspect * chosen.short_window)
+        self._long_suspect = round(chosen.long_suspect * chosen.long_window)
+        self._horizon, self._reach, self._far = chosen.horizon, chosen.reach, chosen.far
+        self._short_window, self._long_window = chosen.short_window, chosen.long_window
+        self.reset()
+
+    def reset(self) -> None:
+        self._key = self._count = 0
+        self._short = self._long = 0  # repeated grams in their windows
+        self._symbols = self._so_far = 0  # tokens with symbols after the first `so_far`
+        self._code: bool | None = None
+        self._new: dict[int, int] = {}  # gram -> index of its last occurrence, and the two gaps before it
+        self._old: dict[int, int] = {}
+        self._marks = array("H", bytes(2 * self._horizon))
+        self._positions = array("Q", bytes(8 * self._horizon))
+        self._since = 0  # index at which a share reached `fallback`
+        self.grade: Grade | None = None
+
+    def push(self, position: int, token: int, symbol: bool) -> Grade | None:
+        """Takes one token; answers the grade of what goes on now. symbol: TokenText.symbol."""
+        count = self._count = self._count + 1
+        key = self._key = (self._key << _SHIFT ^ token * _MIX) & _MASK
+        new, marks, wrap = self._new, self._marks, self._horizon - 1
+        mark = 0
+        seen = new.get(key) or self._old.get(key)
+        if seen is None:
+            new[key] = count << 2 * _GAP_BITS
+        else:
+            gap = count - (seen >> 2 * _GAP_BITS)
+            if gap <= self._horizon:
+                before = seen >> _GAP_BITS & _GAP
+                mark = gap << _MARK_BITS
+                if before:
+                    earlier = seen & _GAP
+                    span = gap + before + earlier
+                    if span <= self._horizon and (earlier or (gap >= self._far and min(gap, before) <= 2 * self._far)):
+                        mark += _LONG | _SHORT if earlier and span <= self._reach else _LONG
+                new[key] = count << 2 * _GAP_BITS | gap << _GAP_BITS | before
+            else:
+                new[key] = count << 2 * _GAP_BITS
+        if len(new) > wrap:
+            self._old, self._new = new, {}
+        if symbol:
+            mark |= _SYMBOL
+            self._symbols += 1
+        slot = count & wrap
+        if mark & _FLAGS or self._short or self._long:
+            self._short += (mark & _SHORT) - (marks[count - self._short_window & wrap] & _SHORT)
+            self._long += (mark >> 1 & 1) - (marks[count - self._long_window & wrap] >> 1 & 1)
+        marks[slot] = mark
+        self._positions[slot] = position
+        if slot == 0 and count - self._so_far >= _RECENT:
+            self._so_far += _RECENT // 2
+            self._symbols //= 2
+        if self._short >= self._short_suspect or self._long >= self._long_suspect:
+            return self._judge()
+        if self.grade is not None:
+            self.grade = self._code = None
+        return None
+
+    def is_code_before(self, tokens: int) -> bool:
+        """Whether the text before the last `tokens` has a code's share of symbols; False where little is known."""
+        known = range(tokens, min(self._count, self._horizon))
+        if len(known) < self._short_window:
+            return False
+        symbols = sum(self._marks[self._count - back & self._horizon - 1] & _SYMBOL for back in known) // _SYMBOL
+        return symbols > self._thresholds.symbols * len(known)
+
+    def _is_code(self) -> bool:
+        """By the channel so far and the short window; looked at again every _LOOK tokens."""
+        if self._code is None or self._count % _LOOK == 0:
+            chosen = self._thresholds
+            window = range(min(self._short_window, self._count))
+            symbols = sum(self._marks[self._count - back & self._horizon - 1] & _SYMBOL for back in window) // _SYMBOL
+            self._code = symbols > chosen.symbols * len(window) or (
+                self._symbols > chosen.symbols_so_far * (self._count - self._so_far)
+            )
+        return self._code
+
+    def _judge(self) -> Grade | None:
+        chosen = self._thresholds
+        if self._is_code():
+            self.grade = None
+        elif (
+            self._short < chosen.short_fallback * chosen.short_window
+            and self._long < chosen.long_fallback * chosen.long_window
+        ):
+            self.grade = Grade.SUSPECT
+        elif self.grade is None or self.grade is Grade.SUSPECT:
+            self.grade, self._since = Grade.FALLBACK, self._count
+        elif self._count - self._since >= chosen.abort_after:
+            self.grade = Grade.ABORT
+        return self.grade
+
+    def finding(self, channel: str, position: int) -> Finding:
+        """What is told at the token at which a grade was reached; O(horizon)."""
+        assert self.grade is not None
+        steps, gap = self._reaches()
+        evidence = {
+            "short": round(self._short / self._short_window, 3),
+            "long": round(self._long / self._long_window, 3),
+            "covered": steps,
+            "gap": gap,
+        }
+        began = self._positions[self._count - steps + 1 & self._horizon - 1]
+        reason = f"{self.grade.name.lower()}: the same words again and again"
+        return Finding("loop.near", self.grade, channel, position, began, reason, evidence)
+
+    def _reaches(self) -> tuple[int, int]:
+        """(How many of the last tokens repeat earlier ones, the median distance to those).
+
+        The first copy is new where it is said, so what repeats begins with the second: the best suffix, where a
+        repeated gram counts 1 and a new one -1.
+        """
+        best = score = 0
+        steps = 1
+        for back in range(min(self._count, self._horizon)):
+            score += 1 if self._marks[self._count - back & self._horizon - 1] >> _MARK_BITS else -1
+            if score > best:
+                best, steps = score, back + 1
+        marks = (self._marks[self._count - back & self._horizon - 1] for back in range(steps))
+        gaps = sorted(mark >> _MARK_BITS for mark in marks if mark >> _MARK_BITS)
+        return steps, gaps[len(gaps) // 2] if gaps else 0
