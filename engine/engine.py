@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from engine.codecs.spec import check_codec
 from engine.config import ModelConfig
 from engine.costs import measure_costs
 from engine.drafters.base import Drafter
@@ -43,13 +44,15 @@ EMBEDDED = Path(__file__).with_name("embedded")
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """dtype: `float32`, `bfloat16` or `auto` (measured); rows: width of every decode step; keep: sequences kept for
-    prefix reuse; keep_bytes: most bytes they may hold (None = no limit); fault: planted on purpose."""
+    prefix reuse; keep_bytes: most bytes they may hold (None = no limit); force_low_bits: allow codecs that break tool
+    calls; fault: planted on purpose."""
 
     device: str = "cpu"
     dtype: str = "float32"
     rows: int = 8
     keep: int = 8
     keep_bytes: int | None = None
+    force_low_bits: bool = False
     fault: Fault | None = None
 
 
@@ -136,15 +139,17 @@ class Engine:
         """A turn whose prompt still has to be prefilled: iterate `turn.sequence.prefill()` before the first step.
 
         marks: positions where other prompts are likely to branch off, as the end of system prompt and tools.
-        Raises ContextOverflow, and ValueError for a drafter that this model cannot run or a token that it lacks.
+        Raises ContextOverflow, and ValueError for a drafter that this model cannot run, a codec that the
+        response must not use, or a token that the model lacks.
         """
         limit = self.model.config.max_context
         if len(prompt) >= limit:  # before a kept sequence is touched
             raise ContextOverflow(len(prompt), limit)
         if options.drafter not in self.drafters:
             raise ValueError(f"drafter: {options.drafter!r} is not one of {', '.join(self.drafters)}")
+        check_codec(options.codec, options.tools, self.options.force_low_bits)
         check_bias(options.sampling, self.valid_tokens)
-        sequence = self.prefixes.take(prompt)
+        sequence = self.prefixes.take(prompt, options.codec)
         try:
             turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
         except BaseException:

@@ -40,15 +40,26 @@ class KVCache:
         rows = keys.shape[0]
         self._reserve(position + rows + clear)
         done = 0
-        for tile, at in _pieces(position, position + rows):
+        for tile, at in pieces(position, position + rows):
             count = at.stop - at.start
             self.keys[tile, :, at] = keys[done : done + count].transpose(0, 1)
             self.values[tile, :, at] = values[done : done + count].transpose(0, 1)
             done += count
-        for tile, at in _pieces(position + rows, position + rows + clear):
+        for tile, at in pieces(position + rows, position + rows + clear):
             # a rejected row may hold NaN
             self.keys[tile, :, at] = 0
             self.values[tile, :, at] = 0
+
+    def settle(self, length: int) -> None:
+        """The first `length` rows are committed: nothing to do, rows stay as they were written."""
+
+    def restorable(self, length: int) -> int:
+        """The highest length up to `length` that `truncate` can cut back to: any."""
+        return length
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor that is alive because of this cache."""
+        return self.keys, self.values
 
     @torch.inference_mode()
     def truncate(self, length: int) -> None:
@@ -87,10 +98,10 @@ class KVCache:
             return
         # doubling keeps the copies linear in the final length
         tiles = -(-max(size, 2 * self.capacity) // TILE)
-        self.keys, self.values = _grown(self.keys, tiles), _grown(self.values, tiles)
+        self.keys, self.values = grown(self.keys, tiles), grown(self.values, tiles)
 
 
-def _pieces(start: int, end: int) -> list[tuple[int, slice]]:
+def pieces(start: int, end: int) -> list[tuple[int, slice]]:
     """The rows start..end-1 as (tile, rows of that tile)."""
     pieces = []
     while start < end:
@@ -101,7 +112,8 @@ def _pieces(start: int, end: int) -> list[tuple[int, slice]]:
     return pieces
 
 
-def _grown(old: Tensor, tiles: int) -> Tensor:
+def grown(old: Tensor, tiles: int) -> Tensor:
+    """`old` with room for so many tiles; what is new is zero."""
     new = torch.zeros(tiles, *old.shape[1:], dtype=old.dtype, device=old.device)
     new[: old.shape[0]] = old
     return new

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from engine.codecs.spec import FULL
 from engine.deltanet import INNER
 from engine.drafters.base import Drafter
 from engine.errors import ContextOverflow
@@ -44,12 +45,14 @@ class Sequence:
 
     speculated_from: lowest position that a step of several rows has computed (verified drafts, or a rebuild), or None.
     From there on the state is only as good as speculation is; `rewind(trusted=True)` goes back before it.
+    codec: of a state that is made anew; what the present one was written with is `state.header`.
     intact: False while something changes, and for good if an exception cut that short; never reuse it then.
     """
 
-    def __init__(self, model: Model, drafters: Mapping[str, Drafter] | None = None) -> None:
+    def __init__(self, model: Model, drafters: Mapping[str, Drafter] | None = None, codec: str = FULL) -> None:
         self.model = model
-        self.state: SequenceState = model.new_state()
+        self.codec = codec
+        self.state: SequenceState = model.new_state(codec)
         self.tokens: list[int] = []
         self.provenance: list[Segment] = []
         self.speculated_from: int | None = None
@@ -77,8 +80,10 @@ class Sequence:
         """
         # the token after the reused part stays pending, so it must be a shared one too
         most = min(common_prefix(self.tokens, prompt) - 1, len(prompt) - 1, self.prefilled)
-        if most <= 0 or not self.state.layers:
-            return max(most, 0)
+        if most <= 0:
+            return 0
+        if not self.state.layers:
+            return self.state.nearest(most)
         return max(c.position for c in self.state.checkpoints if c.position <= most and c.position % INNER == 0)
 
     def begin(self, prompt: Tokens[int], marks: Collection[int] = ()) -> int:
@@ -98,7 +103,7 @@ class Sequence:
             if reused:
                 self._rewind(reused, trusted=False)
             else:
-                self.state = self.model.new_state()
+                self.state = self.model.new_state(self.codec)
                 self.provenance, self.speculated_from = [], None
                 self.pacer.begin()
                 for drafter in self.drafters.values():
@@ -127,12 +132,17 @@ class Sequence:
     def fork(self, length: int, into: Sequence) -> Sequence:
         """Makes `into`, a new sequence of the same model, hold the first `length` positions, a length that `reusable`
         has named; returns it."""
-        into.state = self.state.fork(length)
+        into.state, into.codec = self.state.fork(length), self.codec
         into.tokens = self.tokens[: length + 1]
         into.provenance = _shortened(self.provenance, length)
         for name, drafter in into.drafters.items():
             drafter.adopt(self.drafters[name], into.tokens)
         return into
+
+    def use(self, codec: str) -> None:
+        """Chooses the codec of an empty sequence."""
+        if codec != self.codec:
+            self.codec, self.state = codec, self.model.new_state(codec)
 
     def block(self, drafts: Tokens[int] = ()) -> Block:
         """The pending token and `drafts` after it, to be decoded together with other sequences' blocks."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from engine.codecs.spec import FULL
+from engine.compressed import Cache
 from engine.deltanet import DeltaNet, Ingredients, LinearState
 from engine.errors import RewindError
 from engine.kv import KVCache
@@ -37,10 +39,12 @@ class SequenceState:
     """Made by `Model.new_state`. kv: one cache per full-attention layer; linear: one state per linear layer; mtp: the
     drafting head's cache, not part of the fingerprint because it cannot change the output."""
 
-    kv: list[KVCache]
+    kv: list[Cache]
     linear: list[LinearState]
     layers: list[DeltaNet]
     mtp: KVCache | None = None
+    header: str = FULL
+    """By which rules the caches in `kv` were written; see engine.codecs.spec."""
     length: int = 0
     checkpoints: list[Checkpoint] = field(default_factory=list)
     log_start: int = 0
@@ -58,8 +62,7 @@ class SequenceState:
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor that is alive because of this sequence; forks share some of them."""
         for cache in (*self.kv, *((self.mtp,) if self.mtp else ())):
-            yield cache.keys
-            yield cache.values
+            yield from cache.tensors()
         for state in [s for c in self.checkpoints for s in c.linear] + self.linear:
             yield state.memory
             yield state.conv
@@ -104,12 +107,14 @@ class SequenceState:
             # copies: a view would keep the whole forward alive, other sequences' rows included
             self.log.append(tuple(part.rows(row, row + 1).clone() for part in accepted))
         self.length += count
+        self._settle()
         self._forget_provisional()
         self._shorten_log()
 
     def skip_log(self, count: int) -> None:
         """`count` rows were prefilled: they advance the cursor and leave no ingredients."""
         self.length += count
+        self._settle()
         self.log = []
         self.log_start = self.length
         self._forget_provisional()
@@ -118,9 +123,10 @@ class SequenceState:
         """The highest position not above `position` that `rewind` can restore."""
         if position >= self.length:
             return self.length
-        if not self.layers:  # attention alone: a cursor can be anywhere
-            return position
-        return max(self._reach(c, position) for c in self.checkpoints if c.position <= position)
+        if not self.layers:
+            return self._kept_rows(position)
+        reached = ((c.position, self._kept_rows(self._reach(c, position))) for c in self.checkpoints)
+        return max((end for start, end in reached if start <= end <= position), default=0)
 
     def rewind(self, position: int) -> None:
         """Makes the state hold exactly `position` committed rows. Raises RewindError if that is not restorable."""
@@ -146,6 +152,7 @@ class SequenceState:
             linear=[s.clone() for s in self.linear],
             layers=self.layers,
             mtp=self.mtp.clone() if self.mtp else None,
+            header=self.header,
             length=self.length,
             log_start=self.length,
         )
@@ -158,11 +165,14 @@ class SequenceState:
         earlier = [c for c in self.checkpoints if c.position <= position]
         if self.layers and (not earlier or earlier[-1].position != position):
             raise RewindError(position, earlier[-1].position if earlier else 0)
+        if self._kept_rows(position) != position:
+            raise RewindError(position, self._kept_rows(position))
         return SequenceState(
             kv=[c.fork(position) for c in self.kv],
             linear=[s.clone() for s in earlier[-1].linear] if self.layers else [],
             layers=self.layers,
             mtp=self.mtp.fork(position) if self.mtp else None,
+            header=self.header,
             length=position,
             checkpoints=earlier,
             log_start=position,
@@ -172,7 +182,7 @@ class SequenceState:
     def fingerprint(self, head_slots: int = 0) -> str:
         """SHA-256 over the bits of everything committed that can influence the output, and of so many slots of the
         drafting head's cache, which cannot."""
-        digest = hashlib.sha256(str(self.length).encode())
+        digest = hashlib.sha256(f"{self.header}:{self.length}".encode())
         tensors: list[Tensor] = [t for cache in self.kv for t in cache.committed(self.length)]
         tensors += [t for s in self.linear for t in (s.memory, s.conv)]
         if self.mtp is not None:
@@ -192,6 +202,14 @@ class SequenceState:
         for row in rows:
             for layer, state, part in zip(self.layers, self.linear, row, strict=True):
                 layer.fold(state, part)
+
+    def _settle(self) -> None:
+        for cache in self.kv:
+            cache.settle(self.length)
+
+    def _kept_rows(self, position: int) -> int:
+        """The highest position up to `position` that every attention cache can be cut back to."""
+        return min((cache.restorable(position) for cache in self.kv), default=position)
 
     def _forget_provisional(self) -> None:
         self.provisional, self.provisional_rows = None, 0

@@ -12,6 +12,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
 from engine.audit import audit_step
+from engine.codecs.spec import FULL
 from engine.detokenizer import StreamDetokenizer
 from engine.faults import Fault
 from engine.model import Rows
@@ -41,7 +42,8 @@ class TurnOptions:
     of any other drafter of the sequence. max_draft: most draft tokens per step (capped by the step width; how many pay
     is up to the sequence's pacer). audit_every: recompute the first verify step and then one in so many; 0 = never.
     max_tokens: None = up to the context window. logprobs: how many of the likeliest tokens are reported with each
-    token, at most 20.
+    token, at most 20. codec: how the KV cache is stored, see engine.codecs.spec; tools: whether the response may call
+    tools, which rules some codecs out.
     """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -51,6 +53,8 @@ class TurnOptions:
     max_draft: int = 7
     audit_every: int = 16
     logprobs: int = 0
+    codec: str = FULL
+    tools: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the field."""

@@ -1,0 +1,221 @@
+"""KV cache of one attention layer whose committed rows are stored as codes, but for the newest and the very first ones.
+
+Must not: code a row that is not committed, or decide by the present length what a row may see.
+Invariant: `coded`, a multiple of FLUSH, counts the committed rows that exist as codes. A query row at position t reads
+the keys below `t // FLUSH * FLUSH` as codes and those from there on as computed, in prefill, decode and verification
+alike. Where that edge falls inside a step, later rows need codes of rows that the same step has computed: those are
+coded in advance, count as `pending`, and are dropped unless `settle` says that they were committed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.codecs.quantiser import BLOCK, Encoded, Quantiser, Scratch
+from engine.codecs.spec import FLUSH, SINKS
+from engine.errors import RewindError
+from engine.kv import TILE, KVCache, grown, pieces
+
+GROWTH = 64
+"""Codes grow by a 64th: doubling would waste what they save, and copying them is cheap."""
+assert FLUSH == BLOCK, "a flush is one block of the quantiser"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What all compressed caches of a model and codec share. window: raw rows kept, at least FLUSH and the widest step.
+
+    header: see engine.codecs.spec.
+    """
+
+    codec: str
+    header: str
+    heads: int
+    dim: int
+    dtype: torch.dtype
+    device: torch.device
+    window: int
+    keys: Quantiser
+    values: Quantiser
+    scratch: Scratch
+
+
+class CompressedCache:
+    """Codes: [tiles, kv_heads, 256, bytes], scales fp16 [tiles, kv_heads, 256]. raw_keys, raw_values: [kv_heads, SINKS
+    + window, head_dim]; position p has slot SINKS + p % window, the first SINKS positions a slot of their own besides.
+
+    mean: fp32 [kv_heads, head_dim], taken from keys before they are coded: the mean of the first FLUSH keys, sinks left
+    out, so it depends on the prefix alone. A constant in all keys shifts a row's scores by a constant that is added
+    back, so this is exact, and it keeps a bias (Qwen2's) from eating the codes' range.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        keys, values, heads, device = layout.keys, layout.values, layout.heads, layout.device
+        self.key_codes = torch.zeros(0, heads, TILE, keys.width, dtype=keys.dtype, device=device)
+        self.value_codes = torch.zeros(0, heads, TILE, values.width, dtype=values.dtype, device=device)
+        self.key_scale = torch.zeros(0, heads, TILE, dtype=torch.float16, device=device)
+        self.value_scale = torch.zeros_like(self.key_scale)
+        self.raw_keys = torch.zeros(heads, SINKS + layout.window, layout.dim, dtype=layout.dtype, device=device)
+        self.raw_values = torch.zeros_like(self.raw_keys)
+        self.mean = torch.zeros(heads, layout.dim, device=device)
+        self.coded = self.pending = 0
+        self.oldest = self.newest = 0
+        """Rows oldest..newest-1 are in the window; those behind the last written one are zero."""
+
+    @property
+    def codec(self) -> str:
+        return self.layout.codec
+
+    @property
+    def heads(self) -> int:
+        return self.layout.heads
+
+    @property
+    def nbytes(self) -> int:
+        """Codes, scales, raw rows and mean; the scratch is shared and counted once per model."""
+        return sum(t.numel() * t.element_size() for t in self._own())
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self._own(), *self.layout.scratch.tensors())
+
+    @torch.inference_mode()
+    def write(self, position: int, keys: Tensor, values: Tensor, clear: int = 0) -> None:
+        """Stores rows [rows, heads, dim] from `position` on and zeroes `clear` rows behind them.
+
+        Codes in advance what the written rows themselves have to read as codes.
+        """
+        rows = keys.shape[0]
+        self._drop_pending(self.coded)
+        slots = self._slots(position, position + rows)
+        self.raw_keys[:, slots] = keys.transpose(0, 1)
+        self.raw_values[:, slots] = values.transpose(0, 1)
+        if position < SINKS:
+            first = slice(position, min(position + rows, SINKS))
+            self.raw_keys[:, first] = keys[: first.stop - position].transpose(0, 1)
+            self.raw_values[:, first] = values[: first.stop - position].transpose(0, 1)
+        if clear:
+            # a rejected row may hold NaN
+            behind = self._slots(position + rows, position + rows + clear)
+            self.raw_keys[:, behind] = 0
+            self.raw_values[:, behind] = 0
+        self.newest = position + rows + clear
+        self.oldest = max(self.oldest, self.newest - self.layout.window)
+        self._code_up_to(edge(position + rows - 1))
+
+    @torch.inference_mode()
+    def settle(self, length: int) -> None:
+        """The first `length` rows are committed: full blocks of them become codes for good."""
+        self._code_up_to(edge(length))
+        self.coded = max(edge(length), self.coded)
+        self._drop_pending(self.coded)
+
+    def restorable(self, length: int) -> int:
+        """Between two edges the raw rows since the last edge are needed."""
+        return length if edge(length) >= self.oldest else edge(length)
+
+    @torch.inference_mode()
+    def truncate(self, length: int) -> None:
+        """Zeroes all rows from `length` on. Raises RewindError if that is not restorable."""
+        if self.restorable(length) != length:
+            raise RewindError(length, self.restorable(length))
+        self.coded = min(self.coded, edge(length))
+        self._drop_pending(self.coded)
+        for stored in (self.key_codes, self.value_codes):
+            stored[self.coded // TILE : self.coded // TILE + 1, :, self.coded % TILE :] = 0
+            stored[self.coded // TILE + 1 :] = 0
+        if not self.coded:
+            self.mean.zero_()
+        gone = self._slots(max(length, self.oldest), self.newest)
+        for raw in (self.raw_keys, self.raw_values):
+            raw[:, gone] = 0
+            raw[:, min(length, SINKS) : SINKS] = 0
+        self.newest, self.oldest = min(self.newest, length), min(self.oldest, length)
+
+    def committed(self, length: int) -> tuple[Tensor, ...]:
+        """Codes and scales of the first rows [heads, edge, ..], then mean, first rows and window as stored."""
+        codes = (self.key_codes, self.key_scale, self.value_codes, self.value_scale)
+        first, slots = min(length, SINKS), self._slots(edge(length), length)
+        raw = [r[:, at] for r in (self.raw_keys, self.raw_values) for at in (slice(0, first), slots)]
+        return (*(c.transpose(0, 1).flatten(1, 2)[:, : edge(length)] for c in codes), self.mean, *raw)
+
+    def slot_positions(self) -> Tensor:
+        """The position that each window slot holds after the last write, int64 [window]; negative: none yet."""
+        slots = torch.arange(self.layout.window, device=self.layout.device)
+        return self.newest - 1 - (self.newest - 1 - slots) % self.layout.window
+
+    def clone(self) -> CompressedCache:
+        """An independent copy."""
+        return self._copy(self.key_codes.shape[0])
+
+    def fork(self, length: int) -> CompressedCache:
+        """An independent cache that holds the first `length` rows. Raises RewindError if that is not restorable."""
+        other = self._copy(-(-length // TILE))
+        other.truncate(length)
+        return other
+
+    def _copy(self, tiles: int) -> CompressedCache:
+        other = CompressedCache.__new__(CompressedCache)
+        other.layout, other.mean = self.layout, self.mean.clone()
+        other.raw_keys, other.raw_values = self.raw_keys.clone(), self.raw_values.clone()
+        other.key_codes, other.value_codes = self.key_codes[:tiles].clone(), self.value_codes[:tiles].clone()
+        other.key_scale, other.value_scale = self.key_scale[:tiles].clone(), self.value_scale[:tiles].clone()
+        capacity = other.key_codes.shape[0] * TILE
+        other.coded, other.pending = min(self.coded, capacity), min(self.pending, capacity)
+        other.oldest, other.newest = self.oldest, self.newest
+        return other
+
+    def _own(self) -> tuple[Tensor, ...]:
+        codes = (self.key_codes, self.key_scale, self.value_codes, self.value_scale)
+        return (*codes, self.raw_keys, self.raw_values, self.mean)
+
+    def _slots(self, start: int, end: int) -> Tensor:
+        return SINKS + torch.arange(start, end, device=self.layout.device) % self.layout.window
+
+    def _code_up_to(self, end: int) -> None:
+        for start in range(self.pending, end, FLUSH):
+            if start < self.oldest:
+                raise RuntimeError(f"row {start} was overwritten before it was coded; settle after every write")
+            self._code(start)
+            self.pending = start + FLUSH
+
+    def _code(self, start: int) -> None:
+        """Codes the rows start..start+FLUSH-1 of the window."""
+        self._reserve(start + FLUSH)
+        slots = self._slots(start, start + FLUSH)
+        keys, values = (raw[:, slots].transpose(0, 1).float() for raw in (self.raw_keys, self.raw_values))
+        if start == 0:
+            self.mean = keys[SINKS:].mean(0)
+        ((tile, at),) = pieces(start, start + FLUSH)
+        self._store(self.layout.keys.encode_block(keys - self.mean), self.key_codes, self.key_scale, tile, at)
+        self._store(self.layout.values.encode_block(values), self.value_codes, self.value_scale, tile, at)
+
+    def _store(self, rows: Encoded, codes: Tensor, scale: Tensor, tile: int, at: slice) -> None:
+        codes[tile, :, at] = rows.codes.transpose(0, 1)
+        scale[tile, :, at] = rows.scale.T
+
+    def _drop_pending(self, keep: int) -> None:
+        """Of codes in advance nothing counts; their scales become zero, because a masked NaN would still spread."""
+        for tile, at in pieces(keep, max(self.pending, keep)):
+            self.key_scale[tile, :, at] = 0
+            self.value_scale[tile, :, at] = 0
+        self.pending = keep
+
+    def _reserve(self, size: int) -> None:
+        tiles, has = -(-size // TILE), self.key_codes.shape[0]
+        if tiles > has:
+            tiles = max(tiles, has + has // GROWTH)
+            self.key_codes, self.value_codes = grown(self.key_codes, tiles), grown(self.value_codes, tiles)
+            self.key_scale, self.value_scale = grown(self.key_scale, tiles), grown(self.value_scale, tiles)
+
+
+def edge(position: int) -> int:
+    """Keys below it are codes to a query row at `position`."""
+    return position // FLUSH * FLUSH
+
+
+Cache = KVCache | CompressedCache
+"""What an attention layer may read: the same methods, told apart where they are read."""
