@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from engine.codecs.quantiser import Quantiser
-from engine.codecs.spec import FLUSH, SINKS
-from engine.compressed import CompressedCache, edge
+from engine.codecs.spec import SINKS
+from engine.compressed import CompressedCache
 from engine.kv import TILE, KVCache
 from engine.softmax import Parts, folded, row_positions, spread_queries, weigh
 
@@ -31,16 +31,24 @@ def attend_codes(q: Tensor, cache: CompressedCache, position: int, group_rows: i
     rows = q.shape[0]
     query = spread_queries(q, cache.heads)
     at = row_positions(position, rows, query.shape[1] // rows, q.device)
-    parts = _window_parts(query, cache, at, visible_from)
-    tiles, size = -(-cache.pending // TILE), max(group_rows // rows, 1)
+    edges, size = cache.edges(at), max(group_rows // rows, 1)
+    parts = _window_parts(query, cache, at, edges, visible_from)
+    if cache.tail is not None:
+        # rows that are no codes although they have left the window
+        behind = -(-(position + rows - cache.coded) // TILE)
+        hidden_below = max(visible_from - cache.coded, 0)
+        for first in range(0, behind, size):
+            last = min(first + size, behind)
+            parts = parts.and_then(raw_parts(query, cache.tail, first, last, at - cache.coded, hidden_below))
+    tiles = -(-cache.pending // TILE)
     if tiles:
         turned = torch.matmul(query, cache.layout.keys.rotate)
         # what centring took from every key's score
         shift = (query * cache.mean[:, None]).sum(-1, keepdim=True)
-        coded = _code_parts(turned, shift, cache, range(0, min(size, tiles)), at, position, visible_from)
+        coded = _code_parts(turned, shift, cache, range(0, min(size, tiles)), edges, position, visible_from)
         for first in range(size, tiles, size):
             group = range(first, min(first + size, tiles))
-            coded = coded.and_then(_code_parts(turned, shift, cache, group, at, position, visible_from))
+            coded = coded.and_then(_code_parts(turned, shift, cache, group, edges, position, visible_from))
         back = torch.matmul(coded.mixed, cache.layout.values.rotate.T)
         parts = parts.and_then(Parts(coded.highest, coded.total, back))
     return parts.output(rows)
@@ -65,12 +73,14 @@ def raw_parts(query: Tensor, cache: KVCache, first: int, last: int, at: Tensor, 
     return Parts(highest, total, folded(mixed))
 
 
-def _window_parts(query: Tensor, cache: CompressedCache, at: Tensor, visible_from: int) -> Parts:
+def _window_parts(query: Tensor, cache: CompressedCache, at: Tensor, edges: Tensor, visible_from: int) -> Parts:
     """Softmax parts over what is raw: the newest rows, and the very first ones once they have left the window."""
     newest = cache.slot_positions()
     positions = torch.cat((torch.arange(SINKS, device=newest.device), newest))
-    hidden = (positions < at // FLUSH * FLUSH) | (positions > at)
-    hidden[..., :SINKS] = positions[:SINKS] >= at // FLUSH * FLUSH
+    hidden = (positions < edges) | (positions > at)
+    if cache.tail is not None:
+        hidden[...] = True
+    hidden[..., :SINKS] = positions[:SINKS] >= edges
     if visible_from:
         hidden |= positions < visible_from
     scores = torch.bmm(query, cache.raw_keys.float().transpose(1, 2))[None].masked_fill_(hidden, -torch.inf)
@@ -83,7 +93,7 @@ def _code_parts(
     shift: Tensor,
     cache: CompressedCache,
     tiles: range,
-    at: Tensor,
+    edges: Tensor,
     position: int,
     visible_from: int,
 ) -> Parts:
@@ -99,9 +109,9 @@ def _code_parts(
         torch.bmm(spread, keys.transpose(1, 2), out=scores[start - first : end - first].flatten(0, 1))
     torch.addcmul(shift, scores, cache.key_scale[first:last, :, None].float(), out=scores)
     # most tiles are visible to every row; where they are, hiding nothing would change no bit
-    if first == 0 or last * TILE > edge(position) or visible_from:
+    if first == 0 or last * TILE > cache.first_edge(position) or visible_from:
         seen = torch.arange(first * TILE, last * TILE, device=turned.device).view(count, 1, 1, TILE)
-        hidden = (seen >= at // FLUSH * FLUSH) | (seen < max(SINKS, visible_from))
+        hidden = (seen >= edges) | (seen < max(SINKS, visible_from))
         scores.masked_fill_(hidden, -torch.inf)
     highest, total = weigh(scores)
     scores.mul_(cache.value_scale[first:last, :, None].float())

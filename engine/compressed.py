@@ -62,6 +62,8 @@ class CompressedCache:
         self.raw_keys = torch.zeros(heads, SINKS + layout.window, layout.dim, dtype=layout.dtype, device=device)
         self.raw_values = torch.zeros_like(self.raw_keys)
         self.mean = torch.zeros(heads, layout.dim, device=device)
+        self.tail: KVCache | None = None
+        """Once quantising has stopped: all rows from `coded` on, as computed."""
         self.coded = self.pending = 0
         self.oldest = self.newest = 0
         """Rows oldest..newest-1 are in the window; those behind the last written one are zero."""
@@ -89,6 +91,9 @@ class CompressedCache:
         Codes in advance what the written rows themselves have to read as codes.
         """
         rows = keys.shape[0]
+        if self.tail is not None:
+            self.tail.write(position - self.coded, keys, values, clear)
+            return
         self._drop_pending(self.coded)
         slots = self._slots(position, position + rows)
         self.raw_keys[:, slots] = keys.transpose(0, 1)
@@ -109,12 +114,16 @@ class CompressedCache:
     @torch.inference_mode()
     def settle(self, length: int) -> None:
         """The first `length` rows are committed: full blocks of them become codes for good."""
+        if self.tail is not None:
+            return
         self._code_up_to(edge(length))
         self.coded = max(edge(length), self.coded)
         self._drop_pending(self.coded)
 
     def restorable(self, length: int) -> int:
         """Between two edges the raw rows since the last edge are needed."""
+        if self.tail is not None:
+            return length if length >= self.coded else edge(length)
         return length if edge(length) >= self.oldest else edge(length)
 
     @torch.inference_mode()
@@ -122,6 +131,10 @@ class CompressedCache:
         """Zeroes all rows from `length` on. Raises RewindError if that is not restorable."""
         if self.restorable(length) != length:
             raise RewindError(length, self.restorable(length))
+        if self.tail is not None:
+            self.tail.truncate(max(length - self.coded, 0))
+            if length >= self.coded:
+                return
         self.coded = min(self.coded, edge(length))
         self._drop_pending(self.coded)
         for stored in (self.key_codes, self.value_codes):
@@ -135,12 +148,35 @@ class CompressedCache:
             raw[:, min(length, SINKS) : SINKS] = 0
         self.newest, self.oldest = min(self.newest, length), min(self.oldest, length)
 
+    @torch.inference_mode()
+    def freeze(self) -> None:
+        """Stops quantising: all rows that are not codes yet, and all to come, are kept as computed."""
+        if self.tail is not None:
+            return
+        self._drop_pending(self.coded)
+        self.tail = KVCache(self.heads, self.layout.dim, self.layout.dtype, self.layout.device)
+        slots = self._slots(self.coded, max(self.newest, self.coded))
+        self.tail.write(0, self.raw_keys[:, slots].transpose(0, 1), self.raw_values[:, slots].transpose(0, 1))
+
     def committed(self, length: int) -> tuple[Tensor, ...]:
         """Codes and scales of the first rows [heads, edge, ..], then mean, first rows and window as stored."""
         codes = (self.key_codes, self.key_scale, self.value_codes, self.value_scale)
-        first, slots = min(length, SINKS), self._slots(edge(length), length)
-        raw = [r[:, at] for r in (self.raw_keys, self.raw_values) for at in (slice(0, first), slots)]
-        return (*(c.transpose(0, 1).flatten(1, 2)[:, : edge(length)] for c in codes), self.mean, *raw)
+        first, end = min(length, SINKS), min(edge(length), self.coded)
+        raw = [r[:, :first] for r in (self.raw_keys, self.raw_values)]
+        if self.tail is None:
+            raw += [r[:, self._slots(end, length)] for r in (self.raw_keys, self.raw_values)]
+        else:
+            raw += self.tail.committed(length - end)
+        return (*(c.transpose(0, 1).flatten(1, 2)[:, :end] for c in codes), self.mean, *raw)
+
+    def edges(self, at: Tensor) -> Tensor:
+        """For rows at the positions `at`: below it keys are codes, from it on they are raw."""
+        edges = at // FLUSH * FLUSH
+        return edges if self.tail is None else edges.clamp(max=self.coded)
+
+    def first_edge(self, position: int) -> int:
+        """The same for one row."""
+        return edge(position) if self.tail is None else min(edge(position), self.coded)
 
     def slot_positions(self) -> Tensor:
         """The position that each window slot holds after the last write, int64 [window]; negative: none yet."""
@@ -166,11 +202,13 @@ class CompressedCache:
         capacity = other.key_codes.shape[0] * TILE
         other.coded, other.pending = min(self.coded, capacity), min(self.pending, capacity)
         other.oldest, other.newest = self.oldest, self.newest
+        other.tail = self.tail.clone() if self.tail is not None else None
         return other
 
     def _own(self) -> tuple[Tensor, ...]:
         codes = (self.key_codes, self.key_scale, self.value_codes, self.value_scale)
-        return (*codes, self.raw_keys, self.raw_values, self.mean)
+        tail = self.tail.tensors() if self.tail is not None else ()
+        return (*codes, self.raw_keys, self.raw_values, self.mean, *tail)
 
     def _slots(self, start: int, end: int) -> Tensor:
         return SINKS + torch.arange(start, end, device=self.layout.device) % self.layout.window

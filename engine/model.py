@@ -25,6 +25,7 @@ from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.kv import KVCache
 from engine.layers import Linear, Norm, Rope
+from engine.memory import cache_bytes
 from engine.moe import MoE, feed_forward
 from engine.mtp import MtpHead
 from engine.state import SequenceState
@@ -252,6 +253,15 @@ class Model:
     def _cache(self) -> KVCache:
         return KVCache(self.config.num_kv_heads, self.config.head_dim, self.dtype, self.device)
 
+    def cache_bytes(self, codec: str, context: int) -> int:
+        """Bytes that the attention caches of one sequence take at `context` tokens."""
+        return cache_bytes(self.config, codec, context, self.dtype, self._window)
+
+    @property
+    def _window(self) -> int:
+        """A chunk of the prompt, or a step and all raw rows that it may read, in whole blocks."""
+        return -(-max(self.prefill_rows, FLUSH + self.rows) // FLUSH) * FLUSH
+
     def _coded_cache(self, codec: str) -> Cache:
         return self._cache() if codec == FULL_CODEC else CompressedCache(self._layout(codec))
 
@@ -259,9 +269,7 @@ class Model:
         if codec not in self._layouts:
             spec, dim = SPECS[codec], self.config.head_dim
             keys, values = (quantiser(bits, dim, self.device) for bits in (spec.key_bits, spec.value_bits))
-            # a chunk of the prompt, or a step and all raw rows that it may read, in whole blocks
-            window = -(-max(self.prefill_rows, FLUSH + self.rows) // FLUSH) * FLUSH
-            sizes = (self.config.num_kv_heads, dim, self.dtype, self.device, window)
+            sizes = (self.config.num_kv_heads, dim, self.dtype, self.device, self._window)
             self._layouts[codec] = Layout(codec, spec.header, *sizes, keys, values, self._scratch)
         return self._layouts[codec]
 

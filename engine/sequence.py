@@ -22,6 +22,7 @@ from engine.deltanet import INNER
 from engine.drafters.base import Drafter
 from engine.errors import ContextOverflow
 from engine.faults import Fault
+from engine.memory import Budget
 from engine.model import Block, Model, Rows
 from engine.pacing import Pacer
 from engine.state import SequenceState
@@ -60,6 +61,7 @@ class Sequence:
         self.drafters: dict[str, Drafter] = dict(drafters or {})
         self._edges: set[int] = set()
         self.pacer = Pacer(depth=model.rows - 1)
+        self.budget = Budget(model.device)
 
     @property
     def length(self) -> int:
@@ -169,10 +171,33 @@ class Sequence:
         trusted: rebuild from a point that no verify step has touched, generated tokens decoded one at a time.
         Raises ValueError if `length` is not below the number of known tokens.
         """
-        if not 0 <= length < len(self.tokens):
-            raise ValueError(f"cannot rewind to {length}: {len(self.tokens)} tokens are known")
+        self._check_known(length)
         with self._change():
             return self._rewind(length, trusted=trusted)
+
+    def can_fit(self, codec: str, context: int) -> bool:
+        """Whether this sequence's caches could be replaced by ones of `codec` with room for `context` tokens."""
+        return self.budget.has_room(self.model.cache_bytes(codec, context), sum(c.nbytes for c in self.state.kv))
+
+    def restore(self, length: int, *, trusted: bool) -> int:
+        """`rewind`, with a full cache from here on: what was prefilled is computed again, what was decoded is decoded
+        again. Returns tokens recomputed. Raises ValueError as `rewind` does."""
+        self._check_known(length)
+        with self._change():
+            target, start = min(length, self.length), 0
+            pins, self.state = self.state.pins, self.model.new_state(FULL)
+            self.state.pins, self.codec, self.speculated_from = pins, FULL, None
+            self._recompute(start, target, width=1 if trusted else self.model.rows)
+            self._truncate(length)
+            return target - start
+
+    def stop_quantising(self) -> None:
+        """What is committed from here on is stored as computed."""
+        self.state.stop_quantising()
+
+    def _check_known(self, length: int) -> None:
+        if not 0 <= length < len(self.tokens):
+            raise ValueError(f"cannot rewind to {length}: {len(self.tokens)} tokens are known")
 
     def _rewind(self, length: int, *, trusted: bool) -> int:
         base = min(length, self.length)
@@ -198,7 +223,7 @@ class Sequence:
             if lo >= hi:
                 continue
             if segment.kind == "prefill":
-                hidden = self.model.prefill(self.state, self.tokens[lo:hi])
+                hidden = self.model.prefill(self.state, self.tokens[lo:hi], {*self._edges, self.prefilled})
                 self._observe(lo, hi, hidden)
                 continue
             for at in range(lo, hi, width):

@@ -33,7 +33,7 @@ class Parts:
         out = self.mixed / self.total.clamp_min(torch.finfo(torch.float32).tiny)
         kv_heads, queries, dim = out.shape
         groups = queries // rows
-        ordered: Tensor = out.view(kv_heads, groups, rows, dim).permute(2, 0, 1, 3)
+        ordered = out.view(kv_heads, groups, rows, dim).permute(2, 0, 1, 3)
         return ordered.reshape(rows, kv_heads * groups * dim)
 
 
@@ -43,7 +43,7 @@ def spread_queries(q: Tensor, kv_heads: int) -> Tensor:
     rows, heads, dim = q.shape
     groups = heads // kv_heads
     query = q.float().view(rows, kv_heads, groups, dim).permute(1, 2, 0, 3).reshape(kv_heads, groups * rows, dim)
-    return query * dim**-0.5
+    return query.mul(dim**-0.5)
 
 
 def row_positions(position: int, rows: int, groups: int, device: torch.device) -> Tensor:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from engine.codecs.spec import FULL
-from engine.compressed import Cache
+from engine.codecs.spec import FLUSH, FULL
+from engine.compressed import Cache, CompressedCache
 from engine.deltanet import DeltaNet, Ingredients, LinearState
 from engine.errors import RewindError
 from engine.kv import KVCache
@@ -52,6 +52,7 @@ class SequenceState:
     provisional: tuple[Ingredients, ...] | None = None
     """Ingredients per linear layer of the last decode's rows; None when nothing is provisional."""
     provisional_rows: int = 0
+    shadow: None = None
     pins: frozenset[int] = frozenset()
     """Positions whose checkpoints are not thinned out: end of the tools, start of the turn."""
 
@@ -118,6 +119,13 @@ class SequenceState:
         self.log = []
         self.log_start = self.length
         self._forget_provisional()
+
+    def stop_quantising(self) -> None:
+        """Attention rows from here on are stored as computed; a prefix with such rows is of no codec."""
+        for cache in self.kv:
+            if isinstance(cache, CompressedCache):
+                cache.freeze()
+        self.header += f"/raw-from-{self.length // FLUSH * FLUSH}"
 
     def nearest(self, position: int) -> int:
         """The highest position not above `position` that `rewind` can restore."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from engine.audit import audit_step
 from engine.codecs.spec import FULL
 from engine.detokenizer import StreamDetokenizer
+from engine.fallback import fall_back
 from engine.faults import Fault
 from engine.model import Rows
 from engine.penalties import Penalties
@@ -162,10 +163,11 @@ class Turn:
             dead_drafter=dead,
         )
 
-    def rewind(self, position: int, drafter: str, *, trusted: bool) -> RewindReport:
+    def rewind(self, position: int, drafter: str, *, trusted: bool, codec: str | None = None) -> RewindReport:
         """Keeps the first `position` generated tokens and continues with `drafter`; works after the end too.
 
-        trusted: rebuild the state from a point that no verify step has touched. Raises ValueError if `position` is
+        trusted: rebuild the state from a point that no verify step has touched. codec: `full` to leave a compressed
+        cache as far as that fits (engine.fallback), None = as it is. Raises ValueError if `position` is
         not between 0 and the number of generated tokens, or is behind the last token of a turn that has ended.
         """
         generated = len(self.generated)
@@ -175,13 +177,18 @@ class Turn:
             raise ValueError(f"cannot rewind to generated token {position}: the turn ended there; keep fewer tokens")
         started = time.perf_counter()
         discarded = self.generated[position:]
-        rebuilt = self.sequence.rewind(self.prompt_tokens + position - 1, trusted=trusted)
+        sequence, length = self.sequence, self.prompt_tokens + position - 1
+        back = fall_back(sequence, length, codec or sequence.codec, trusted=trusted, fits=self._full_fits)
         self.penalties.forget(discarded)
         self.drafter = drafter
         self.ended = False
         self._restart_text()
         milliseconds = (time.perf_counter() - started) * 1e3
-        return RewindReport(position, len(discarded), rebuilt, milliseconds)
+        return RewindReport(position, len(discarded), back.rebuilt, milliseconds, back.level, sequence.codec)
+
+    def _full_fits(self) -> bool:
+        """Whether the longest context that this turn may reach has room in a full cache."""
+        return self.sequence.can_fit(FULL, len(self.sequence.tokens) + self._room())
 
     def _room(self) -> int:
         """Tokens that may still be generated; at least 1 while the turn has not ended."""

@@ -24,6 +24,7 @@ from engine.drafters.mtp import MtpDrafter
 from engine.dtype import parse_dtype
 from engine.engine import check_device
 from engine.errors import ConfigError
+from engine.memory import free_memory
 from engine.model import Model
 from engine.sampler import SamplingParams, choose
 from engine.sequence import Sequence
@@ -223,15 +224,3 @@ def _check_memory(weights: int, config: ModelConfig, device: torch.device) -> No
             f"{device}: {needed / 1e9:.1f} GB are needed for {config.num_layers} layers, {free / 1e9:.1f} GB are free; "
             f"{(needed - free) / 1e9:.1f} GB are missing. Use a larger device, or fewer layers with --layers N"
         )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated; None where this cannot be found out."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            available = next(line for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
-    return int(available.split()[1]) * 1024

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from engine.codecs.rotation import SEED
 
 FULL = "full"
+DEFAULT = "k4v4"
+"""What `turboquant` means."""
 VERSION = 1
 """Of the rules below and of all arithmetic in this package; raise it with any change that moves a bit."""
 FLUSH = 64

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from engine import reports
+from engine.codecs.spec import check_codec
 from engine.dtype import AUTO, DTYPES
 from engine.engine import EMBEDDED, Engine, EngineOptions
 from engine.errors import ContextOverflow, EngineError
@@ -121,7 +122,7 @@ class BuiltinBackend:
                 **({"notes": "; ".join(engine.model.notes)} if engine.model.notes else {}),
             },
         )
-        modes = tuple(str(DecodeMode(drafter)) for drafter in engine.drafters)
+        modes = tuple(str(DecodeMode(drafter, codec)) for codec in engine.codecs for drafter in engine.drafters)
         self.capabilities = Capabilities(True, True, True, True, test.exactness, modes)
 
     async def stop(self) -> None:
@@ -132,8 +133,12 @@ class BuiltinBackend:
     async def generate(self, request: ChatRequest, mode: DecodeMode) -> BuiltinGeneration:
         """Renders, tokenises and prefills; between two chunks of the prompt a cancelled request stops."""
         engine = self.engine
-        if mode.codec != "full":
-            raise BadPrompt(f"kv: codec {mode.codec!r} is not available in this version; use 'full'")
+        try:
+            check_codec(mode.codec, bool(request.tools), self._options.force_low_bits)
+        except ValueError as error:
+            raise BadPrompt(f"kv: {error}") from error
+        if mode.codec not in engine.codecs:
+            raise BadPrompt(f"kv: codec {mode.codec!r} does not fit this model's heads; use 'full'")
         if mode.drafter not in engine.drafters:
             raise BadPrompt(
                 f"speculative.types: {mode.drafter!r} needs an MTP head, which this model lacks; use 'ngram'"
@@ -215,6 +220,8 @@ class BuiltinBackend:
             stops=request.stop,
             audit_every=self._audit_every,
             logprobs=request.logprobs or 0,
+            codec=mode.codec,
+            tools=bool(request.tools),
         )
         started = time.perf_counter()
         opening = self._worker.call(engine.open, prompt, options, marks)
@@ -262,11 +269,12 @@ class BuiltinGeneration:
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
         def call() -> reports.RewindReport:
-            return self._turn.rewind(position, mode.drafter, trusted=rebuild == "trusted")
+            return self._turn.rewind(position, mode.drafter, trusted=rebuild == "trusted", codec=mode.codec)
 
         report = await self._backend.run(call)
-        self._mode = mode
-        return RewindReport(report.position, report.discarded, report.rebuilt, report.milliseconds, mode)
+        # without room for a full cache the old one stays, and is named as what it is
+        self._mode = DecodeMode(mode.drafter, report.codec)
+        return RewindReport(report.position, report.discarded, report.rebuilt, report.milliseconds, self._mode)
 
     async def close(self) -> None:
         if not self._closed:
