@@ -148,6 +148,13 @@ class CompressedCache:
             raw[:, min(length, SINKS) : SINKS] = 0
         self.newest, self.oldest = min(self.newest, length), min(self.oldest, length)
 
+    def take_over(self, full: KVCache, length: int) -> None:
+        """Codes the first `length` rows of a full cache, by the one way in which rows ever become codes."""
+        keys, values = (rows.transpose(0, 1) for rows in full.committed(length))
+        for start in range(0, length, FLUSH):
+            self.write(start, keys[start : start + FLUSH], values[start : start + FLUSH])
+            self.settle(min(start + FLUSH, length))
+
     @torch.inference_mode()
     def freeze(self) -> None:
         """Stops quantising: all rows that are not codes yet, and all to come, are kept as computed."""

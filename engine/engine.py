@@ -35,6 +35,7 @@ from engine.reports import MemoryReport, StepReport
 from engine.sampler import SamplingParams
 from engine.selftest import SelfTest, self_test
 from engine.sequence import Sequence as TokenSequence
+from engine.shadow import ShadowBudget
 from engine.template import ChatTemplate
 from engine.tokenizer import Tokenizer
 from engine.turn import SHORT, Draft, Turn, TurnOptions
@@ -48,7 +49,8 @@ class EngineOptions:
     """dtype: `float32`, `bfloat16` or `auto` (measured); rows: width of every decode step; keep: sequences kept for
     prefix reuse; keep_bytes: most bytes they may hold (None = no limit); force_low_bits: allow codecs that break tool
     calls; cache_bytes: most bytes of a sequence's attention caches after a switch to `full` (None = what is free on the
-    device); fault: planted on purpose."""
+    device); shadow_bytes: host memory for full-precision rows of compressed prompts (0 = none, see engine.shadow);
+    fault: planted on purpose."""
 
     device: str = "cpu"
     dtype: str = "float32"
@@ -57,6 +59,7 @@ class EngineOptions:
     keep_bytes: int | None = None
     force_low_bits: bool = False
     cache_bytes: int | None = None
+    shadow_bytes: int = 0
     fault: Fault | None = None
 
 
@@ -81,6 +84,7 @@ class Engine:
             )
         self.fingerprint = fingerprint(folder)
         self.prefixes = PrefixStore(self._new_sequence, options.keep, options.keep_bytes)
+        self.shadows = ShadowBudget(options.shadow_bytes) if options.shadow_bytes else None
         self.budget = Budget(self.model.device, options.cache_bytes)
         self.max_blocks = 1
         self.costs: Costs = TYPICAL
@@ -201,7 +205,7 @@ class Engine:
             owner = weakref.ref(sequence)
             drafters["mtp"] = MtpDrafter(self.model, lambda: _alive(owner).state, self.valid_tokens)
         sequence.drafters = drafters
-        sequence.budget = self.budget
+        sequence.budget, sequence.shadows = self.budget, self.shadows
         sequence.pacer = Pacer(self.costs, self.model.rows - 1)
         return sequence
 

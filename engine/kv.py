@@ -88,6 +88,20 @@ class KVCache:
         other.truncate(length)
         return other
 
+    def moved(self, device: torch.device, length: int) -> KVCache:
+        """A copy of the first `length` rows on another device, or on the same one; to the host in pinned memory and
+        without waiting for it."""
+        other = KVCache.__new__(KVCache)
+        tiles = -(-length // TILE)
+        pinned = device.type == "cpu" and self.keys.device.type == "cuda"
+        for name in ("keys", "values"):
+            source = getattr(self, name)[:tiles]
+            target = torch.empty(source.shape, dtype=source.dtype, device=device, pin_memory=pinned)
+            if pinned:
+                source.record_stream(torch.cuda.current_stream())
+            setattr(other, name, target.copy_(source, non_blocking=pinned))
+        return other
+
     def _copy(self, tiles: int) -> KVCache:
         other = KVCache.__new__(KVCache)
         other.keys, other.values = self.keys[:tiles].clone(), self.values[:tiles].clone()

@@ -134,14 +134,18 @@ class Model:
         """An empty sequence. codec: of the attention layers; the head's own cache stays full, because a draft that is
         worse costs more than its few rows would save. Raises ValueError for a codec that does not fit the model."""
         deltanets = [layer.deltanet for layer in self.layers if layer.deltanet is not None]
-        full = self.config.num_layers - len(deltanets)
         return SequenceState(
-            kv=[self._coded_cache(name) for name in layer_codecs(codec, full, len(deltanets))],
+            kv=self.new_caches(codec),
             linear=[d.new_state(self.device) for d in deltanets],
             layers=deltanets,
             mtp=self._cache() if self.mtp else None,
             header=header(codec),
         )
+
+    def new_caches(self, codec: str) -> list[Cache]:
+        """One empty cache per full-attention layer."""
+        attention = sum(layer.attention is not None for layer in self.layers)
+        return [self._coded_cache(name) for name in layer_codecs(codec, attention, len(self.layers) - attention)]
 
     @torch.inference_mode()
     def prefill(self, state: SequenceState, tokens: Sequence[int], keep: Collection[int] = ()) -> Tensor:

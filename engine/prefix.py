@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 
-from engine.codecs.spec import FULL, header
+from engine.codecs.spec import FULL
 from engine.sequence import Sequence
 from engine.state import live_bytes
 
@@ -51,7 +51,7 @@ class PrefixStore:
         """
         best, reused = None, 0
         for sequence in (*reversed(self._kept), *self._lent):
-            fits = sequence.intact and sequence.state.header == header(codec)
+            fits = sequence.intact and sequence.holds(codec)
             shared = sequence.reusable(prompt) if fits else 0
             if shared > reused:
                 best, reused = sequence, shared

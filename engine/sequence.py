@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from engine.codecs.spec import FULL
+from engine.codecs.spec import FULL, header
 from engine.deltanet import INNER
 from engine.drafters.base import Drafter
 from engine.errors import ContextOverflow
@@ -25,6 +25,7 @@ from engine.faults import Fault
 from engine.memory import Budget
 from engine.model import Block, Model, Rows
 from engine.pacing import Pacer
+from engine.shadow import ShadowBudget
 from engine.state import SequenceState
 
 CHECKPOINT_EVERY = 1024
@@ -62,6 +63,8 @@ class Sequence:
         self._edges: set[int] = set()
         self.pacer = Pacer(depth=model.rows - 1)
         self.budget = Budget(model.device)
+        self.shadows: ShadowBudget | None = None
+        """Set: prompts are prefilled in full precision, coded when complete, and shadowed while there is room."""
 
     @property
     def length(self) -> int:
@@ -73,6 +76,10 @@ class Sequence:
         """Positions from 0 on that were prefilled, none of them decoded."""
         return next((s.start for s in self.provenance if s.kind == "decode"), self.length)
 
+    def holds(self, codec: str) -> bool:
+        """Whether the state was written by the rules of a codec, so that its prefix can be taken over."""
+        return self.state.header == header(codec, self.shadows is not None)
+
     def reusable(self, prompt: Tokens[int]) -> int:
         """How many of this sequence's positions a new prompt can take over with the bits that prefilling it from
         nothing would give.
@@ -82,7 +89,7 @@ class Sequence:
         """
         # the token after the reused part stays pending, so it must be a shared one too
         most = min(common_prefix(self.tokens, prompt) - 1, len(prompt) - 1, self.prefilled)
-        if most <= 0:
+        if most <= 0 or (self.shadows is not None and self.state.compressed and self.state.shadow is None):
             return 0
         if not self.state.layers:
             return self.state.nearest(most)
@@ -103,9 +110,10 @@ class Sequence:
         reused = self.reusable(prompt)
         with self._change():
             if reused:
+                self._uncover()
                 self._rewind(reused, trusted=False)
             else:
-                self.state = self.model.new_state(self.codec)
+                self.state = self._new_state()
                 self.provenance, self.speculated_from = [], None
                 self.pacer.begin()
                 for drafter in self.drafters.values():
@@ -130,6 +138,7 @@ class Sequence:
                 self._observe(start, end, hidden)
             yield end
         self.state.checkpoint()
+        self._compress()
 
     def fork(self, length: int, into: Sequence) -> Sequence:
         """Makes `into`, a new sequence of the same model, hold the first `length` positions, a length that `reusable`
@@ -144,7 +153,8 @@ class Sequence:
     def use(self, codec: str) -> None:
         """Chooses the codec of an empty sequence."""
         if codec != self.codec:
-            self.codec, self.state = codec, self.model.new_state(codec)
+            self.codec = codec
+            self.state = self._new_state()
 
     def block(self, drafts: Tokens[int] = ()) -> Block:
         """The pending token and `drafts` after it, to be decoded together with other sequences' blocks."""
@@ -185,8 +195,14 @@ class Sequence:
         self._check_known(length)
         with self._change():
             target, start = min(length, self.length), 0
-            pins, self.state = self.state.pins, self.model.new_state(FULL)
-            self.state.pins, self.codec, self.speculated_from = pins, FULL, None
+            if self._uncover():
+                start = self.state.nearest(min(target, self.prefilled))
+                self.state.rewind(start)
+                self.state.header = FULL
+            else:
+                pins, self.state = self.state.pins, self.model.new_state(FULL)
+                self.state.pins = pins
+            self.codec, self.speculated_from = FULL, None
             self._recompute(start, target, width=1 if trusted else self.model.rows)
             self._truncate(length)
             return target - start
@@ -199,20 +215,61 @@ class Sequence:
         if not 0 <= length < len(self.tokens):
             raise ValueError(f"cannot rewind to {length}: {len(self.tokens)} tokens are known")
 
+    def _new_state(self) -> SequenceState:
+        """For a prompt: with full caches if they are to be coded when it is complete."""
+        if self.shadows is None:
+            return self.model.new_state(self.codec)
+        state = self.model.new_state(FULL)
+        state.header = header(self.codec, full_prefill=True)
+        return state
+
+    def _compress(self) -> None:
+        """Codes a prompt that was prefilled in full precision, and keeps its rows as a shadow if there is room."""
+        if self.shadows is None or self.codec == FULL or self.state.compressed:
+            return
+        with self._change():
+            full = self.state.compress(self.model.new_caches(self.codec))
+            self.state.shadow = self.shadows.keep(full, self.length)
+
+    def _uncover(self) -> bool:
+        """Makes a shadow the caches again, the rows behind it lost; whether there was one."""
+        if self.state.shadow is None:
+            return False
+        self.state.uncover(self.state.shadow.restored(self.model.device))
+        self.state.shadow = None
+        return True
+
+    def _prefill_again(self, position: int) -> int:
+        """Makes the state hold the first `position` rows, all prefilled in full precision, as codes; returns tokens
+        recomputed. A state of codes alone cannot: its raw rows may be gone, and the rows before them cannot be read."""
+        start = 0
+        if self._uncover():
+            start = self.state.nearest(position)
+            self.state.rewind(start)
+        else:
+            pins, self.state = self.state.pins, self._new_state()
+            self.state.pins = pins
+        self._recompute(start, position, width=1)
+        self._compress()
+        return position - start
+
     def _rewind(self, length: int, *, trusted: bool) -> int:
         base = min(length, self.length)
         if trusted and self.speculated_from is not None:
             base = min(base, self.speculated_from)
         start = self.state.nearest(base)
-        target = min(length, self.length)
-        self.state.rewind(start)
+        target, prompt, again = min(length, self.length), min(base, self.prefilled), 0
+        if start < prompt and self.shadows is not None and self.state.compressed:
+            again, start = self._prefill_again(prompt), prompt
+        else:
+            self.state.rewind(start)
         if self.speculated_from is not None and start <= self.speculated_from:
             self.speculated_from = None
         rebuilt = target - start
         if rebuilt:
             self._recompute(start, target, width=1 if trusted else self.model.rows)
         self._truncate(length)
-        return rebuilt
+        return rebuilt + again
 
     def _recompute(self, start: int, end: int, width: int) -> None:
         """Computes positions [start, end) again along the provenance, decoded ones `width` at a time."""

@@ -19,6 +19,7 @@ from engine.compressed import Cache, CompressedCache
 from engine.deltanet import DeltaNet, Ingredients, LinearState
 from engine.errors import RewindError
 from engine.kv import KVCache
+from engine.shadow import Shadow
 
 MAX_CHECKPOINTS = 8
 """Most checkpoints of a sequence, pinned ones included: each holds all DeltaNet memories (151 MB at Qwen3.6-27B)."""
@@ -52,7 +53,8 @@ class SequenceState:
     provisional: tuple[Ingredients, ...] | None = None
     """Ingredients per linear layer of the last decode's rows; None when nothing is provisional."""
     provisional_rows: int = 0
-    shadow: None = None
+    shadow: Shadow | None = None
+    """The prompt's rows in full precision, for level L2."""
     pins: frozenset[int] = frozenset()
     """Positions whose checkpoints are not thinned out: end of the tools, start of the turn."""
 
@@ -64,6 +66,8 @@ class SequenceState:
         """Every tensor that is alive because of this sequence; forks share some of them."""
         for cache in (*self.kv, *((self.mtp,) if self.mtp else ())):
             yield from cache.tensors()
+        if self.shadow is not None:
+            yield from self.shadow.tensors()
         for state in [s for c in self.checkpoints for s in c.linear] + self.linear:
             yield state.memory
             yield state.conv
@@ -119,6 +123,31 @@ class SequenceState:
         self.log = []
         self.log_start = self.length
         self._forget_provisional()
+
+    @property
+    def compressed(self) -> bool:
+        """Whether any attention cache holds codes, or will."""
+        return any(isinstance(cache, CompressedCache) for cache in self.kv)
+
+    def compress(self, caches: list[Cache]) -> list[KVCache | None]:
+        """Codes the committed rows of full caches: `caches` are new ones, full where a layer stays full.
+
+        Returns the full caches that were replaced, None for layers that keep theirs.
+        """
+        replaced: list[KVCache | None] = []
+        for index, cache in enumerate(caches):
+            old = self.kv[index]
+            if isinstance(cache, CompressedCache) and isinstance(old, KVCache):
+                cache.take_over(old, self.length)
+                self.kv[index] = cache
+                replaced.append(old)
+            else:
+                replaced.append(None)
+        return replaced
+
+    def uncover(self, full: list[KVCache | None]) -> None:
+        """Replaces compressed caches by full ones that hold rows from 0 on; `rewind` to where they end must follow."""
+        self.kv = [old if cache is None else cache for old, cache in zip(self.kv, full, strict=True)]
 
     def stop_quantising(self) -> None:
         """Attention rows from here on are stored as computed; a prefix with such rows is of no codec."""
@@ -181,6 +210,7 @@ class SequenceState:
             layers=self.layers,
             mtp=self.mtp.fork(position) if self.mtp else None,
             header=self.header,
+            shadow=self.shadow.fork(position) if self.shadow else None,
             length=position,
             checkpoints=earlier,
             log_start=position,

@@ -73,6 +73,9 @@ def layer_codecs(codec: str, attention_layers: int, other_layers: int) -> Sequen
     return [*ends, *[codec] * (attention_layers - 2 * PROTECTED), *ends]
 
 
-def header(codec: str) -> str:
-    """What a prefix must have been written with to be taken over."""
-    return FULL if codec == FULL else SPECS[codec].header
+def header(codec: str, full_prefill: bool = False) -> str:
+    """What a prefix must have been written with to be taken over. full_prefill: prompts are coded once they are
+    complete, and read in full precision until then (engine.shadow)."""
+    if codec == FULL:
+        return FULL
+    return SPECS[codec].header + ("/full-prefill" if full_prefill else "")

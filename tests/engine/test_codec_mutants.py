@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine import code_attention, prefix
+from engine import code_attention
 from engine.attention import attend
 from engine.codecs import packing, quantiser
 from engine.codecs.quantiser import Encoded, LloydMax
@@ -218,15 +218,7 @@ def codec_flag_ignored(patch: pytest.MonkeyPatch) -> None:
 def header_ignored(patch: pytest.MonkeyPatch) -> None:
     """A prefix is taken over whatever it was written with (omlx #1925)."""
 
-    class Anything(str):
-        __slots__ = ()
-
-        def __eq__(self, other: object) -> bool:
-            return True
-
-        __hash__ = str.__hash__
-
-    patch.setattr(prefix, "header", Anything)
+    patch.setattr(Sequence, "holds", lambda self, codec: True)
 
 
 def rotation_skipped_by_the_reader(patch: pytest.MonkeyPatch) -> None:

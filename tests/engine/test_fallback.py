@@ -56,7 +56,7 @@ def test_l3_continues_as_plain_full_does(engine: Engine, keep: int, trusted: boo
     kept = turn.generated[:keep]
     report = turn.rewind(keep, "none", trusted=trusted, codec=FULL)
     assert (report.level, report.codec) == ("L3", FULL)
-    assert report.rebuilt == len(PROMPT) + max(keep - 1, 0) or (keep == 0 and report.rebuilt == len(PROMPT) - 1)
+    assert report.rebuilt == len(PROMPT) - 1 + keep
     reference = forced(engine, kept)
     assert state_hash(turn) == state_hash(reference)
     assert run(turn).generated == run(reference).generated
