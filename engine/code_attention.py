@@ -42,6 +42,8 @@ def attend_codes(q: Tensor, cache: CompressedCache, position: int, group_rows: i
             parts = parts.and_then(raw_parts(query, cache.tail, first, last, at - cache.coded, hidden_below))
     tiles = -(-cache.pending // TILE)
     if tiles:
+        if cache.tally.wants_query:
+            cache.tally.see_query(query)
         turned = torch.matmul(query, cache.layout.keys.rotate)
         # what centring took from every key's score
         shift = (query * cache.mean[:, None]).sum(-1, keepdim=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from engine.codecs.quantiser import BLOCK, Encoded, Quantiser, Scratch
 from engine.codecs.spec import FLUSH, SINKS
 from engine.errors import RewindError
+from engine.health import CacheTally, Tally
 from engine.kv import TILE, KVCache, grown, pieces
 
 GROWTH = 64
@@ -65,6 +66,9 @@ class CompressedCache:
         self.tail: KVCache | None = None
         """Once quantising has stopped: all rows from `coded` on, as computed."""
         self.coded = self.pending = 0
+        self.tally = CacheTally(Tally(keys.bits), Tally(values.bits))
+        self._uncounted: list[tuple[Tensor, Encoded, Tensor, Encoded]] = []
+        """Blocks that were coded in advance, in order; they count once they are committed."""
         self.oldest = self.newest = 0
         """Rows oldest..newest-1 are in the window; those behind the last written one are zero."""
 
@@ -117,6 +121,10 @@ class CompressedCache:
         if self.tail is not None:
             return
         self._code_up_to(edge(length))
+        for block in self._uncounted[: max(edge(length) - self.coded, 0) // FLUSH]:
+            self.tally.keys.add(*block[:2])
+            self.tally.values.add(*block[2:])
+            self.tally.wants_query = True
         self.coded = max(edge(length), self.coded)
         self._drop_pending(self.coded)
 
@@ -209,6 +217,7 @@ class CompressedCache:
         capacity = other.key_codes.shape[0] * TILE
         other.coded, other.pending = min(self.coded, capacity), min(self.pending, capacity)
         other.oldest, other.newest = self.oldest, self.newest
+        other.tally, other._uncounted = CacheTally(Tally(self.layout.keys.bits), Tally(self.layout.values.bits)), []
         other.tail = self.tail.clone() if self.tail is not None else None
         return other
 
@@ -235,8 +244,11 @@ class CompressedCache:
         if start == 0:
             self.mean = keys[SINKS:].mean(0)
         ((tile, at),) = pieces(start, start + FLUSH)
-        self._store(self.layout.keys.encode_block(keys - self.mean), self.key_codes, self.key_scale, tile, at)
-        self._store(self.layout.values.encode_block(values), self.value_codes, self.value_scale, tile, at)
+        keys = keys - self.mean
+        coded_keys, coded_values = self.layout.keys.encode_block(keys), self.layout.values.encode_block(values)
+        self._store(coded_keys, self.key_codes, self.key_scale, tile, at)
+        self._store(coded_values, self.value_codes, self.value_scale, tile, at)
+        self._uncounted.append((keys.square().sum(-1), coded_keys, values.square().sum(-1), coded_values))
 
     def _store(self, rows: Encoded, codes: Tensor, scale: Tensor, tile: int, at: slice) -> None:
         codes[tile, :, at] = rows.codes.transpose(0, 1)
@@ -247,7 +259,7 @@ class CompressedCache:
         for tile, at in pieces(keep, max(self.pending, keep)):
             self.key_scale[tile, :, at] = 0
             self.value_scale[tile, :, at] = 0
-        self.pending = keep
+        self.pending, self._uncounted = keep, []
 
     def _reserve(self, size: int) -> None:
         tiles, has = -(-size // TILE), self.key_codes.shape[0]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from engine.checks import CacheChecks
 from engine.codecs.packing import MULTIPLE
 from engine.codecs.spec import CODECS, DEFAULT, FULL, check_codec
 from engine.config import ModelConfig
@@ -85,6 +86,7 @@ class Engine:
         self.fingerprint = fingerprint(folder)
         self.prefixes = PrefixStore(self._new_sequence, options.keep, options.keep_bytes)
         self.shadows = ShadowBudget(options.shadow_bytes) if options.shadow_bytes else None
+        self.checks = CacheChecks()
         self.budget = Budget(self.model.device, options.cache_bytes)
         self.max_blocks = 1
         self.costs: Costs = TYPICAL
@@ -136,6 +138,7 @@ class Engine:
             except Exception as error:
                 results.update((index, error) for index, _ in group)
                 continue
+            self.checks.decoded((time.perf_counter() - started) * 1e3)
             for (index, draft), part in zip(group, rows, strict=True):
                 try:
                     results[index] = turns[index].accept(draft, part, started)
@@ -205,7 +208,7 @@ class Engine:
             owner = weakref.ref(sequence)
             drafters["mtp"] = MtpDrafter(self.model, lambda: _alive(owner).state, self.valid_tokens)
         sequence.drafters = drafters
-        sequence.budget, sequence.shadows = self.budget, self.shadows
+        sequence.budget, sequence.shadows, sequence.checks = self.budget, self.shadows, self.checks
         sequence.pacer = Pacer(self.costs, self.model.rows - 1)
         return sequence
 

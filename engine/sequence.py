@@ -17,11 +17,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from engine.checks import CacheChecks
 from engine.codecs.spec import FULL, header
 from engine.deltanet import INNER
 from engine.drafters.base import Drafter
 from engine.errors import ContextOverflow
 from engine.faults import Fault
+from engine.kv import KVCache
 from engine.memory import Budget
 from engine.model import Block, Model, Rows
 from engine.pacing import Pacer
@@ -63,6 +65,7 @@ class Sequence:
         self._edges: set[int] = set()
         self.pacer = Pacer(depth=model.rows - 1)
         self.budget = Budget(model.device)
+        self.checks: CacheChecks | None = None
         self.shadows: ShadowBudget | None = None
         """Set: prompts are prefilled in full precision, coded when complete, and shadowed while there is room."""
 
@@ -230,6 +233,20 @@ class Sequence:
         with self._change():
             full = self.state.compress(self.model.new_caches(self.codec))
             self.state.shadow = self.shadows.keep(full, self.length)
+            self._check(full)
+
+    def _check(self, full: list[KVCache | None]) -> None:
+        """Decodes the pending token with the full caches and with the codes, where the budget for checks has room."""
+        if self.checks is None or not self.checks.is_due():
+            return
+
+        def row(caches: list[KVCache | None]) -> Tensor:
+            state = self.state.clone()
+            state.uncover(caches)
+            return self.model.decode(state, self.tokens[self.length : self.length + 1]).logits[0]
+
+        as_coded: list[KVCache | None] = [None] * len(full)
+        self.checks.compare(self.codec, self.length, lambda: row(full), lambda: row(as_coded))
 
     def _uncover(self) -> bool:
         """Makes a shadow the caches again, the rows behind it lost; whether there was one."""

@@ -52,7 +52,11 @@ class Shadow:
         """Independent caches on the device."""
         if self._copied is not None:
             self._copied.synchronize()
-        return [cache and cache.moved(device, self.length) for cache in self._caches]
+        caches = [cache and cache.moved(device, self.length) for cache in self._caches]
+        for cache in caches:
+            if cache is not None:
+                cache.truncate(self.length)
+        return caches
 
     def fork(self, length: int) -> Shadow:
         """An independent shadow of the first `length` rows, or of all if there are fewer."""

@@ -18,6 +18,7 @@ from engine.codecs.spec import FLUSH, FULL
 from engine.compressed import Cache, CompressedCache
 from engine.deltanet import DeltaNet, Ingredients, LinearState
 from engine.errors import RewindError
+from engine.health import LayerHealth
 from engine.kv import KVCache
 from engine.shadow import Shadow
 
@@ -123,6 +124,11 @@ class SequenceState:
         self.log = []
         self.log_start = self.length
         self._forget_provisional()
+
+    def health(self) -> list[LayerHealth]:
+        """Of the compressed attention caches; waits for the device."""
+        caches = ((i, c) for i, c in enumerate(self.kv) if isinstance(c, CompressedCache))
+        return [cache.tally.health(index, cache.codec, cache.layout.dim) for index, cache in caches]
 
     @property
     def compressed(self) -> bool:
