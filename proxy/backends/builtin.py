@@ -58,7 +58,8 @@ T = TypeVar("T")
 class BuiltinBackend:
     """folder: a model in Hugging Face layout, None = the embedded one. max_turns: responses in the making at once;
     max_waiting: requests that may wait for their turn, in order; keep, keep_bytes: sequences kept for prefix reuse and
-    what they may hold together; threads: torch threads of the worker; plant: name of a fault to plant (demo and tests
+    what they may hold together; force_low_bits, shadow_bytes: see EngineOptions; threads: torch threads of the worker;
+    plant: name of a fault to plant (demo and tests
     only)."""
 
     def __init__(
@@ -74,6 +75,8 @@ class BuiltinBackend:
         max_waiting: int = 16,
         keep: int = 8,
         keep_bytes: int | None = None,
+        force_low_bits: bool = False,
+        shadow_bytes: int = 0,
         plant: str | None = None,
     ) -> None:
         self.folder = folder or EMBEDDED
@@ -85,7 +88,15 @@ class BuiltinBackend:
         except ValueError:
             known = ", ".join(Fault)
             raise BackendError(f"plant: there is no fault {plant!r}; known faults: {known}") from None
-        self._options = EngineOptions(device=device, dtype=dtype, keep=keep, keep_bytes=keep_bytes, fault=fault)
+        self._options = EngineOptions(
+            device=device,
+            dtype=dtype,
+            keep=keep,
+            keep_bytes=keep_bytes,
+            force_low_bits=force_low_bits,
+            shadow_bytes=shadow_bytes,
+            fault=fault,
+        )
         self._threads, self._audit_every = threads, audit_every
         self._queue = TurnQueue(max_turns, max_waiting)
         self._worker: DeviceWorker[Turn, reports.StepReport] = DeviceWorker(self._step, "engine")
@@ -274,7 +285,8 @@ class BuiltinGeneration:
         report = await self._backend.run(call)
         # without room for a full cache the old one stays, and is named as what it is
         self._mode = DecodeMode(mode.drafter, report.codec)
-        return RewindReport(report.position, report.discarded, report.rebuilt, report.milliseconds, self._mode)
+        numbers = (report.position, report.discarded, report.rebuilt, report.milliseconds)
+        return RewindReport(*numbers, self._mode, report.level)
 
     async def close(self) -> None:
         if not self._closed:

@@ -224,7 +224,7 @@ async def test_a_compressed_cache_is_plain_too_and_leads_back_to_full(backend: B
     assert delta is not None
     assert str(delta.step.mode) == "mtp+ngram/k4v4"
     report = await generation.rewind(0, PLAIN, "trusted")
-    assert report.mode == PLAIN
+    assert (report.mode, report.level) == (PLAIN, "L3")
     assert report.rebuilt == generation.prompt_tokens - 1
     ids: list[int] = []
     while (next_delta := await generation.next()) is not None:
