@@ -238,7 +238,8 @@ class CompressedCache:
 
     def _code(self, start: int) -> None:
         """Codes the rows start..start+FLUSH-1 of the window."""
-        self._reserve(start + FLUSH)
+        if start + FLUSH > self.key_codes.shape[0] * TILE:
+            self.reserve(start + FLUSH + self.key_codes.shape[0] // GROWTH * TILE)
         slots = self._slots(start, start + FLUSH)
         keys, values = (raw[:, slots].transpose(0, 1).float() for raw in (self.raw_keys, self.raw_values))
         if start == 0:
@@ -261,10 +262,11 @@ class CompressedCache:
             self.value_scale[tile, :, at] = 0
         self.pending, self._uncounted = keep, []
 
-    def _reserve(self, size: int) -> None:
-        tiles, has = -(-size // TILE), self.key_codes.shape[0]
-        if tiles > has:
-            tiles = max(tiles, has + has // GROWTH)
+    @torch.inference_mode()
+    def reserve(self, size: int) -> None:
+        """Makes room for the codes of `size` rows."""
+        tiles = -(-size // TILE)
+        if tiles > self.key_codes.shape[0]:
             self.key_codes, self.value_codes = grown(self.key_codes, tiles), grown(self.value_codes, tiles)
             self.key_scale, self.value_scale = grown(self.key_scale, tiles), grown(self.value_scale, tiles)
 

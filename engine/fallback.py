@@ -10,7 +10,6 @@ Invariant: after L2 and L3 the state has the bits that `plain/full` has for thes
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.codecs.spec import FULL
@@ -26,8 +25,8 @@ class FallBack:
     rebuilt: int
 
 
-def best_level(sequence: Sequence, codec: str, fits: Callable[[], bool]) -> Level:
-    """The deepest level that a switch to `codec` can have. fits: whether a full cache has room.
+def best_level(sequence: Sequence, codec: str) -> Level:
+    """The deepest level that a switch to `codec` can have: L2 and L3 need room for a full cache.
 
     Raises ValueError for a switch between two compressed codecs: there is nothing to convert from.
     """
@@ -35,19 +34,17 @@ def best_level(sequence: Sequence, codec: str, fits: Callable[[], bool]) -> Leve
         return "L0"
     if codec != FULL:
         raise ValueError(f"codec: cannot switch from {sequence.codec!r} to {codec!r}; only to {FULL!r}")
-    if not fits():
+    if not sequence.can_fit(FULL, sequence.longest):
         return "L1"
     return "L3" if sequence.state.shadow is None else "L2"
 
 
-def fall_back(
-    sequence: Sequence, length: int, codec: str, *, trusted: bool, fits: Callable[[], bool] = lambda: True
-) -> FallBack:
+def fall_back(sequence: Sequence, length: int, codec: str, *, trusted: bool) -> FallBack:
     """Keeps the first `length` tokens, the next one pending, and goes on with `codec` or the nearest thing to it.
 
     trusted: generated tokens are decoded one at a time, as `Sequence.rewind` does. Raises ValueError as that does.
     """
-    level = best_level(sequence, codec, fits)
+    level = best_level(sequence, codec)
     if level in ("L2", "L3"):
         return FallBack(level, sequence.restore(length, trusted=trusted))
     rebuilt = sequence.rewind(length, trusted=trusted)

@@ -35,10 +35,13 @@ class KVCache:
     def nbytes(self) -> int:
         return 2 * self.keys.numel() * self.keys.element_size()
 
+    @torch.inference_mode()
     def write(self, position: int, keys: Tensor, values: Tensor, clear: int = 0) -> None:
         """Stores rows [rows, heads, dim] from `position` on and zeroes `clear` rows behind them."""
         rows = keys.shape[0]
-        self._reserve(position + rows + clear)
+        # doubling keeps the copies linear in the final length
+        if position + rows + clear > self.capacity:
+            self.reserve(max(position + rows + clear, 2 * self.capacity))
         done = 0
         for tile, at in pieces(position, position + rows):
             count = at.stop - at.start
@@ -107,12 +110,12 @@ class KVCache:
         other.keys, other.values = self.keys[:tiles].clone(), self.values[:tiles].clone()
         return other
 
-    def _reserve(self, size: int) -> None:
-        if size <= self.capacity:
-            return
-        # doubling keeps the copies linear in the final length
-        tiles = -(-max(size, 2 * self.capacity) // TILE)
-        self.keys, self.values = grown(self.keys, tiles), grown(self.values, tiles)
+    @torch.inference_mode()
+    def reserve(self, size: int) -> None:
+        """Makes room for `size` rows, and for no more."""
+        if size > self.capacity:
+            tiles = -(-size // TILE)
+            self.keys, self.values = grown(self.keys, tiles), grown(self.values, tiles)
 
 
 def pieces(start: int, end: int) -> list[tuple[int, slice]]:

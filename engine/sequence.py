@@ -33,6 +33,8 @@ from engine.state import SequenceState
 CHECKPOINT_EVERY = 1024
 """Prefilled tokens between two checkpoints of the recurrent state: the most that an unforeseen branch computes again.
 A multiple of the inner chunk."""
+RESPONSE_ROOM = 4096
+"""Tokens that a response is given room for when its cache is replaced; it may grow further where memory allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,11 @@ class Sequence:
         with self._change():
             return self._rewind(length, trusted=trusted)
 
+    @property
+    def longest(self) -> int:
+        """Tokens that a full cache gets room for when it replaces a compressed one."""
+        return min(len(self.tokens) + RESPONSE_ROOM, self.model.config.max_context)
+
     def can_fit(self, codec: str, context: int) -> bool:
         """Whether this sequence's caches could be replaced by ones of `codec` with room for `context` tokens."""
         return self.budget.has_room(self.model.cache_bytes(codec, context), sum(c.nbytes for c in self.state.kv))
@@ -205,6 +212,8 @@ class Sequence:
             else:
                 pins, self.state = self.state.pins, self.model.new_state(FULL)
                 self.state.pins = pins
+            for cache in self.state.kv:
+                cache.reserve(self.longest)
             self.codec, self.speculated_from = FULL, None
             self._recompute(start, target, width=1 if trusted else self.model.rows)
             self._truncate(length)

@@ -178,17 +178,13 @@ class Turn:
         started = time.perf_counter()
         discarded = self.generated[position:]
         sequence, length = self.sequence, self.prompt_tokens + position - 1
-        back = fall_back(sequence, length, codec or sequence.codec, trusted=trusted, fits=self._full_fits)
+        back = fall_back(sequence, length, codec or sequence.codec, trusted=trusted)
         self.penalties.forget(discarded)
         self.drafter = drafter
         self.ended = False
         self._restart_text()
         milliseconds = (time.perf_counter() - started) * 1e3
         return RewindReport(position, len(discarded), back.rebuilt, milliseconds, back.level, sequence.codec)
-
-    def _full_fits(self) -> bool:
-        """Whether the longest context that this turn may reach has room in a full cache."""
-        return self.sequence.can_fit(FULL, len(self.sequence.tokens) + self._room())
 
     def _room(self) -> int:
         """Tokens that may still be generated; at least 1 while the turn has not ended."""

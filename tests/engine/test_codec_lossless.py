@@ -12,8 +12,10 @@ import pytest
 
 from engine.codecs.spec import FLUSH, SPECS, header
 from engine.engine import Engine, EngineOptions
+from engine.model import Model
 from engine.prefix import PrefixStore
 from engine.sampler import SamplingParams
+from engine.selftest import self_test
 from engine.turn import Turn, TurnOptions
 from tests.engine.test_lossless import finished, ids, state_hash, with_oracle
 from tests.engine.zoo import write
@@ -161,6 +163,13 @@ def test_an_audit_finds_nothing(engine: Engine) -> None:
     assert len(seen) > 5
     assert all(audit.mismatch is None for audit in seen)
     assert turn.generated == t.generated
+
+
+def test_the_ends_of_a_deep_model_stay_full(tmp_path: Path) -> None:
+    model = Model.load(write(tmp_path / "deep", "qwen3", num_hidden_layers=16))
+    state = model.new_state("k4v4")
+    assert [cache.codec for cache in state.kv] == ["full"] * 2 + ["k4v4"] * 12 + ["full"] * 2
+    assert self_test(model, max_blocks=1, codec="k4v4").exactness == "bitwise"
 
 
 def test_narrow_keys_are_refused_for_tools(engine: Engine) -> None:

@@ -12,6 +12,7 @@ from engine.codecs.spec import FULL
 from engine.compressed import CompressedCache
 from engine.engine import Engine, EngineOptions
 from engine.fallback import best_level
+from engine.memory import Budget
 from engine.sampler import SamplingParams
 from engine.turn import Turn, TurnOptions
 from tests.engine.test_lossless import ids, state_hash
@@ -124,11 +125,17 @@ def test_after_l1_new_rows_are_as_computed(tiny_folder: Path) -> None:
 
 def test_the_level_is_the_best_that_fits(engine: Engine) -> None:
     sequence = opened(engine, "k4v4").sequence
-    assert best_level(sequence, "k4v4", lambda: False) == "L0"
-    assert best_level(sequence, FULL, lambda: False) == "L1"
-    assert best_level(sequence, FULL, lambda: True) == "L3"
+    assert best_level(sequence, "k4v4") == "L0"
+    assert best_level(sequence, FULL) == "L3"
     with pytest.raises(ValueError, match=r"^codec: cannot switch from 'k4v4' to 'k8v8'"):
-        best_level(sequence, "k8v8", lambda: True)
+        best_level(sequence, "k8v8")
+    needed = engine.model.cache_bytes(FULL, sequence.longest)
+    for limit, level in ((needed, "L3"), (needed - 1, "L1")):
+        sequence.budget = Budget(engine.model.device, limit)
+        assert best_level(sequence, FULL) == level
+    sequence.budget = Budget(engine.model.device, needed)
+    sequence.restore(sequence.length, trusted=False)
+    assert sum(cache.nbytes for cache in sequence.state.kv) == needed, "what was promised is what is taken"
 
 
 def test_the_engine_says_what_fits(tiny_folder: Path) -> None:

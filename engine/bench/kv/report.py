@@ -55,7 +55,7 @@ def measure_kv(options: Options, settings: dict[str, Any], progress: Callable[[s
     for context in contexts:
         progress(f"decode steps at {context} tokens")
         speeds += measure_speed(model, context, rounds)
-    tables.append(speed_table(speeds, copy, model.dtype))
+    tables.append(speed_table(speeds, copy))
     bars = speed_bars(speeds) + _size_bars(options, unmeasured)
     switches: list[Switches] = []
     for context in contexts:

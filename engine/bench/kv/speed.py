@@ -29,13 +29,15 @@ HEAD_DIM = 64
 @dataclass(frozen=True, slots=True)
 class Speed:
     """Of one codec at one context. step_ms: median; ratio: median over rounds of step / full step; bytes: of the
-    caches; read_per_s: bytes that one layer's attention reads per second."""
+    caches; bf16_bytes: of full ones in bf16 without room to grow; read_per_s: bytes that one layer's attention reads in
+    a second."""
 
     codec: str
     context: int
     step_ms: float
     ratio: float
     bytes: int
+    bf16_bytes: int
     read_per_s: float
 
 
@@ -49,19 +51,25 @@ def measure_speed(model: Model, context: int, rounds: int, codecs: Sequence[str]
             if number:  # the first one makes the scratch
                 times[codec].append(taken)
     found = []
+    exact = _bf16_bytes(model, context)
     for codec, state in states.items():
         ratio = median(ours / theirs for ours, theirs in zip(times[codec], times[FULL], strict=True))
         found.append(
             Speed(
-                codec, context, median(times[codec]) * 1e3, ratio, live_cache_bytes(state), _rate(model, state, rounds)
+                codec,
+                context,
+                median(times[codec]) * 1e3,
+                ratio,
+                live_cache_bytes(state),
+                exact,
+                _rate(model, state, rounds),
             )
         )
     return found
 
 
-def speed_table(found: Sequence[Speed], copy: float, dtype: torch.dtype) -> Table:
+def speed_table(found: Sequence[Speed], copy: float) -> Table:
     """copy: bytes/s of a copy on this device."""
-    full = {speed.context: speed for speed in found if speed.codec == FULL}
     rows = tuple(
         (
             s.context,
@@ -69,7 +77,7 @@ def speed_table(found: Sequence[Speed], copy: float, dtype: torch.dtype) -> Tabl
             s.step_ms,
             s.ratio,
             s.bytes / 1e6,
-            _bf16_bytes(full[s.context].bytes, dtype) / s.bytes,
+            s.bf16_bytes / s.bytes,
             s.read_per_s / 1e9,
             s.read_per_s / copy,
         )
@@ -97,7 +105,7 @@ def size_bar(model: Model, context: int) -> Bar:
         raise ValueError(f"the size bar is for bf16 and head_dim {HEAD_DIM}")
     state = drawn_states(model, context, ["k4v4"])["k4v4"]
     model.decode(state, [1])
-    full = len(state.kv) * 2 * model.config.num_kv_heads * HEAD_DIM * torch.bfloat16.itemsize * context
+    full = _bf16_bytes(model, context)
     return Bar.at_least(
         f"k4v4 cache at {context} tokens, bf16: full / k4v4", SMALLER, full / live_cache_bytes(state), "x"
     )
@@ -125,5 +133,5 @@ def _timed(model: Model, call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _bf16_bytes(full: int, dtype: torch.dtype) -> float:
-    return full * torch.bfloat16.itemsize / dtype.itemsize
+def _bf16_bytes(model: Model, context: int) -> int:
+    return model.cache_bytes(FULL, context) // model.dtype.itemsize * torch.bfloat16.itemsize
