@@ -49,6 +49,19 @@ def test_only_committed_rows_become_codes() -> None:
     assert same(cache, plain, 66)
 
 
+def test_rows_that_are_written_again_are_coded_again() -> None:
+    """A step that is computed twice, as after an error: codes in advance of the first time are not kept."""
+    rows, other = drawn(80), drawn(80, seed=1)
+    cache, plain = CompressedCache(layout()), CompressedCache(layout())
+    for both in (cache, plain):
+        rows.fill(both, 60)
+    other.write(cache, 60, 68)
+    for both in (cache, plain):
+        rows.write(both, 60, 68)
+        both.settle(68)
+    assert same(cache, plain, 68)
+
+
 def test_a_rejected_nan_is_gone() -> None:
     rows = drawn(80)
     cache = CompressedCache(layout())

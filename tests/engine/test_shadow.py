@@ -141,6 +141,9 @@ def test_a_shadow_is_an_independent_copy() -> None:
     assert nothing is None
     assert back is not None
     assert torch.equal(back.committed(300)[0], rows[0].transpose(0, 1))
+    short = Shadow([cache], 100)
+    cache.write(0, rows[0], rows[1])
+    assert not short.restored(torch.device("cpu"))[0].keys[0, :, 100:].any()  # type: ignore[union-attr]
     back.truncate(0)
     fork = shadow.fork(100)
     assert (fork.length, len(fork.tensors())) == (100, 2)
