@@ -7,6 +7,7 @@ import torch
 
 from engine import code_attention
 from engine.attention import attend
+from engine.codecs.quantiser import Quantiser
 from engine.codecs.spec import SPECS
 from engine.compressed import CompressedCache
 from tests.engine.coded import DIM, HEADS, Rows, dense, drawn, expected, layout
@@ -85,6 +86,29 @@ def test_tiles_in_groups_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     for size in (8, 16, 1024):
         grouped = code_attention.attend_codes(q, cache, 1300, size)
         torch.testing.assert_close(grouped, outs[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("real", [1, 8])
+def test_a_key_is_looked_up_once_for_all_rows_into_a_scratch_of_fixed_size(
+    real: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never a whole cache in full precision: that costs more than the codes save (SGLang #21419)."""
+    rows = drawn(2100)
+    cache = CompressedCache(layout())
+    rows.fill(cache, 2060)
+    seen: dict[str, list[int]] = {"keys": [], "values": []}
+    read = code_attention._looked_up
+
+    def noted(codec: Quantiser, codes: torch.Tensor, cache: CompressedCache) -> torch.Tensor:
+        first = codes.storage_offset() // codes[0].numel()
+        seen["keys" if codec is cache.layout.keys else "values"] += range(first, first + codes.shape[0])
+        return read(codec, codes, cache)
+
+    monkeypatch.setattr(code_attention, "_looked_up", noted)
+    step(cache, rows, queries(8), 2060, real)
+    assert seen == {"keys": list(range(8)), "values": list(range(8))}
+    scratch = sum(t.numel() * t.element_size() for t in cache.layout.scratch.tensors())
+    assert scratch == code_attention.CHUNK * HEADS * 256 * DIM * (4 + 2)
 
 
 def test_prefill_rows_read_what_decode_rows_read() -> None:

@@ -90,7 +90,7 @@ def test_a_fork_is_a_cold_start(folder: Path) -> None:
 
 @pytest.mark.parametrize(("shadow_bytes", "trusted"), [(PLENTY, True), (PLENTY, False), (1, True)])
 def test_rewinding_to_where_raw_rows_are_gone(folder: Path, shadow_bytes: int, trusted: bool) -> None:
-    """Half a window and more further the window has moved on; rows of the prompt must not be computed again from codes."""
+    """The window has moved on by half and more; rows of the prompt must not be computed again from codes."""
     engine = engine_of(folder, shadow_bytes)
     turn = run(opened(engine, "k4v4", engine.drafters[-1], count=150))
     said = last_rows(turn)
