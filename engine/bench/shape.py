@@ -119,7 +119,7 @@ def measure_shape(
     config = config or shape_config(name, options.layers)
     dtype = parse_dtype(options.dtype or "bfloat16", options.device, config, rows=8)
     sizes = weigh(config, dtype)
-    _check_memory(sum(sizes.values()), config, device)
+    check_memory(sum(sizes.values()), config, device)
     bandwidth = copy_bandwidth(device)
     progress(f"{name}: {config.num_layers} layers, {sum(sizes.values()) / 1e9:.1f} GB of random weights on {device}")
     torch.manual_seed(0)
@@ -217,7 +217,8 @@ def _settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _check_memory(weights: int, config: ModelConfig, device: torch.device) -> None:
+def check_memory(weights: int, config: ModelConfig, device: torch.device) -> None:
+    """Raises ConfigError that says how much is missing. weights: bytes that must fit, whatever they are of."""
     needed, free = weights * HEADROOM, free_memory(device)
     if free is not None and needed > free:
         raise ConfigError(

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from engine.bench.shape import RandomWeights, shape_config
+from engine.codecs.spec import FULL
 from engine.config import ModelConfig
 from engine.engine import EMBEDDED
 from engine.model import Model
@@ -55,6 +56,9 @@ def drawn_states(model: Model, context: int, codecs: Sequence[str]) -> dict[str,
     generator = torch.Generator(model.device).manual_seed(0)
     states = {codec: model.new_state(codec) for codec in codecs}
     shape = (model.prefill_rows, model.config.num_kv_heads, model.config.head_dim)
+    if FULL in states:
+        for cache in states[FULL].kv:
+            cache.reserve(context + model.rows)  # growing by doubling would count as size
     for index in range(len(next(iter(states.values())).kv)):
         for start in range(0, context, model.prefill_rows):
             keys, values = (

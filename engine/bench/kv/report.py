@@ -25,12 +25,14 @@ from engine.bench.kv.quality import (
 from engine.bench.kv.speed import HEAD_DIM, Speed, measure_speed, size_bar, speed_bars, speed_table
 from engine.bench.kv.switch import Switches, measure_switches, switch_bars, switch_table
 from engine.bench.report import Bar, Report, Table
-from engine.bench.shape import copy_bandwidth
+from engine.bench.shape import check_memory, copy_bandwidth, shape_config, weigh
 from engine.bench.workloads import encode, long_conversation, prompts
+from engine.codecs.spec import CODECS
 from engine.config import ModelConfig
 from engine.dtype import parse_dtype
-from engine.engine import EMBEDDED, Engine, EngineOptions
+from engine.engine import EMBEDDED, Engine, EngineOptions, check_device
 from engine.errors import ConfigError
+from engine.memory import cache_bytes
 from engine.model import Model
 
 CONTEXTS, QUICK_CONTEXTS = (1024, 4096, 16_384), (512, 1024)
@@ -83,8 +85,14 @@ def measure_kv(options: Options, settings: dict[str, Any], progress: Callable[[s
 
 
 def _model(options: Options, longest: int) -> Model:
+    check_device(options.device)
     if options.shape:
-        dtype = parse_dtype(options.dtype or "bfloat16", options.device, ModelConfig.load(EMBEDDED), rows=8)
+        config = shape_config(options.shape, options.layers)
+        dtype = parse_dtype(options.dtype or "bfloat16", options.device, config, rows=8)
+        weights = weigh(config, dtype)
+        # all codecs hold the context at once while steps are timed
+        caches = sum(cache_bytes(config, codec, longest, dtype, window=128) for codec in CODECS)
+        check_memory(sum(weights.values()) + caches, config, torch.device(options.device))
         return shaped_model(options.shape, options.layers, longest, options.device, dtype)
     folder = options.model or EMBEDDED
     dtype = parse_dtype(options.dtype or "float32", options.device, ModelConfig.load(folder), rows=8)

@@ -9,6 +9,7 @@ import pytest
 from engine.bench.arguments import Options
 from engine.bench.kv import report as reporting
 from engine.bench.run import run
+from engine.errors import ConfigError
 
 
 def test_the_json(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +39,7 @@ def test_a_real_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.engine.bench.test_shape import SMALL
 
     monkeypatch.setattr(contexts, "shape_config", lambda name, layers: shape_config(name, layers, **SMALL))
+    monkeypatch.setattr(reporting, "shape_config", lambda name, layers: shape_config(name, layers, **SMALL))
     monkeypatch.setattr(reporting, "SHAPE_CONTEXTS", (128, 256))
     monkeypatch.setattr(reporting, "copy_bandwidth", lambda device, size: 1e9)
     report = run(Options(kv=True, shape="qwen3.6-27b", layers=4, rounds=1, dtype="float32"), lambda line: None)
@@ -45,3 +47,13 @@ def test_a_real_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {row[0] for row in report.tables[0].rows} == {128, 256}
     assert "size of the k4v4 cache" in report.unmeasured
     assert [table.title for table in report.tables] == ["Decode step by codec", "The way back"]
+
+
+def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.bench import shape
+
+    monkeypatch.setattr(shape, "free_memory", lambda device: 60_000_000_000)
+    with pytest.raises(ConfigError, match=r"GB are needed for 64 layers, 60\.0 GB are free"):
+        run(Options(kv=True, shape="qwen3.6-27b"), lambda line: None)
+    with pytest.raises(ConfigError, match="device: "):
+        run(Options(kv=True, device="cuda:99"), lambda line: None)
