@@ -69,6 +69,8 @@ class PrefixStore:
     def put(self, sequence: Sequence) -> None:
         """Takes a lent sequence back; what was used longest ago is dropped when there is no room."""
         self.drop(sequence)
+        if not sequence.holds(sequence.codec):  # half codes, half raw rows: nobody could take it over
+            return
         sequence.state.skip_log(0)  # only prefilled positions are reused, so nobody rewinds into the response again
         self._kept.append(sequence)
         del self._kept[: max(len(self._kept) - self.capacity, 0)]

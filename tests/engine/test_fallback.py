@@ -100,6 +100,7 @@ def test_l1_is_what_is_left_without_room(tiny_folder: Path) -> None:
         assert [c.coded for c in turn.sequence.state.kv if isinstance(c, CompressedCache)] == coded == [256] * 2
         outs.append((turn.generated, state_hash(turn)))
         engine.close(turn)
+        assert len(engine.prefixes) == 0
         assert opened(engine, "k4v4").cached_tokens == 0
     assert outs[0] == outs[1]
 
