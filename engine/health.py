@@ -82,7 +82,10 @@ class Tally:
         self.lowest = cosine.min() if self.lowest is None else torch.minimum(self.lowest, cosine.min())
         self.vectors += encoded.scale.numel()
         if self.bits in (2, 4):
-            counts = torch.bincount(encoded.codes.flatten().int(), minlength=256)
+            # not bincount: on CUDA it waits for the device
+            packed = encoded.codes.flatten().int()
+            counts = torch.zeros(256, dtype=torch.int64, device=packed.device)
+            counts.index_add_(0, packed, torch.ones_like(packed, dtype=torch.int64))
             self.symbols = counts if self.symbols is None else self.symbols + counts
 
     def health(self) -> SideHealth:
