@@ -14,9 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.code_attention import attend_codes, raw_parts
+from engine.compressed import Cache, CompressedCache
 from engine.config import ModelConfig
-from engine.kv import TILE, KVCache
+from engine.kv import TILE
 from engine.layers import Linear, Norm, Rope
+from engine.softmax import row_positions, spread_queries
 from engine.weights import Weights
 
 SCRATCH_ROWS = 256
@@ -32,7 +35,7 @@ class AttentionBlock:
     be seen (0 unless a fault is planted).
     """
 
-    cache: KVCache
+    cache: Cache
     position: int
     real: slice
     visible_from: int = 0
@@ -94,60 +97,18 @@ class Attention:
         return self.out(out.to(x.dtype))
 
 
-def attend(q: Tensor, cache: KVCache, position: int, end: int, visible_from: int = 0) -> Tensor:
-    """Causal attention: softmax over groups of tiles, combined online (Milakov and Gimelshein 1805.02867).
+def attend(q: Tensor, cache: Cache, position: int, end: int, visible_from: int = 0) -> Tensor:
+    """Causal attention: softmax over groups of tiles, combined online.
 
     q: [rows, heads, dim] at absolute positions position..; keys up to `end`. Returns fp32 [rows, heads * dim].
     """
-    rows, heads, dim = q.shape
-    kv_heads = cache.heads
-    groups = heads // kv_heads
-    # [kv_heads, groups * rows, dim]: every row of queries that shares a key head in one product
-    query = q.float().view(rows, kv_heads, groups, dim).permute(1, 2, 0, 3).reshape(kv_heads, groups * rows, dim)
-    query = query * dim**-0.5
-    at = torch.arange(position, position + rows, device=q.device).repeat(groups)[None, None, :, None]
+    if isinstance(cache, CompressedCache):
+        return attend_codes(q, cache, position, SCRATCH_ROWS, visible_from)
+    rows = q.shape[0]
+    query = spread_queries(q, cache.heads)
+    at = row_positions(position, rows, query.shape[1] // rows, q.device)
     tiles, size = -(-end // TILE), max(SCRATCH_ROWS // rows, 1)
-    highest, total, mixed = _group(query, cache, 0, min(size, tiles), at, visible_from)
+    parts = raw_parts(query, cache, 0, min(size, tiles), at, visible_from)
     for first in range(size, tiles, size):
-        higher, new_total, new_mixed = _group(query, cache, first, min(first + size, tiles), at, visible_from)
-        top = torch.maximum(highest, higher)
-        # padding rows may see nothing at all; they are dropped, but must not spread NaN
-        base = top.masked_fill(top == -torch.inf, 0.0)
-        keep, take = torch.exp(highest - base), torch.exp(higher - base)
-        total, mixed, highest = total * keep + new_total * take, mixed * keep + new_mixed * take, top
-    out = mixed / total.clamp_min(torch.finfo(torch.float32).tiny)
-    return out.view(kv_heads, groups, rows, dim).permute(2, 0, 1, 3).reshape(rows, heads * dim)
-
-
-def _group(
-    query: Tensor, cache: KVCache, first: int, last: int, at: Tensor, visible_from: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Softmax parts over the tiles first..last-1: highest score, sum of weights, weighted values, per query row.
-
-    One batch of equal products, a tile and a key head each, so that no product's shape depends on the context.
-    """
-    count, (kv_heads, queries, dim) = last - first, query.shape
-    keys, values = (x.view(count * kv_heads, TILE, dim) for x in cache.tiles(first, last))
-    spread = query.expand(count, kv_heads, queries, dim).reshape(count * kv_heads, queries, dim)
-    scores = torch.bmm(spread, keys.transpose(1, 2)).view(count, kv_heads, queries, TILE)
-    seen = torch.arange(first * TILE, last * TILE, device=query.device).view(count, 1, 1, TILE)
-    hidden = seen > at
-    if visible_from:
-        hidden |= seen < visible_from
-    scores = scores.masked_fill(hidden, -torch.inf)
-    highest = scores.amax((0, 3), keepdim=True)
-    weights = torch.exp(scores - highest.masked_fill(highest == -torch.inf, 0.0))
-    mixed = torch.bmm(weights.view(count * kv_heads, queries, TILE), values).view(count, kv_heads, queries, dim)
-    return highest[0], _folded(weights.sum(-1, keepdim=True)), _folded(mixed)
-
-
-def _folded(parts: Tensor) -> Tensor:
-    """Sums the first dimension by folding halves onto each other. The halves are those of a power of two, so further
-    parts that are zero (tiles that a row cannot see) change no bit of the sum."""
-    width = 1 << (parts.shape[0] - 1).bit_length()
-    while width > 1:
-        width //= 2
-        if parts.shape[0] > width:
-            rest = parts.shape[0] - width
-            parts = torch.cat((parts[:rest] + parts[width:], parts[rest:width]))
-    return parts[0]
+        parts = parts.and_then(raw_parts(query, cache, first, min(first + size, tiles), at, visible_from))
+    return parts.output(rows)

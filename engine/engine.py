@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 
+from engine.checks import CacheChecks
+from engine.codecs.packing import MULTIPLE
+from engine.codecs.spec import CODECS, DEFAULT, FULL, check_codec
 from engine.config import ModelConfig
 from engine.costs import measure_costs
 from engine.drafters.base import Drafter
@@ -24,6 +27,7 @@ from engine.drafters.ngram import HINT, NgramDrafter
 from engine.dtype import parse_dtype
 from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
+from engine.memory import Budget
 from engine.model import Model
 from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
@@ -32,6 +36,7 @@ from engine.reports import MemoryReport, StepReport
 from engine.sampler import SamplingParams
 from engine.selftest import SelfTest, self_test
 from engine.sequence import Sequence as TokenSequence
+from engine.shadow import ShadowBudget
 from engine.template import ChatTemplate
 from engine.tokenizer import Tokenizer
 from engine.turn import SHORT, Draft, Turn, TurnOptions
@@ -43,13 +48,19 @@ EMBEDDED = Path(__file__).with_name("embedded")
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """dtype: `float32`, `bfloat16` or `auto` (measured); rows: width of every decode step; keep: sequences kept for
-    prefix reuse; keep_bytes: most bytes they may hold (None = no limit); fault: planted on purpose."""
+    prefix reuse; keep_bytes: most bytes they may hold (None = no limit); force_low_bits: allow codecs that break tool
+    calls; cache_bytes: most bytes of a sequence's attention caches after a switch to `full` (None = what is free on the
+    device); shadow_bytes: host memory for full-precision rows of compressed prompts (0 = none, see engine.shadow);
+    fault: planted on purpose."""
 
     device: str = "cpu"
     dtype: str = "float32"
     rows: int = 8
     keep: int = 8
     keep_bytes: int | None = None
+    force_low_bits: bool = False
+    cache_bytes: int | None = None
+    shadow_bytes: int = 0
     fault: Fault | None = None
 
 
@@ -74,6 +85,9 @@ class Engine:
             )
         self.fingerprint = fingerprint(folder)
         self.prefixes = PrefixStore(self._new_sequence, options.keep, options.keep_bytes)
+        self.shadows = ShadowBudget(options.shadow_bytes) if options.shadow_bytes else None
+        self.checks = CacheChecks()
+        self.budget = Budget(self.model.device, options.cache_bytes)
         self.max_blocks = 1
         self.costs: Costs = TYPICAL
         """What a step and a draft cost here; typical ratios until `self_test` has measured them."""
@@ -84,6 +98,11 @@ class Engine:
         return ("none", "ngram", "mtp", "mtp+ngram") if self.model.mtp is not None else ("none", "ngram")
 
     @property
+    def codecs(self) -> tuple[str, ...]:
+        """KV codecs that fit this model's heads."""
+        return CODECS if self.model.config.head_dim % MULTIPLE == 0 else (FULL,)
+
+    @property
     def valid_tokens(self) -> int:
         """Ids below this one are real; the model's vocabulary may be padded beyond the tokenizer's."""
         return self.tokenizer.vocab_size
@@ -92,6 +111,8 @@ class Engine:
         """About a second; without the planted fault, which starts acting with the first turn. Sets `max_blocks` and
         measures `costs` too."""
         test = self_test(self.model)
+        if DEFAULT in self.codecs:  # one stands for all: they differ in tables, not in what is read when
+            test = test.and_also(self_test(self.model, max_blocks=1, codec=DEFAULT))
         self.max_blocks = test.blocks
         self.costs = measure_costs(self.model, self.valid_tokens)
         return test
@@ -117,6 +138,7 @@ class Engine:
             except Exception as error:
                 results.update((index, error) for index, _ in group)
                 continue
+            self.checks.decoded((time.perf_counter() - started) * 1e3)
             for (index, draft), part in zip(group, rows, strict=True):
                 try:
                     results[index] = turns[index].accept(draft, part, started)
@@ -128,6 +150,11 @@ class Engine:
         """Bytes of live tensors: weights, and the sequences that are kept or in use."""
         return MemoryReport(weights=self.model.nbytes, sequences=self.prefixes.nbytes, kept=len(self.prefixes))
 
+    def can_fit(self, codec: str, context: int) -> bool:
+        """Whether a new sequence of so many tokens has room. Ask `turn.sequence.can_fit` about a switch: what that
+        sequence holds is given back."""
+        return self.budget.has_room(self.model.cache_bytes(codec, context))
+
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
         """The prompt text of a conversation. Raises TemplateError."""
         return self.template.render(messages, tools or None, add_generation_prompt=True)
@@ -136,15 +163,19 @@ class Engine:
         """A turn whose prompt still has to be prefilled: iterate `turn.sequence.prefill()` before the first step.
 
         marks: positions where other prompts are likely to branch off, as the end of system prompt and tools.
-        Raises ContextOverflow, and ValueError for a drafter that this model cannot run or a token that it lacks.
+        Raises ContextOverflow, and ValueError for a drafter that this model cannot run, a codec that the
+        response must not use, or a token that the model lacks.
         """
         limit = self.model.config.max_context
         if len(prompt) >= limit:  # before a kept sequence is touched
             raise ContextOverflow(len(prompt), limit)
         if options.drafter not in self.drafters:
             raise ValueError(f"drafter: {options.drafter!r} is not one of {', '.join(self.drafters)}")
+        check_codec(options.codec, options.tools, self.options.force_low_bits)
+        if options.codec not in self.codecs:
+            raise ValueError(f"codec: {options.codec!r} needs head_dim in multiples of {MULTIPLE}; use {FULL!r}")
         check_bias(options.sampling, self.valid_tokens)
-        sequence = self.prefixes.take(prompt)
+        sequence = self.prefixes.take(prompt, options.codec)
         try:
             turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
         except BaseException:
@@ -177,6 +208,7 @@ class Engine:
             owner = weakref.ref(sequence)
             drafters["mtp"] = MtpDrafter(self.model, lambda: _alive(owner).state, self.valid_tokens)
         sequence.drafters = drafters
+        sequence.budget, sequence.shadows, sequence.checks = self.budget, self.shadows, self.checks
         sequence.pacer = Pacer(self.costs, self.model.rows - 1)
         return sequence
 

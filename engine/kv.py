@@ -35,20 +35,34 @@ class KVCache:
     def nbytes(self) -> int:
         return 2 * self.keys.numel() * self.keys.element_size()
 
+    @torch.inference_mode()
     def write(self, position: int, keys: Tensor, values: Tensor, clear: int = 0) -> None:
         """Stores rows [rows, heads, dim] from `position` on and zeroes `clear` rows behind them."""
         rows = keys.shape[0]
-        self._reserve(position + rows + clear)
+        # doubling keeps the copies linear in the final length
+        if position + rows + clear > self.capacity:
+            self.reserve(max(position + rows + clear, 2 * self.capacity))
         done = 0
-        for tile, at in _pieces(position, position + rows):
+        for tile, at in pieces(position, position + rows):
             count = at.stop - at.start
             self.keys[tile, :, at] = keys[done : done + count].transpose(0, 1)
             self.values[tile, :, at] = values[done : done + count].transpose(0, 1)
             done += count
-        for tile, at in _pieces(position + rows, position + rows + clear):
+        for tile, at in pieces(position + rows, position + rows + clear):
             # a rejected row may hold NaN
             self.keys[tile, :, at] = 0
             self.values[tile, :, at] = 0
+
+    def settle(self, length: int) -> None:
+        """The first `length` rows are committed: nothing to do, rows stay as they were written."""
+
+    def restorable(self, length: int) -> int:
+        """The highest length up to `length` that `truncate` can cut back to: any."""
+        return length
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor that is alive because of this cache."""
+        return self.keys, self.values
 
     @torch.inference_mode()
     def truncate(self, length: int) -> None:
@@ -77,20 +91,34 @@ class KVCache:
         other.truncate(length)
         return other
 
+    def moved(self, device: torch.device, length: int) -> KVCache:
+        """A copy of the first `length` rows on another device, or on the same one; to the host in pinned memory and
+        without waiting for it."""
+        other = KVCache.__new__(KVCache)
+        tiles = -(-length // TILE)
+        pinned = device.type == "cpu" and self.keys.device.type == "cuda"
+        for name in ("keys", "values"):
+            source = getattr(self, name)[:tiles]
+            target = torch.empty(source.shape, dtype=source.dtype, device=device, pin_memory=pinned)
+            if pinned:
+                source.record_stream(torch.cuda.current_stream())
+            setattr(other, name, target.copy_(source, non_blocking=pinned))
+        return other
+
     def _copy(self, tiles: int) -> KVCache:
         other = KVCache.__new__(KVCache)
         other.keys, other.values = self.keys[:tiles].clone(), self.values[:tiles].clone()
         return other
 
-    def _reserve(self, size: int) -> None:
-        if size <= self.capacity:
-            return
-        # doubling keeps the copies linear in the final length
-        tiles = -(-max(size, 2 * self.capacity) // TILE)
-        self.keys, self.values = _grown(self.keys, tiles), _grown(self.values, tiles)
+    @torch.inference_mode()
+    def reserve(self, size: int) -> None:
+        """Makes room for `size` rows, and for no more."""
+        if size > self.capacity:
+            tiles = -(-size // TILE)
+            self.keys, self.values = grown(self.keys, tiles), grown(self.values, tiles)
 
 
-def _pieces(start: int, end: int) -> list[tuple[int, slice]]:
+def pieces(start: int, end: int) -> list[tuple[int, slice]]:
     """The rows start..end-1 as (tile, rows of that tile)."""
     pieces = []
     while start < end:
@@ -101,7 +129,8 @@ def _pieces(start: int, end: int) -> list[tuple[int, slice]]:
     return pieces
 
 
-def _grown(old: Tensor, tiles: int) -> Tensor:
+def grown(old: Tensor, tiles: int) -> Tensor:
+    """`old` with room for so many tiles; what is new is zero."""
     new = torch.zeros(tiles, *old.shape[1:], dtype=old.dtype, device=old.device)
     new[: old.shape[0]] = old
     return new

@@ -15,12 +15,17 @@ import torch
 from torch import Tensor
 
 from engine.attention import Attention, AttentionBlock
+from engine.codecs.quantiser import Scratch, quantiser
+from engine.codecs.spec import FLUSH, SPECS, header, layer_codecs
+from engine.codecs.spec import FULL as FULL_CODEC
+from engine.compressed import Cache, CompressedCache, Layout
 from engine.config import FULL, ModelConfig
 from engine.deltanet import INNER, DeltaNet, Ingredients, LinearState
 from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.kv import KVCache
 from engine.layers import Linear, Norm, Rope
+from engine.memory import cache_bytes
 from engine.moe import MoE, feed_forward
 from engine.mtp import MtpHead
 from engine.state import SequenceState
@@ -105,6 +110,7 @@ class Model:
         copied = scored is self.embedding and self.head.packed
         self._nbytes = weights.taken_bytes + copied * scored.numel() * scored.element_size()
         self.notes = tuple(notes)
+        self._scratch, self._layouts = Scratch(self.device), dict[str, Layout]()
 
     @classmethod
     def load(
@@ -124,16 +130,22 @@ class Model:
         """Bytes of the weights on the device."""
         return self._nbytes
 
-    def new_state(self) -> SequenceState:
-        """An empty sequence."""
+    def new_state(self, codec: str = FULL_CODEC) -> SequenceState:
+        """An empty sequence. codec: of the attention layers; the head's own cache stays full, because a draft that is
+        worse costs more than its few rows would save. Raises ValueError for a codec that does not fit the model."""
         deltanets = [layer.deltanet for layer in self.layers if layer.deltanet is not None]
-        full = self.config.num_layers - len(deltanets)
         return SequenceState(
-            kv=[self._cache() for _ in range(full)],
+            kv=self.new_caches(codec),
             linear=[d.new_state(self.device) for d in deltanets],
             layers=deltanets,
             mtp=self._cache() if self.mtp else None,
+            header=header(codec),
         )
+
+    def new_caches(self, codec: str) -> list[Cache]:
+        """One empty cache per full-attention layer."""
+        attention = sum(layer.attention is not None for layer in self.layers)
+        return [self._coded_cache(name) for name in layer_codecs(codec, attention, len(self.layers) - attention)]
 
     @torch.inference_mode()
     def prefill(self, state: SequenceState, tokens: Sequence[int], keep: Collection[int] = ()) -> Tensor:
@@ -244,6 +256,26 @@ class Model:
 
     def _cache(self) -> KVCache:
         return KVCache(self.config.num_kv_heads, self.config.head_dim, self.dtype, self.device)
+
+    def cache_bytes(self, codec: str, context: int) -> int:
+        """Bytes that the attention caches of one sequence take at `context` tokens."""
+        return cache_bytes(self.config, codec, context, self.dtype, self._window)
+
+    @property
+    def _window(self) -> int:
+        """A chunk of the prompt, or a step and all raw rows that it may read, in whole blocks."""
+        return -(-max(self.prefill_rows, FLUSH + self.rows) // FLUSH) * FLUSH
+
+    def _coded_cache(self, codec: str) -> Cache:
+        return self._cache() if codec == FULL_CODEC else CompressedCache(self._layout(codec))
+
+    def _layout(self, codec: str) -> Layout:
+        if codec not in self._layouts:
+            spec, dim = SPECS[codec], self.config.head_dim
+            keys, values = (quantiser(bits, dim, self.device) for bits in (spec.key_bits, spec.value_bits))
+            sizes = (self.config.num_kv_heads, dim, self.dtype, self.device, self._window)
+            self._layouts[codec] = Layout(codec, spec.header, *sizes, keys, values, self._scratch)
+        return self._layouts[codec]
 
     def _check_room(self, state: SequenceState, count: int) -> None:
         if state.length + count > self.config.max_context:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 
+from engine.codecs.spec import FULL
 from engine.sequence import Sequence
 from engine.state import live_bytes
 
@@ -40,8 +41,9 @@ class PrefixStore:
         """Bytes that kept and lent sequences hold."""
         return live_bytes(sequence.state for sequence in (*self._kept, *self._lent))
 
-    def take(self, prompt: Tokens[int]) -> Sequence:
-        """Lends a sequence for a prompt; which one decides what need not be prefilled.
+    def take(self, prompt: Tokens[int], codec: str = FULL) -> Sequence:
+        """Lends a sequence for a prompt; which one decides what need not be prefilled. A prefix that was written by the
+        rules of another codec is none.
 
         A kept sequence is lent itself when the prompt can take over all that is reusable in it: the usual next request
         of an agent. One of which the prompt shares a part (another task behind the same system prompt and tools), and
@@ -49,11 +51,13 @@ class PrefixStore:
         """
         best, reused = None, 0
         for sequence in (*reversed(self._kept), *self._lent):
-            shared = sequence.reusable(prompt) if sequence.intact else 0
+            fits = sequence.intact and sequence.holds(codec)
+            shared = sequence.reusable(prompt) if fits else 0
             if shared > reused:
                 best, reused = sequence, shared
         if best is None:
             lent = self.make()
+            lent.use(codec)
         elif best in self._kept and reused == best.reusable(best.tokens):
             self._kept.remove(best)
             lent = best
@@ -65,6 +69,8 @@ class PrefixStore:
     def put(self, sequence: Sequence) -> None:
         """Takes a lent sequence back; what was used longest ago is dropped when there is no room."""
         self.drop(sequence)
+        if not sequence.holds(sequence.codec):  # half codes, half raw rows: nobody could take it over
+            return
         sequence.state.skip_log(0)  # only prefilled positions are reused, so nobody rewinds into the response again
         self._kept.append(sequence)
         del self._kept[: max(len(self._kept) - self.capacity, 0)]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 EndReason = Literal["stop", "stop_sequence", "length"]
+Level = Literal["L0", "L1", "L2", "L3"]
+"""How far a fall back goes; see engine.fallback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,15 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class RewindReport:
-    """position: generated tokens kept; discarded: generated tokens thrown away; rebuilt: tokens computed again."""
+    """position: generated tokens kept; discarded: generated tokens thrown away; rebuilt: tokens computed again; level:
+    how far the way back went; codec: of the cache from here on."""
 
     position: int
     discarded: int
     rebuilt: int
     milliseconds: float
+    level: Level = "L0"
+    codec: str = "full"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,17 +17,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from engine.checks import CacheChecks
+from engine.codecs.spec import FULL, header
 from engine.deltanet import INNER
 from engine.drafters.base import Drafter
 from engine.errors import ContextOverflow
 from engine.faults import Fault
+from engine.kv import KVCache
+from engine.memory import Budget
 from engine.model import Block, Model, Rows
 from engine.pacing import Pacer
+from engine.shadow import ShadowBudget
 from engine.state import SequenceState
 
 CHECKPOINT_EVERY = 1024
 """Prefilled tokens between two checkpoints of the recurrent state: the most that an unforeseen branch computes again.
 A multiple of the inner chunk."""
+RESPONSE_ROOM = 4096
+"""Tokens that a response is given room for when its cache is replaced; it may grow further where memory allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +51,14 @@ class Sequence:
 
     speculated_from: lowest position that a step of several rows has computed (verified drafts, or a rebuild), or None.
     From there on the state is only as good as speculation is; `rewind(trusted=True)` goes back before it.
+    codec: of a state that is made anew; what the present one was written with is `state.header`.
     intact: False while something changes, and for good if an exception cut that short; never reuse it then.
     """
 
-    def __init__(self, model: Model, drafters: Mapping[str, Drafter] | None = None) -> None:
+    def __init__(self, model: Model, drafters: Mapping[str, Drafter] | None = None, codec: str = FULL) -> None:
         self.model = model
-        self.state: SequenceState = model.new_state()
+        self.codec = codec
+        self.state: SequenceState = model.new_state(codec)
         self.tokens: list[int] = []
         self.provenance: list[Segment] = []
         self.speculated_from: int | None = None
@@ -57,6 +66,10 @@ class Sequence:
         self.drafters: dict[str, Drafter] = dict(drafters or {})
         self._edges: set[int] = set()
         self.pacer = Pacer(depth=model.rows - 1)
+        self.budget = Budget(model.device)
+        self.checks: CacheChecks | None = None
+        self.shadows: ShadowBudget | None = None
+        """Set: prompts are prefilled in full precision, coded when complete, and shadowed while there is room."""
 
     @property
     def length(self) -> int:
@@ -68,6 +81,10 @@ class Sequence:
         """Positions from 0 on that were prefilled, none of them decoded."""
         return next((s.start for s in self.provenance if s.kind == "decode"), self.length)
 
+    def holds(self, codec: str) -> bool:
+        """Whether the state was written by the rules of a codec, so that its prefix can be taken over."""
+        return self.state.header == header(codec, self.shadows is not None)
+
     def reusable(self, prompt: Tokens[int]) -> int:
         """How many of this sequence's positions a new prompt can take over with the bits that prefilling it from
         nothing would give.
@@ -77,8 +94,10 @@ class Sequence:
         """
         # the token after the reused part stays pending, so it must be a shared one too
         most = min(common_prefix(self.tokens, prompt) - 1, len(prompt) - 1, self.prefilled)
-        if most <= 0 or not self.state.layers:
-            return max(most, 0)
+        if most <= 0 or (self.shadows is not None and self.state.compressed and self.state.shadow is None):
+            return 0
+        if not self.state.layers:
+            return self.state.nearest(most)
         return max(c.position for c in self.state.checkpoints if c.position <= most and c.position % INNER == 0)
 
     def begin(self, prompt: Tokens[int], marks: Collection[int] = ()) -> int:
@@ -96,9 +115,10 @@ class Sequence:
         reused = self.reusable(prompt)
         with self._change():
             if reused:
+                self._uncover()
                 self._rewind(reused, trusted=False)
             else:
-                self.state = self.model.new_state()
+                self.state = self._new_state()
                 self.provenance, self.speculated_from = [], None
                 self.pacer.begin()
                 for drafter in self.drafters.values():
@@ -123,16 +143,23 @@ class Sequence:
                 self._observe(start, end, hidden)
             yield end
         self.state.checkpoint()
+        self._compress()
 
     def fork(self, length: int, into: Sequence) -> Sequence:
         """Makes `into`, a new sequence of the same model, hold the first `length` positions, a length that `reusable`
         has named; returns it."""
-        into.state = self.state.fork(length)
+        into.state, into.codec = self.state.fork(length), self.codec
         into.tokens = self.tokens[: length + 1]
         into.provenance = _shortened(self.provenance, length)
         for name, drafter in into.drafters.items():
             drafter.adopt(self.drafters[name], into.tokens)
         return into
+
+    def use(self, codec: str) -> None:
+        """Chooses the codec of an empty sequence."""
+        if codec != self.codec:
+            self.codec = codec
+            self.state = self._new_state()
 
     def block(self, drafts: Tokens[int] = ()) -> Block:
         """The pending token and `drafts` after it, to be decoded together with other sequences' blocks."""
@@ -159,25 +186,116 @@ class Sequence:
         trusted: rebuild from a point that no verify step has touched, generated tokens decoded one at a time.
         Raises ValueError if `length` is not below the number of known tokens.
         """
-        if not 0 <= length < len(self.tokens):
-            raise ValueError(f"cannot rewind to {length}: {len(self.tokens)} tokens are known")
+        self._check_known(length)
         with self._change():
             return self._rewind(length, trusted=trusted)
+
+    @property
+    def longest(self) -> int:
+        """Tokens that a full cache gets room for when it replaces a compressed one."""
+        return min(len(self.tokens) + RESPONSE_ROOM, self.model.config.max_context)
+
+    def can_fit(self, codec: str, context: int) -> bool:
+        """Whether this sequence's caches could be replaced by ones of `codec` with room for `context` tokens."""
+        return self.budget.has_room(self.model.cache_bytes(codec, context), sum(c.nbytes for c in self.state.kv))
+
+    def restore(self, length: int, *, trusted: bool) -> int:
+        """`rewind`, with a full cache from here on: what was prefilled is computed again, what was decoded is decoded
+        again. Returns tokens recomputed. Raises ValueError as `rewind` does."""
+        self._check_known(length)
+        with self._change():
+            target, start = min(length, self.length), 0
+            if self._uncover():
+                start = self.state.nearest(min(target, self.prefilled))
+                self.state.rewind(start)
+                self.state.header = FULL
+            else:
+                pins, self.state = self.state.pins, self.model.new_state(FULL)
+                self.state.pins = pins
+            for cache in self.state.kv:
+                cache.reserve(self.longest)
+            self.codec, self.speculated_from = FULL, None
+            self._recompute(start, target, width=1 if trusted else self.model.rows)
+            self._truncate(length)
+            return target - start
+
+    def stop_quantising(self) -> None:
+        """What is committed from here on is stored as computed."""
+        self.state.stop_quantising()
+
+    def _check_known(self, length: int) -> None:
+        if not 0 <= length < len(self.tokens):
+            raise ValueError(f"cannot rewind to {length}: {len(self.tokens)} tokens are known")
+
+    def _new_state(self) -> SequenceState:
+        """For a prompt: with full caches if they are to be coded when it is complete."""
+        if self.shadows is None:
+            return self.model.new_state(self.codec)
+        state = self.model.new_state(FULL)
+        state.header = header(self.codec, full_prefill=True)
+        return state
+
+    def _compress(self) -> None:
+        """Codes a prompt that was prefilled in full precision, and keeps its rows as a shadow if there is room."""
+        if self.shadows is None or self.codec == FULL or self.state.compressed:
+            return
+        with self._change():
+            full = self.state.compress(self.model.new_caches(self.codec))
+            self.state.shadow = self.shadows.keep(full, self.length)
+            self._check(full)
+
+    def _check(self, full: list[KVCache | None]) -> None:
+        """Decodes the pending token with the full caches and with the codes, where the budget for checks has room."""
+        if self.checks is None or not self.checks.is_due():
+            return
+
+        def row(caches: list[KVCache | None]) -> Tensor:
+            state = self.state.clone()
+            state.uncover(caches)
+            return self.model.decode(state, self.tokens[self.length : self.length + 1]).logits[0]
+
+        as_coded: list[KVCache | None] = [None] * len(full)
+        self.checks.compare(self.codec, self.length, lambda: row(full), lambda: row(as_coded))
+
+    def _uncover(self) -> bool:
+        """Makes a shadow the caches again, the rows behind it lost; whether there was one."""
+        if self.state.shadow is None:
+            return False
+        self.state.uncover(self.state.shadow.restored(self.model.device))
+        self.state.shadow = None
+        return True
+
+    def _prefill_again(self, position: int) -> int:
+        """Makes the state hold the first `position` rows, all prefilled in full precision, as codes; returns tokens
+        recomputed. A state of codes alone cannot: its raw rows may be gone, and the rows before them cannot be read."""
+        start = 0
+        if self._uncover():
+            start = self.state.nearest(position)
+            self.state.rewind(start)
+        else:
+            pins, self.state = self.state.pins, self._new_state()
+            self.state.pins = pins
+        self._recompute(start, position, width=1)
+        self._compress()
+        return position - start
 
     def _rewind(self, length: int, *, trusted: bool) -> int:
         base = min(length, self.length)
         if trusted and self.speculated_from is not None:
             base = min(base, self.speculated_from)
         start = self.state.nearest(base)
-        target = min(length, self.length)
-        self.state.rewind(start)
+        target, prompt, again = min(length, self.length), min(base, self.prefilled), 0
+        if start < prompt and self.shadows is not None and self.state.compressed:
+            again, start = self._prefill_again(prompt), prompt
+        else:
+            self.state.rewind(start)
         if self.speculated_from is not None and start <= self.speculated_from:
             self.speculated_from = None
         rebuilt = target - start
         if rebuilt:
             self._recompute(start, target, width=1 if trusted else self.model.rows)
         self._truncate(length)
-        return rebuilt
+        return rebuilt + again
 
     def _recompute(self, start: int, end: int, width: int) -> None:
         """Computes positions [start, end) again along the provenance, decoded ones `width` at a time."""
@@ -188,7 +306,7 @@ class Sequence:
             if lo >= hi:
                 continue
             if segment.kind == "prefill":
-                hidden = self.model.prefill(self.state, self.tokens[lo:hi])
+                hidden = self.model.prefill(self.state, self.tokens[lo:hi], {*self._edges, self.prefilled})
                 self._observe(lo, hi, hidden)
                 continue
             for at in range(lo, hi, width):

@@ -14,9 +14,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from engine.codecs.spec import FLUSH, FULL
+from engine.compressed import Cache, CompressedCache
 from engine.deltanet import DeltaNet, Ingredients, LinearState
 from engine.errors import RewindError
+from engine.health import LayerHealth
 from engine.kv import KVCache
+from engine.shadow import Shadow
 
 MAX_CHECKPOINTS = 8
 """Most checkpoints of a sequence, pinned ones included: each holds all DeltaNet memories (151 MB at Qwen3.6-27B)."""
@@ -37,10 +41,12 @@ class SequenceState:
     """Made by `Model.new_state`. kv: one cache per full-attention layer; linear: one state per linear layer; mtp: the
     drafting head's cache, not part of the fingerprint because it cannot change the output."""
 
-    kv: list[KVCache]
+    kv: list[Cache]
     linear: list[LinearState]
     layers: list[DeltaNet]
     mtp: KVCache | None = None
+    header: str = FULL
+    """By which rules the caches in `kv` were written; see engine.codecs.spec."""
     length: int = 0
     checkpoints: list[Checkpoint] = field(default_factory=list)
     log_start: int = 0
@@ -48,6 +54,8 @@ class SequenceState:
     provisional: tuple[Ingredients, ...] | None = None
     """Ingredients per linear layer of the last decode's rows; None when nothing is provisional."""
     provisional_rows: int = 0
+    shadow: Shadow | None = None
+    """The prompt's rows in full precision, for level L2."""
     pins: frozenset[int] = frozenset()
     """Positions whose checkpoints are not thinned out: end of the tools, start of the turn."""
 
@@ -58,8 +66,9 @@ class SequenceState:
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor that is alive because of this sequence; forks share some of them."""
         for cache in (*self.kv, *((self.mtp,) if self.mtp else ())):
-            yield cache.keys
-            yield cache.values
+            yield from cache.tensors()
+        if self.shadow is not None:
+            yield from self.shadow.tensors()
         for state in [s for c in self.checkpoints for s in c.linear] + self.linear:
             yield state.memory
             yield state.conv
@@ -104,23 +113,63 @@ class SequenceState:
             # copies: a view would keep the whole forward alive, other sequences' rows included
             self.log.append(tuple(part.rows(row, row + 1).clone() for part in accepted))
         self.length += count
+        self._settle()
         self._forget_provisional()
         self._shorten_log()
 
     def skip_log(self, count: int) -> None:
         """`count` rows were prefilled: they advance the cursor and leave no ingredients."""
         self.length += count
+        self._settle()
         self.log = []
         self.log_start = self.length
         self._forget_provisional()
+
+    def health(self) -> list[LayerHealth]:
+        """Of the compressed attention caches; waits for the device."""
+        caches = ((i, c) for i, c in enumerate(self.kv) if isinstance(c, CompressedCache))
+        return [cache.tally.health(index, cache.codec, cache.layout.dim) for index, cache in caches]
+
+    @property
+    def compressed(self) -> bool:
+        """Whether any attention cache holds codes, or will."""
+        return any(isinstance(cache, CompressedCache) for cache in self.kv)
+
+    def compress(self, caches: list[Cache]) -> list[KVCache | None]:
+        """Codes the committed rows of full caches: `caches` are new ones, full where a layer stays full.
+
+        Returns the full caches that were replaced, None for layers that keep theirs.
+        """
+        replaced: list[KVCache | None] = []
+        for index, cache in enumerate(caches):
+            old = self.kv[index]
+            if isinstance(cache, CompressedCache) and isinstance(old, KVCache):
+                cache.take_over(old, self.length)
+                self.kv[index] = cache
+                replaced.append(old)
+            else:
+                replaced.append(None)
+        return replaced
+
+    def uncover(self, full: list[KVCache | None]) -> None:
+        """Replaces compressed caches by full ones that hold rows from 0 on; `rewind` to where they end must follow."""
+        self.kv = [old if cache is None else cache for old, cache in zip(self.kv, full, strict=True)]
+
+    def stop_quantising(self) -> None:
+        """Attention rows from here on are stored as computed; a prefix with such rows is of no codec."""
+        for cache in self.kv:
+            if isinstance(cache, CompressedCache):
+                cache.freeze()
+        self.header += f"/raw-from-{self.length // FLUSH * FLUSH}"
 
     def nearest(self, position: int) -> int:
         """The highest position not above `position` that `rewind` can restore."""
         if position >= self.length:
             return self.length
-        if not self.layers:  # attention alone: a cursor can be anywhere
-            return position
-        return max(self._reach(c, position) for c in self.checkpoints if c.position <= position)
+        if not self.layers:
+            return self._kept_rows(position)
+        reached = ((c.position, self._kept_rows(self._reach(c, position))) for c in self.checkpoints)
+        return max((end for start, end in reached if start <= end <= position), default=0)
 
     def rewind(self, position: int) -> None:
         """Makes the state hold exactly `position` committed rows. Raises RewindError if that is not restorable."""
@@ -146,6 +195,7 @@ class SequenceState:
             linear=[s.clone() for s in self.linear],
             layers=self.layers,
             mtp=self.mtp.clone() if self.mtp else None,
+            header=self.header,
             length=self.length,
             log_start=self.length,
         )
@@ -158,11 +208,15 @@ class SequenceState:
         earlier = [c for c in self.checkpoints if c.position <= position]
         if self.layers and (not earlier or earlier[-1].position != position):
             raise RewindError(position, earlier[-1].position if earlier else 0)
+        if self._kept_rows(position) != position:
+            raise RewindError(position, self._kept_rows(position))
         return SequenceState(
             kv=[c.fork(position) for c in self.kv],
             linear=[s.clone() for s in earlier[-1].linear] if self.layers else [],
             layers=self.layers,
             mtp=self.mtp.fork(position) if self.mtp else None,
+            header=self.header,
+            shadow=self.shadow.fork(position) if self.shadow else None,
             length=position,
             checkpoints=earlier,
             log_start=position,
@@ -172,7 +226,7 @@ class SequenceState:
     def fingerprint(self, head_slots: int = 0) -> str:
         """SHA-256 over the bits of everything committed that can influence the output, and of so many slots of the
         drafting head's cache, which cannot."""
-        digest = hashlib.sha256(str(self.length).encode())
+        digest = hashlib.sha256(f"{self.header}:{self.length}".encode())
         tensors: list[Tensor] = [t for cache in self.kv for t in cache.committed(self.length)]
         tensors += [t for s in self.linear for t in (s.memory, s.conv)]
         if self.mtp is not None:
@@ -192,6 +246,14 @@ class SequenceState:
         for row in rows:
             for layer, state, part in zip(self.layers, self.linear, row, strict=True):
                 layer.fold(state, part)
+
+    def _settle(self) -> None:
+        for cache in self.kv:
+            cache.settle(self.length)
+
+    def _kept_rows(self, position: int) -> int:
+        """The highest position up to `position` that every attention cache can be cut back to."""
+        return min((cache.restorable(position) for cache in self.kv), default=position)
 
     def _forget_provisional(self) -> None:
         self.provisional, self.provisional_rows = None, 0

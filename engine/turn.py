@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from engine.audit import audit_step
+from engine.codecs.spec import FULL
 from engine.constraint import ChosenFrom, Constraint, Filtered, cut, filtered
 from engine.detokenizer import StreamDetokenizer
+from engine.fallback import fall_back
 from engine.faults import Fault
 from engine.model import Rows
 from engine.penalties import Penalties
@@ -44,7 +46,8 @@ class TurnOptions:
     of any other drafter of the sequence. max_draft: most draft tokens per step (capped by the step width; how many pay
     is up to the sequence's pacer). audit_every: recompute the first verify step and then one in so many; 0 = never.
     max_tokens: None = up to the context window. logprobs: how many of the likeliest tokens are reported with each
-    token, at most 20. constraint: the state before the first token, None = everything is allowed.
+    token, at most 20. constraint: the state before the first token, None = everything is allowed. codec: how the KV
+    cache is stored, see engine.codecs.spec; tools: whether the response may call tools, which rules some codecs out.
     """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -55,6 +58,8 @@ class TurnOptions:
     audit_every: int = 16
     logprobs: int = 0
     constraint: Constraint | None = None
+    codec: str = FULL
+    tools: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the field."""
@@ -170,10 +175,11 @@ class Turn:
             return Filtered(choice)
         return filtered(self._constraint, choice, drafts, ChosenFrom(logits, first, sampling, valid, adjusted, top))
 
-    def rewind(self, position: int, drafter: str, *, trusted: bool) -> RewindReport:
+    def rewind(self, position: int, drafter: str, *, trusted: bool, codec: str | None = None) -> RewindReport:
         """Keeps the first `position` generated tokens and continues with `drafter`; works after the end too.
 
-        trusted: rebuild the state from a point that no verify step has touched. Raises ValueError if `position` is
+        trusted: rebuild the state from a point that no verify step has touched. codec: `full` to leave a compressed
+        cache as far as that fits (engine.fallback), None = as it is. Raises ValueError if `position` is
         not between 0 and the number of generated tokens, or is behind the last token of a turn that has ended.
         """
         generated = len(self.generated)
@@ -183,7 +189,8 @@ class Turn:
             raise ValueError(f"cannot rewind to generated token {position}: the turn ended there; keep fewer tokens")
         started = time.perf_counter()
         discarded = self.generated[position:]
-        rebuilt = self.sequence.rewind(self.prompt_tokens + position - 1, trusted=trusted)
+        sequence, length = self.sequence, self.prompt_tokens + position - 1
+        back = fall_back(sequence, length, codec or sequence.codec, trusted=trusted)
         self.penalties.forget(discarded)
         if self.options.constraint is not None:
             self._constraint = self.options.constraint.clone()
@@ -193,7 +200,7 @@ class Turn:
         self.ended = False
         self._restart_text()
         milliseconds = (time.perf_counter() - started) * 1e3
-        return RewindReport(position, len(discarded), rebuilt, milliseconds)
+        return RewindReport(position, len(discarded), back.rebuilt, milliseconds, back.level, sequence.codec)
 
     def _room(self) -> int:
         """Tokens that may still be generated; at least 1 while the turn has not ended."""

@@ -42,6 +42,8 @@ def build_backend(config: Config) -> Backend:
         max_waiting=model.max_waiting,
         keep=model.kept_prefixes,
         keep_bytes=model.kept_prefix_mib << 20,
+        force_low_bits=config.decode.force_low_bits,
+        shadow_bytes=config.decode.shadow_mib << 20,
         plant=config.plant or None,
     )
 

@@ -76,12 +76,16 @@ class Decode(_Section):
     """Decode mode and defaults. audit_every: the first verify step of a response and then one in so many.
 
     seed: for requests that name none (the Anthropic API has no such field); -1 = another one for each response.
+    force_low_bits: allow codecs that break tool calls. shadow_mib: host memory for full-precision copies of prompts
+    whose cache is compressed; 0 = none.
     """
 
     mode: str = "mtp+ngram"
     temperature: float = Field(default=0.0, ge=0, le=2)
     seed: int = Field(default=-1, ge=-1, lt=2**63)
     audit_every: int = Field(default=16, ge=0)
+    force_low_bits: bool = False
+    shadow_mib: int = Field(default=0, ge=0)
 
     @field_validator("mode")
     @classmethod

@@ -22,7 +22,8 @@ DESCRIPTION = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to measure. model None: the embedded one; only: workloads, empty = all; rounds, layers None = default."""
+    """What to measure. model None: the embedded one; only: workloads, empty = all; rounds, layers None = default;
+    kv: caches instead of drafters."""
 
     model: Path | None = None
     device: str = "cpu"
@@ -34,6 +35,7 @@ class Options:
     rounds: int | None = None
     shape: str | None = None
     layers: int | None = None
+    kv: bool = False
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> Options:
@@ -48,6 +50,7 @@ class Options:
             rounds=parsed.rounds,
             shape=parsed.shape,
             layers=parsed.layers,
+            kv=parsed.kv,
         )
 
 
@@ -70,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=WORKLOADS,
         metavar="WORKLOAD",
         help="agent, rewrite, fresh or reuse; may be repeated (default all)",
+    )
+    parser.add_argument(
+        "--kv",
+        action="store_true",
+        help="compressed KV caches instead of drafters: step time, size, quality, and what the way back costs",
     )
     parser.add_argument("--no-peer", action="store_true", help="leave transformers out")
     parser.add_argument("--shape", choices=SHAPES, metavar="NAME", help=f"random weights of {', '.join(SHAPES)}'s size")

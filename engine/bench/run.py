@@ -15,6 +15,7 @@ import torch
 from engine.bench import compare as comparing
 from engine.bench import reuse as reusing
 from engine.bench.arguments import Options
+from engine.bench.kv.report import measure_kv
 from engine.bench.peer import Peer, PeerMissing
 from engine.bench.report import Report, Table
 from engine.bench.shape import measure_shape
@@ -36,6 +37,8 @@ def run(options: Options, progress: Callable[[str], None], fault: Fault | None =
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
+        if options.kv:
+            return measure_kv(options, _settings(options), progress)
         return (
             measure_shape(options, _settings(options), progress) if options.shape else _engine(options, progress, fault)
         )

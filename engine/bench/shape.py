@@ -24,6 +24,7 @@ from engine.drafters.mtp import MtpDrafter
 from engine.dtype import parse_dtype
 from engine.engine import check_device
 from engine.errors import ConfigError
+from engine.memory import free_memory
 from engine.model import Model
 from engine.sampler import SamplingParams, choose
 from engine.sequence import Sequence
@@ -118,7 +119,7 @@ def measure_shape(
     config = config or shape_config(name, options.layers)
     dtype = parse_dtype(options.dtype or "bfloat16", options.device, config, rows=8)
     sizes = weigh(config, dtype)
-    _check_memory(sum(sizes.values()), config, device)
+    check_memory(sum(sizes.values()), config, device)
     bandwidth = copy_bandwidth(device)
     progress(f"{name}: {config.num_layers} layers, {sum(sizes.values()) / 1e9:.1f} GB of random weights on {device}")
     torch.manual_seed(0)
@@ -216,22 +217,11 @@ def _settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _check_memory(weights: int, config: ModelConfig, device: torch.device) -> None:
+def check_memory(weights: int, config: ModelConfig, device: torch.device) -> None:
+    """Raises ConfigError that says how much is missing. weights: bytes that must fit, whatever they are of."""
     needed, free = weights * HEADROOM, free_memory(device)
     if free is not None and needed > free:
         raise ConfigError(
             f"{device}: {needed / 1e9:.1f} GB are needed for {config.num_layers} layers, {free / 1e9:.1f} GB are free; "
             f"{(needed - free) / 1e9:.1f} GB are missing. Use a larger device, or fewer layers with --layers N"
         )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated; None where this cannot be found out."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            available = next(line for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
-    return int(available.split()[1]) * 1024

@@ -129,13 +129,15 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class RewindReport:
-    """What a rewind cost. tokens: how many were discarded; rebuilt: how many were computed again."""
+    """What a rewind cost. tokens: how many were discarded; rebuilt: how many were computed again; mode: what it goes on
+    in, which keeps a compressed cache where a full one has no room; level: L0 (the cache stays as it is) to L3."""
 
     position: int
     tokens: int
     rebuilt: int
     milliseconds: float
     mode: DecodeMode
+    level: str = "L0"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from engine import reports
+from engine.codecs.spec import check_codec
 from engine.dtype import AUTO, DTYPES
 from engine.engine import EMBEDDED, Engine, EngineOptions
 from engine.errors import ContextOverflow, EngineError
@@ -58,7 +59,8 @@ T = TypeVar("T")
 class BuiltinBackend:
     """folder: a model in Hugging Face layout, None = the embedded one. max_turns: responses in the making at once;
     max_waiting: requests that may wait for their turn, in order; keep, keep_bytes: sequences kept for prefix reuse and
-    what they may hold together; threads: torch threads of the worker; plant: name of a fault to plant (demo and tests
+    what they may hold together; force_low_bits, shadow_bytes: see EngineOptions; threads: torch threads of the worker;
+    plant: name of a fault to plant (demo and tests
     only)."""
 
     def __init__(
@@ -74,6 +76,8 @@ class BuiltinBackend:
         max_waiting: int = 16,
         keep: int = 8,
         keep_bytes: int | None = None,
+        force_low_bits: bool = False,
+        shadow_bytes: int = 0,
         plant: str | None = None,
     ) -> None:
         self.folder = folder or EMBEDDED
@@ -85,7 +89,15 @@ class BuiltinBackend:
         except ValueError:
             known = ", ".join(Fault)
             raise BackendError(f"plant: there is no fault {plant!r}; known faults: {known}") from None
-        self._options = EngineOptions(device=device, dtype=dtype, keep=keep, keep_bytes=keep_bytes, fault=fault)
+        self._options = EngineOptions(
+            device=device,
+            dtype=dtype,
+            keep=keep,
+            keep_bytes=keep_bytes,
+            force_low_bits=force_low_bits,
+            shadow_bytes=shadow_bytes,
+            fault=fault,
+        )
         self._threads, self._audit_every = threads, audit_every
         self._queue = TurnQueue(max_turns, max_waiting)
         self._worker: DeviceWorker[Turn, reports.StepReport] = DeviceWorker(self._step, "engine")
@@ -122,7 +134,7 @@ class BuiltinBackend:
                 **({"notes": "; ".join(engine.model.notes)} if engine.model.notes else {}),
             },
         )
-        modes = tuple(str(DecodeMode(drafter)) for drafter in engine.drafters)
+        modes = tuple(str(DecodeMode(drafter, codec)) for codec in engine.codecs for drafter in engine.drafters)
         self.capabilities = Capabilities(True, True, True, True, test.exactness, modes, constraints=True)
 
     async def stop(self) -> None:
@@ -133,8 +145,12 @@ class BuiltinBackend:
     async def generate(self, request: ChatRequest, mode: DecodeMode) -> BuiltinGeneration:
         """Renders, tokenises and prefills; between two chunks of the prompt a cancelled request stops."""
         engine = self.engine
-        if mode.codec != "full":
-            raise BadPrompt(f"kv: codec {mode.codec!r} is not available in this version; use 'full'")
+        try:
+            check_codec(mode.codec, bool(request.tools), self._options.force_low_bits)
+        except ValueError as error:
+            raise BadPrompt(f"kv: {error}") from error
+        if mode.codec not in engine.codecs:
+            raise BadPrompt(f"kv: codec {mode.codec!r} does not fit this model's heads; use 'full'")
         if mode.drafter not in engine.drafters:
             raise BadPrompt(
                 f"speculative.types: {mode.drafter!r} needs an MTP head, which this model lacks; use 'ngram'"
@@ -217,6 +233,8 @@ class BuiltinBackend:
             audit_every=self._audit_every,
             logprobs=request.logprobs or 0,
             constraint=constraint_for(request, engine.tokenizer, self.info.opens_thinking),
+            codec=mode.codec,
+            tools=bool(request.tools),
         )
         started = time.perf_counter()
         opening = self._worker.call(engine.open, prompt, options, marks)
@@ -275,11 +293,13 @@ class BuiltinGeneration:
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
         def call() -> reports.RewindReport:
-            return self._turn.rewind(position, mode.drafter, trusted=rebuild == "trusted")
+            return self._turn.rewind(position, mode.drafter, trusted=rebuild == "trusted", codec=mode.codec)
 
         report = await self._backend.run(call)
-        self._mode = mode
-        return RewindReport(report.position, report.discarded, report.rebuilt, report.milliseconds, mode)
+        # without room for a full cache the old one stays, and is named as what it is
+        self._mode = DecodeMode(mode.drafter, report.codec)
+        numbers = (report.position, report.discarded, report.rebuilt, report.milliseconds)
+        return RewindReport(*numbers, self._mode, report.level)
 
     async def close(self) -> None:
         if not self._closed:

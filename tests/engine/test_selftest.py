@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine.compressed import CompressedCache
 from engine.model import Model, Rows
 from engine.selftest import self_test
 from engine.state import SequenceState
@@ -43,6 +44,23 @@ def test_equal_rows_are_not_enough(model: Model, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(SequenceState, "fingerprint", lambda _: str(next(marks)))
     result = self_test(model)
     assert (result.exactness, result.mismatches, result.state_equal) == ("distribution", 0, False)
+
+
+def test_codes_are_tested_too_and_both_must_hold(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    coded = self_test(model, max_blocks=1, codec="k4v4")
+    assert (coded.exactness, coded.rows) == ("bitwise", 24)
+    both = self_test(model).and_also(coded)
+    assert (both.exactness, both.rows, both.mismatches, both.state_equal) == ("bitwise", 48, 0, True)
+    write = CompressedCache.write
+
+    def hasty(self: CompressedCache, *arguments: Any, **named: Any) -> None:
+        write(self, *arguments, **named)
+        self.coded = self.pending
+
+    monkeypatch.setattr(CompressedCache, "write", hasty)
+    broken = self_test(model, max_blocks=1, codec="k4v4")
+    assert broken.exactness == "distribution"
+    assert self_test(model, max_blocks=1).and_also(broken).exactness == "distribution"
 
 
 def test_a_state_that_is_folded_wrongly_is_caught(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

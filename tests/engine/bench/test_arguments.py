@@ -21,9 +21,9 @@ def test_defaults_are_those_of_options() -> None:
 
 def test_flags_arrive() -> None:
     options = parse(
-        "--only", "agent", "--only", "reuse", "--no-peer", "--quick", "--shape", "qwen3.6-27b", "--layers", "4"
+        "--only", "agent", "--only", "reuse", "--no-peer", "--quick", "--shape", "qwen3.6-27b", "--layers", "4", "--kv"
     )
-    assert options == Options(only=("agent", "reuse"), peer=False, quick=True, shape="qwen3.6-27b", layers=4)
+    assert options == Options(only=("agent", "reuse"), peer=False, quick=True, shape="qwen3.6-27b", layers=4, kv=True)
 
 
 @pytest.mark.parametrize("wrong", [("--only", "chess"), ("--threads", "0"), ("--layers", "x"), ("--shape", "gpt")])

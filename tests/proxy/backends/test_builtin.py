@@ -66,7 +66,8 @@ async def test_tells_what_it_is(backend: BuiltinBackend) -> None:
     assert backend.info.id == "specguard-embedded"
     assert len(backend.info.fingerprint) == 16
     assert backend.capabilities.exactness == "bitwise"
-    assert backend.capabilities.modes == ("plain", "ngram/full", "mtp/full", "mtp+ngram/full")
+    assert backend.capabilities.modes[:4] == ("plain", "ngram/full", "mtp/full", "mtp+ngram/full")
+    assert {"none/k4v4", "mtp+ngram/k4v4", "ngram/k8v8"} < set(backend.capabilities.modes)
 
 
 PENALISED = Sampling(0.8, 0.95, 40, 0.01, 7, 1.1, 0.5, 0.3, ((11, 2.0), (12, -100.0)))
@@ -212,9 +213,29 @@ async def test_a_prompt_that_does_not_fit_is_refused(backend: BuiltinBackend) ->
     assert (await drain(backend, ask(max_tokens=3), PLAIN))[0]
 
 
+async def test_a_compressed_cache_is_plain_too_and_leads_back_to_full(backend: BuiltinBackend) -> None:
+    """Drafts change nothing on codes; after a rewind to `plain` the text is what a full cache gives from there."""
+    request = ask(max_tokens=60, tools=(TOOL,))
+    coded = await drain(backend, request, DecodeMode("none", "k4v4"))
+    assert await drain(backend, request, DecodeMode("mtp+ngram", "k4v4")) == coded
+    full = await drain(backend, request, PLAIN)
+    generation = await backend.generate(request, DecodeMode("mtp+ngram", "k4v4"))
+    delta = await generation.next()
+    assert delta is not None
+    assert str(delta.step.mode) == "mtp+ngram/k4v4"
+    report = await generation.rewind(0, PLAIN, "trusted")
+    assert (report.mode, report.level) == (PLAIN, "L3")
+    assert report.rebuilt == generation.prompt_tokens - 1
+    ids: list[int] = []
+    while (next_delta := await generation.next()) is not None:
+        ids += [token.id for token in next_delta.tokens]
+    await generation.close()
+    assert ids == full[0]
+
+
 async def test_limits_of_turns_and_modes(backend: BuiltinBackend) -> None:
-    with pytest.raises(BadPrompt, match="k4v4"):
-        await backend.generate(ask(), DecodeMode("none", "k4v4"))
+    with pytest.raises(BadPrompt, match=r"^kv: codec: 'k3v3' .* tool calls"):
+        await backend.generate(ask(tools=(TOOL,)), DecodeMode("none", "k3v3"))
     held = [await backend.generate(ask(max_tokens=2), PLAIN) for _ in range(3)]
     waiting = asyncio.ensure_future(backend.generate(ask(max_tokens=2), PLAIN))
     await asyncio.sleep(0.01)
@@ -252,9 +273,9 @@ async def test_a_request_cancelled_while_it_is_opened_loses_no_kept_prefix(
         waiting.set()
         release.wait(20)
 
-    def take_slowly(prompt: Sequence[int]) -> TokenSequence:
+    def take_slowly(prompt: Sequence[int], codec: str) -> TokenSequence:
         wait()
-        return take(prompt)
+        return take(prompt, codec)
 
     if running:
         monkeypatch.setattr(backend.engine.prefixes, "take", take_slowly)

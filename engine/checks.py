@@ -1,0 +1,86 @@
+"""Shadow checks: does a compressed cache predict what a full one would? Top-1 agreement and KL by context length.
+
+Where prompts are prefilled in full precision both caches exist for a moment, at the prompt's end; there one row is
+decoded with each. That is two steps, so a check is made only when it stays within a share of all decode time.
+
+Must not: change a state, or decide anything but when to look.
+Invariant: a check is begun only if all checks, it included at the price of the dearest so far, stay within the share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SHARE = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCheck:
+    """context: committed tokens; top1: whether both say the same next token; kl: nats, of the full cache's law from
+    the compressed one's."""
+
+    codec: str
+    context: int
+    top1: bool
+    kl: float
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """All checks of one codec at contexts of below `below` tokens (a power of two)."""
+
+    codec: str
+    below: int
+    checks: int
+    top1: float
+    kl: float
+
+
+class CacheChecks:
+    """Of one engine. Not thread safe."""
+
+    def __init__(self, share: float = SHARE) -> None:
+        self.share = share
+        self.spent_ms = self.decoded_ms = 0.0
+        self._dearest_ms, self._forwards = 0.0, 0
+        self._found: dict[tuple[str, int], list[CacheCheck]] = defaultdict(list)
+
+    def decoded(self, milliseconds: float) -> None:
+        """Time of one decode forward; the budget is a share of all of it."""
+        self.decoded_ms += milliseconds
+        self._forwards += 1
+
+    def is_due(self) -> bool:
+        """Whether another check fits: the price of the dearest so far, and of three forwards at least."""
+        if not self._forwards:
+            return False
+        price = max(self._dearest_ms, 3 * self.decoded_ms / self._forwards)
+        return self.spent_ms + price <= self.share * self.decoded_ms
+
+    def compare(self, codec: str, context: int, full: Callable[[], Tensor], coded: Callable[[], Tensor]) -> CacheCheck:
+        """Logits [V] of the same position from either cache."""
+        started = time.perf_counter()
+        law, other = full().double().log_softmax(-1), coded().double().log_softmax(-1)
+        kl = float((law.exp() * (law - other)).sum().clamp_min(0.0))
+        top1 = bool(torch.equal(law.argmax(-1), other.argmax(-1)))
+        check = CacheCheck(codec, context, top1, kl, (time.perf_counter() - started) * 1e3)
+        self.spent_ms += check.milliseconds
+        self._dearest_ms = max(self._dearest_ms, check.milliseconds)
+        self._found[codec, 1 << context.bit_length()].append(check)
+        return check
+
+    def agreements(self) -> list[Agreement]:
+        """By codec and context, short ones first."""
+        return [
+            Agreement(
+                codec, below, len(found), sum(c.top1 for c in found) / len(found), sum(c.kl for c in found) / len(found)
+            )
+            for (codec, below), found in sorted(self._found.items())
+        ]
