@@ -82,7 +82,10 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """How it ended. milliseconds: cost of the rewind; rebuilt: tokens computed again; proof: BlameVerdict."""
+    """How it ended. milliseconds: cost of the rewind; rebuilt: tokens computed again; proof: BlameVerdict.
+
+    level: how far the rewind went to get a sound cache, L0 (nothing) to L3 (prefill again); "" = there was none.
+    """
 
     id: str
     outcome: Outcome
@@ -93,6 +96,7 @@ class Closure:
     rebuilt: int
     completion_tokens: int
     discarded_tokens: int
+    level: str = ""
     proof: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -261,7 +261,7 @@ class _Response:
         report = await self._generation.rewind(decision.to, decision.mode, decision.rebuild)
         self._trips.rewound(report)
         self._transcript.rewound(report)
-        self._mode, self._rewinds = decision.mode, self._rewinds + 1
+        self._mode, self._rewinds = report.mode, self._rewinds + 1
         self._watch = self._new_watch()
         self._holdback.restart()
         for position, token in enumerate(self._transcript.tokens):

@@ -166,6 +166,7 @@ class Trips:
                     rebuilt=trip.report.rebuilt if trip.report else 0,
                     completion_tokens=len(transcript),
                     discarded_tokens=transcript.discarded,
+                    level=trip.report.level if trip.report else "",
                     proof=asdict(verdict),
                 )
             )
