@@ -96,8 +96,8 @@ class Closure:
     rebuilt: int
     completion_tokens: int
     discarded_tokens: int
-    level: str = ""
     proof: Mapping[str, Any] = field(default_factory=dict)
+    level: str = ""
 
 
 @dataclass(frozen=True, slots=True)
