@@ -15,6 +15,8 @@ import structlog
 
 from detectors.audit import audit_finding, nonfinite_finding
 from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
+from detectors.drift.monitor import DriftMonitor
+from detectors.drift.sprt import ShadowAgreement
 from detectors.finding import Finding, Grade
 from detectors.mended_call import MendedCall, mend_call
 from detectors.tool_schema import BadSchema, ToolSchemas
@@ -39,7 +41,8 @@ log = structlog.get_logger()
 class GuardedSession:
     """One request. Every call of `events()` generates anew; closing it stops the generation at once.
 
-    mode: what decoding starts in. starts_thinking: the chat template opens `<think>` in the prompt.
+    mode: what decoding starts in. starts_thinking: the chat template opens `<think>` in the prompt. shadow: what clean
+    recomputations have shown so far, of all responses; None = of this one alone.
     """
 
     request: ChatRequest
@@ -48,6 +51,7 @@ class GuardedSession:
     incidents: IncidentSink
     mode: DecodeMode
     starts_thinking: bool = False
+    shadow: ShadowAgreement | None = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Raises BackendError while nothing was sent, also for a tool with a bad schema; later: Failed."""
@@ -82,6 +86,8 @@ class _Response:
         self._mode = session.mode
         self._rewinds = 0
         self._watch = self._new_watch()
+        exact = session.backend.capabilities.exactness == "bitwise"
+        self._drift = DriftMonitor(self._mode.codec, session.shadow, exact=exact)
         self._transcript = Transcript()
         logprobs = None if session.request.logprobs is None else LogprobLedger(self._transcript)
         self._holdback = HoldBack(session.request.stop, self._policy.hold_text_chars, logprobs)
@@ -127,6 +133,10 @@ class _Response:
                 decision = await self._act(finding, delta, [])
                 if not isinstance(decision, Continue):
                     return decision
+        if (drift := self._drift.feed(delta.position, delta.tokens, delta.step)) is not None:
+            decision = await self._act(drift, delta, [])
+            if not isinstance(decision, Continue):
+                return decision
         for position, token in enumerate(delta.tokens, delta.position):
             finding = nonfinite_finding(position, token.finite)
             if finding is not None:
@@ -198,6 +208,7 @@ class _Response:
         self._transcript.rewound(report)
         self._mode, self._rewinds = decision.mode, self._rewinds + 1
         self._watch = self._new_watch()
+        self._drift.rewound(decision.mode.codec)
         self._holdback.restart()
         for position, token in enumerate(self._transcript.tokens):
             said, _ = self._watch.feed(position, token.id, token.text)

@@ -150,7 +150,7 @@ class Trips:
             return None
         if (trip.finding.detector, trip.finding.began) != (finding.detector, finding.began):
             return None
-        if finding.detector != "drift.nonfinite":  # nobody says that numbers which are none are the model's
+        if not finding.detector.startswith("drift."):  # nobody says that numbers which are wrong are the model's
             trip.blame.recur()
         return trip
 
@@ -208,7 +208,7 @@ def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) 
     """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model."""
     if finding.detector == "drift.audit":
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
-    if acted and mode == PLAIN and finding.detector != "drift.nonfinite":
+    if acted and mode == PLAIN and not finding.detector.startswith("drift."):
         return BlameVerdict(Culprit.MODEL, "certain", None, 0, finding.began, (), ())
     return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
 

@@ -114,7 +114,10 @@ class DriftMonitor:
         return self._saturation.saturated
 
     def feed(self, position: int, tokens: Sequence[TokenNumbers], step: StepNumbers) -> Finding | None:
-        """Takes one step; the gravest finding about it, the first of equally grave ones."""
+        """Takes one step; the gravest finding about it, the first of equally grave ones.
+
+        A step is judged as a whole, before its tokens are taken in: a finding begins at its first token or earlier.
+        """
         found = [
             *self._tokens(position, tokens),
             *self._drafts(position, step),
@@ -126,7 +129,8 @@ class DriftMonitor:
         known = [token.entropy for token in tokens if token.entropy is not None]
         if step.drafted and known:
             self._saturation.feed(step.accepted, sum(known) / len(known))
-        return max(found, key=lambda finding: finding.grade, default=None)
+        worst = max(found, key=lambda finding: finding.grade, default=None)
+        return None if worst is None else replace(worst, began=min(worst.began, position))
 
     def corroborated(self, finding: Finding) -> Finding:
         """A loop's finding with what acceptance adds to it."""

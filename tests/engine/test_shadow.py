@@ -1,4 +1,4 @@
-"""The clean recomputation equals a sound cache in every bit, along any way the sequence went, and sees a damaged one."""
+"""The clean recomputation equals a sound cache in every bit, whatever way the sequence went, and sees a damaged one."""
 
 from __future__ import annotations
 
