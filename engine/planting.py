@@ -39,22 +39,25 @@ class Planted:
     def in_rows(self, rows: Rows, position: int) -> Rows:
         """position: index of the generated token that the first row predicts. NAN_AT_POSITION."""
         at = NAN_POSITION - position
-        if not 0 <= at < len(rows.logits) or not self._strikes(Fault.NAN_AT_POSITION):
+        if self._fault is not Fault.NAN_AT_POSITION or self._struck or not 0 <= at < len(rows.logits):
             return rows
         logits = rows.logits.clone()
         logits[at] = torch.nan
         return replace(rows, logits=logits)
 
-    def in_cache(self, caches: Sequence[KVCache], start: int, end: int) -> None:
-        """Positions [start, end) were decoded and committed. KEYS_SCALED."""
+    def after_commit(self, caches: Sequence[KVCache], length: int, count: int, position: int) -> None:
+        """The last `count` of `length` positions were decoded and committed; position: index of the first generated
+        token that came of it. KEYS_SCALED."""
         if self._fault is Fault.KEYS_SCALED:
             for cache in caches:
-                _rewrite(cache, start, end, KEY_FACTOR, 1.0)
+                _rewrite(cache, length - count, length, KEY_FACTOR, 1.0)
+        if self._fault is Fault.NAN_AT_POSITION and position + count > NAN_POSITION:
+            self._struck = True  # in a rejected row it would have gone unseen
 
     def judged(
         self, logits: Tensor, drafts: Sequence[int], sampling: SamplingParams, valid_tokens: int
     ) -> list[int] | None:
-        """The ids that stand instead of the sampler's; None = the sampler's. ARGMAX_ACCEPTANCE."""
+        """The ids that stand instead of the sampler's; None = the sampler's. logits: adjusted. ARGMAX_ACCEPTANCE."""
         if self._fault is not Fault.ARGMAX_ACCEPTANCE or not drafts or sampling.greedy:
             return None
         return [int(token) for token in pick(logits, range(len(logits)), SamplingParams(), valid_tokens)]

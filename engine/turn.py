@@ -152,7 +152,7 @@ class Turn:
             self.verify_steps += 1
             dead = self._feedback(draft.source, len(drafts), accepted, new)
         sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
-        self._planted.in_cache(sequence.state.kv, sequence.length - len(new), sequence.length)
+        self._planted.after_commit(sequence.state.kv, sequence.length, len(new), position)
         self.penalties.extend(new)
         self.ended = end is not None
         return StepReport(
@@ -180,7 +180,7 @@ class Turn:
         adjusted = self.penalties.adjust(logits, drafts)
         positions = range(first, first + len(drafts) + 1)
         if self._constraint is None:
-            taken = self._planted.judged(logits, drafts, sampling, valid)
+            taken = self._planted.judged(logits if adjusted is None else adjusted, drafts, sampling, valid)
             return Filtered(choose(logits, positions, sampling, valid, adjusted, top, taken, drafts))
         choice = choose(logits, positions, sampling, valid, adjusted, top)
         return filtered(self._constraint, choice, drafts, ChosenFrom(logits, first, sampling, valid, adjusted, top))

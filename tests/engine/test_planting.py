@@ -34,7 +34,7 @@ def test_other_faults_leave_everything_as_it_is(fault: Fault | None) -> None:
         assert all(torch.equal(a, b) for a, b in zip(cache.committed(300), clean, strict=True))
     if fault is not Fault.KEYS_SCALED:
         cache = filled()
-        planted.in_cache([cache], 250, 300)
+        planted.after_commit([cache], 300, 50, 0)
         assert all(torch.equal(a, b) for a, b in zip(cache.committed(300), clean, strict=True))
     if fault is not Fault.NAN_AT_POSITION:
         assert planted.in_rows(rows(3), NAN_POSITION).logits.isfinite().all()
@@ -44,7 +44,7 @@ def test_other_faults_leave_everything_as_it_is(fault: Fault | None) -> None:
 
 def test_keys_of_the_decoded_rows_alone_grow() -> None:
     cache, clean = filled(), filled().committed(300)
-    Planted(Fault.KEYS_SCALED).in_cache([cache], 250, 260)
+    Planted(Fault.KEYS_SCALED).after_commit([cache], 260, 10, 0)
     keys, values = cache.committed(300)
     assert torch.equal(keys[:, 250:260], clean[0][:, 250:260] * KEY_FACTOR)
     assert torch.equal(values, clean[1])
@@ -69,10 +69,13 @@ def test_the_last_tile_of_the_prompt_is_lost_once() -> None:
 def test_one_position_loses_its_numbers_once() -> None:
     planted = Planted(Fault.NAN_AT_POSITION)
     assert planted.in_rows(rows(3), NAN_POSITION - 3).logits.isfinite().all()
+    planted.after_commit([], 100, 2, NAN_POSITION - 3)
     given = rows(3)
     struck = planted.in_rows(given, NAN_POSITION - 1)
     assert struck.logits.isnan().all(dim=1).tolist() == [False, True, False]
     assert given.logits.isfinite().all()
+    assert planted.in_rows(rows(1), NAN_POSITION).logits.isnan().all()
+    planted.after_commit([], 100, 2, NAN_POSITION - 1)
     assert planted.in_rows(rows(3), NAN_POSITION).logits.isfinite().all()
 
 
