@@ -1,7 +1,7 @@
 """Engine faults that can be planted on purpose, for tests, the demo and qualification.
 
 Must not: be reachable by a client's request; only whoever starts the engine can plant one.
-Invariant: without a planted fault no code path here is taken.
+Invariant: without a planted fault no code path that one takes is taken.
 """
 
 from __future__ import annotations
@@ -12,6 +12,18 @@ from enum import StrEnum
 class Fault(StrEnum):
     """VERIFY_IGNORES_CACHE: a decode call with more than one real row sees, in full-attention layers, only the rows
     of its own block and not the cached context. The fault of vLLM #40831 (cause: #40880): draft and verification
-    then agree on tokens that the context does not support, and every health light stays green."""
+    then agree on tokens that the context does not support, and every health light stays green.
+
+    KEYS_SCALED: keys of decoded tokens stand in the cache 5 % too large, as a scale that is applied twice leaves them.
+    Plain decoding reads the same cache, so an audit sees nothing.
+    TILE_LOST: after prefill, the values of the prompt's last tile are zero in every layer, as with a page that was
+    given away too early. Once per turn; what is rebuilt is sound.
+    NAN_AT_POSITION: the logits of one generated token are all NaN, once per turn (llama.cpp #23606).
+    ARGMAX_ACCEPTANCE: a verify step takes the most likely tokens at any temperature (fastllm #728): drafts are
+    accepted far too often and the text is not what sampling would have given."""
 
     VERIFY_IGNORES_CACHE = "verify-ignores-cache"
+    KEYS_SCALED = "keys-scaled"
+    TILE_LOST = "tile-lost"
+    NAN_AT_POSITION = "nan-at-position"
+    ARGMAX_ACCEPTANCE = "argmax-acceptance"

@@ -15,11 +15,24 @@ Level = Literal["L0", "L1", "L2", "L3"]
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnReport:
+    """The distribution that a token was drawn from: under temperature, penalties, biases and filters.
+
+    logprob: of the token; entropy; variance: of the log-probability. All in nats (variance: squared).
+    """
+
+    logprob: float
+    entropy: float
+    variance: float
+
+
+@dataclass(frozen=True, slots=True)
 class TokenReport:
     """One committed token. text: what it completes; margin: top-1 minus top-2 logit; finite: no NaN or infinity.
 
-    The numbers are the model's own, before penalties, biases and filters. top: the likeliest tokens at this position as
-    (id, logprob), best first, as many as the turn asked for.
+    drawn: None = nothing was drawn (greedy), or a constraint may have chosen.
+    The other numbers are the model's own, before penalties, biases and filters. top: the likeliest tokens at this
+    position as (id, logprob), best first, as many as the turn asked for.
     """
 
     id: int
@@ -30,6 +43,7 @@ class TokenReport:
     entropy: float
     finite: bool
     top: tuple[tuple[int, float], ...] = ()
+    drawn: DrawnReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +56,21 @@ class AuditReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowReport:
+    """A position computed again from a clean cache. position: index of the generated token that it predicts.
+
+    agrees: same most likely token; identical: same logits in every bit; kl: of the clean distribution from the other
+    one, nats (infinite if either holds no number).
+    """
+
+    position: int
+    agrees: bool
+    identical: bool
+    kl: float
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepReport:
     """One step of a turn. position: index of its first token among the turn's generated tokens.
 
@@ -50,7 +79,8 @@ class StepReport:
     tokens: the beginning of a stop string that did not come, bytes of an unfinished character (as U+FFFD).
     dead_drafter: who was switched off after this step, because of 50 drafted tokens in a row none was accepted; the
     text is not affected. filtered: tokens that the constraint put in place of what would have been taken; dead_end: it
-    allowed no token at all, so it was given up.
+    allowed no token at all, so it was given up. expected: the probability of each judged draft (the accepted ones and
+    the first that was not) under the distribution that its row was drawn from; empty where nothing is drawn.
     """
 
     position: int
@@ -67,6 +97,8 @@ class StepReport:
     dead_drafter: str | None = None
     filtered: int = 0
     dead_end: bool = False
+    expected: tuple[float, ...] = ()
+    shadow: ShadowReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.drawn import Draw, draw_numbers, row_sums
 from engine.noise import gumbel_at, keys_at
+from engine.reports import DrawnReport
 
 MAX_TOP = 20
 """Most alternatives that are reported per token: OpenAI's limit of `top_logprobs`."""
@@ -110,6 +112,9 @@ class Choice:
     second one). top: the likeliest tokens as (id, logprob), best first, as many as asked for. finite: no NaN or
     infinity among the valid logits; if false, such tokens were left out (and id 0 was chosen if nothing was left), and
     the numbers are about the rest.
+
+    Of the distribution that the token was drawn from, if that was asked for and anything was drawn (else None): drawn,
+    and expected: the probability of the row's draft.
     """
 
     ids: list[int]
@@ -119,6 +124,8 @@ class Choice:
     entropy: list[float]
     finite: list[bool]
     top: list[tuple[tuple[int, float], ...]]
+    drawn: list[DrawnReport | None]
+    expected: list[float | None]
 
 
 def choose(
@@ -129,31 +136,35 @@ def choose(
     adjusted: Tensor | None = None,
     top: int = 0,
     taken: Sequence[int] | None = None,
+    drafts: Sequence[int] | None = None,
 ) -> Choice:
     """Takes one token per row; waits for the device once.
 
     logits: float32 [n, V], the model's own; positions: n absolute positions of the tokens to be chosen; ids from
     valid_tokens on (a padded vocabulary) are never chosen and not looked at. adjusted: what `Penalties.adjust` made
     of the logits, [n, valid_tokens] or wider. top: how many of the likeliest tokens to report per row. taken: these ids
-    instead of the sampler's, one per row. Raises ValueError on shapes that do not fit and on params that need
-    `adjusted`; never because of what the logits are.
+    instead of the sampler's, one per row. drafts: of the first rows; None = `drawn` and `expected` are not wanted.
+    Raises ValueError on shapes that do not fit and on params that need `adjusted`; never because of what the logits
+    are.
     """
     rows, bad = _clean(logits, positions, valid_tokens)
     best = _ranked(rows, min(max(2, top), rows.shape[1]))
-    if taken is None:
-        ids = _take(rows, best, positions, params, adjusted, valid_tokens)
-    else:
+    draw: Draw | None = None
+    if taken is None or (drafts is not None and not params.greedy):
+        ids, draw = _take(rows, best, positions, params, adjusted, valid_tokens)
+    if taken is not None:
         ids = torch.tensor(list(taken), device=rows.device)
     leaders = rows.gather(1, best).double()
     peak = leaders[:, :1].clamp_min(-3.5e38)  # a row without any finite logit: -inf minus -inf would be NaN
     shifted = rows.double() - peak
     weight = shifted.exp()
-    sums = _row_sums(torch.stack([weight, (weight * shifted).nan_to_num(nan=0.0)]))
+    sums = row_sums(torch.stack([weight, (weight * shifted).nan_to_num(nan=0.0)]))
     total = sums[0].clamp_min(1e-300)
     chosen = shifted.gather(1, ids.unsqueeze(1))[:, 0]
     log_total = total.log()
     alive = torch.isfinite(chosen)
     listed = best[:, :top]
+    numbers = draw_numbers(draw, ids, drafts).unbind(0) if draw is not None and drafts is not None else ()
     table = torch.stack(
         [
             ids.double(),
@@ -163,6 +174,7 @@ def choose(
             (log_total - sums[1] / total).clamp_min(0.0),
             (~bad).double(),
             alive.double(),
+            *numbers,
             # a token without a finite logit is no alternative
             *torch.where(torch.isfinite(leaders[:, :top]), listed, -1).double().unbind(1),
             *(shifted.gather(1, listed) - log_total.unsqueeze(1)).unbind(1),
@@ -171,6 +183,7 @@ def choose(
     columns = table.tolist()
     usable = [bool(flag) for flag in columns[6]]
     ids_out, logprob, top1, margin, entropy, finite = columns[:6]
+    drawn, expected = _as_drawn(columns[7 : 7 + len(numbers)], len(ids_out))
     return Choice(
         ids=[int(value) for value in ids_out],
         logprob=_where(usable, logprob),
@@ -178,7 +191,9 @@ def choose(
         margin=_where(usable, margin),
         entropy=_where(usable, entropy),
         finite=[bool(flag) for flag in finite],
-        top=_alternatives(columns[7:], len(ids_out)),
+        top=_alternatives(columns[7 + len(numbers) :], len(ids_out)),
+        drawn=drawn,
+        expected=expected,
     )
 
 
@@ -192,7 +207,7 @@ def pick(
     """The ids of `choose` alone, int64 [n] on the device of the logits, without waiting for it (for
     drafters)."""
     rows, _ = _clean(logits, positions, valid_tokens)
-    return _take(rows, None, positions, params, adjusted, valid_tokens)
+    return _take(rows, None, positions, params, adjusted, valid_tokens)[0]
 
 
 def order(
@@ -226,8 +241,11 @@ def _take(
     params: SamplingParams,
     adjusted: Tensor | None,
     valid_tokens: int,
-) -> Tensor:
-    """Ids from the adjusted logits where there are any. best: the ranking of the model's own rows, if known."""
+) -> tuple[Tensor, Draw | None]:
+    """Ids from the adjusted logits where there are any, and what they were drawn from.
+
+    best: the ranking of the model's own rows, if known.
+    """
     if adjusted is None:
         if params.adjusts:
             raise ValueError("adjusted: these params hold penalties or biases; pass what Penalties.adjust returns")
@@ -243,6 +261,15 @@ def _alternatives(columns: list[list[float]], rows: int) -> list[tuple[tuple[int
     pairs = [zip(ids, logprobs, strict=True) for ids, logprobs in zip(columns[:half], columns[half:], strict=True)]
     ranked = zip(*pairs, strict=True) if pairs else [()] * rows
     return [tuple((int(token), logprob) for token, logprob in row if token >= 0) for row in ranked]
+
+
+def _as_drawn(columns: list[list[float]], rows: int) -> tuple[list[DrawnReport | None], list[float | None]]:
+    """columns: those of `draw_numbers`, or none."""
+    if not columns:
+        return [None] * rows, [None] * rows
+    logprob, entropy, variance, expected = columns
+    drawn = [DrawnReport(*row) for row in zip(logprob, entropy, variance, strict=True)]
+    return list(drawn), [None if value < 0 else value for value in expected]
 
 
 def _where(usable: list[bool], values: list[float]) -> list[float]:
@@ -279,9 +306,9 @@ def _ranked(rows: Tensor, count: int) -> Tensor:
     return _ID_MASK - (top & _ID_MASK)
 
 
-def _pick(rows: Tensor, best: Tensor, positions: Sequence[int], params: SamplingParams) -> Tensor:
+def _pick(rows: Tensor, best: Tensor, positions: Sequence[int], params: SamplingParams) -> tuple[Tensor, Draw | None]:
     if params.greedy or params.top_k == 1:
-        return best[:, 0]
+        return best[:, 0], None
     width = rows.shape[1]
     if params.top_k or params.top_p < 1:
         candidates = _ranked(rows, min(params.top_k, width) if params.top_k else width)
@@ -290,7 +317,7 @@ def _pick(rows: Tensor, best: Tensor, positions: Sequence[int], params: Sampling
     scores, keep = _scored(rows, candidates, best, params)
     noise = gumbel_at(keys_at(params.seed, positions, rows.device), candidates)
     winner = torch.where(keep, scores + noise, -math.inf).argmax(dim=1, keepdim=True)
-    return candidates.gather(1, winner)[:, 0]
+    return candidates.gather(1, winner)[:, 0], Draw(candidates, scores, keep)
 
 
 def _scored(rows: Tensor, candidates: Tensor, best: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -310,18 +337,6 @@ def _scored(rows: Tensor, candidates: Tensor, best: Tensor, params: SamplingPara
     if params.min_p > 0:
         keep &= scores >= math.log(params.min_p)
     return scores, keep
-
-
-def _row_sums(values: Tensor) -> Tensor:
-    """Sums the last dimension by folding halves onto each other: the same order for any batch, on any
-    device."""
-    width = values.shape[-1]
-    while width > 1:
-        half = (width + 1) // 2
-        folded = values[..., :half].clone()
-        folded[..., : width - half] += values[..., half:width]
-        values, width = folded, half
-    return values[..., 0]
 
 
 def _is_finite(value: object) -> bool:

@@ -21,9 +21,11 @@ from engine.fallback import fall_back
 from engine.faults import Fault
 from engine.model import Rows
 from engine.penalties import Penalties
-from engine.reports import AuditReport, EndReason, RewindReport, StepReport, TokenReport
+from engine.planting import Planted
+from engine.reports import AuditReport, EndReason, RewindReport, ShadowReport, StepReport, TokenReport
 from engine.sampler import MAX_TOP, Choice, SamplingParams, choose
 from engine.sequence import Sequence
+from engine.shadow_check import ShadowCheck
 from engine.stops import StopMatcher
 from engine.tokenizer import Tokenizer
 from engine.verify import accepted_run
@@ -48,6 +50,8 @@ class TurnOptions:
     max_tokens: None = up to the context window. logprobs: how many of the likeliest tokens are reported with each
     token, at most 20. constraint: the state before the first token, None = everything is allowed. codec: how the KV
     cache is stored, see engine.codecs.spec; tools: whether the response may call tools, which rules some codecs out.
+    shadow_every: compute a position anew from a clean cache after so many generated tokens; 0 = never. See
+    `engine.shadow_check` for the cost.
     """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -60,6 +64,7 @@ class TurnOptions:
     constraint: Constraint | None = None
     codec: str = FULL
     tools: bool = False
+    shadow_every: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the field."""
@@ -95,6 +100,9 @@ class Turn:
         self.tokenizer = tokenizer
         self.options = options
         self.fault = fault
+        self._planted = Planted(fault)
+        self._shadow = ShadowCheck(sequence.model, tokenizer.vocab_size)
+        self._next_shadow = options.shadow_every
         self.drafter = options.drafter
         self.prompt_tokens = len(prompt)
         self.penalties = Penalties(options.sampling, tokenizer.vocab_size, prompt, sequence.model.device)
@@ -122,6 +130,7 @@ class Turn:
         """The first half of a step: what to verify. Must not be called after a report that carried `end`."""
         if self.ended:
             raise RuntimeError("the turn has ended; rewind it before another step")
+        self._planted.after_prefill(self.sequence.state.kv, self.prompt_tokens - 1)
         source, drafts = self._draft(self._room() - 1)
         if self._constraint is not None:
             drafts = cut(self._constraint, drafts)
@@ -135,8 +144,10 @@ class Turn:
         sequence, drafts = self.sequence, draft.tokens
         position = len(self.generated)
         first = len(sequence.tokens)
+        rows = self._planted.in_rows(rows, position)
         found = self._choose(rows.logits, first, drafts)
         choice = found.choice
+        shadow = self._shadow_check(position, rows.logits[0])
         accepted = accepted_run(choice.ids, drafts)
         new, tokens, end, stop = self._cut(choice, accepted + 1)
         audit: AuditReport | None = None
@@ -147,6 +158,7 @@ class Turn:
             self.verify_steps += 1
             dead = self._feedback(draft.source, len(drafts), accepted, new)
         sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
+        self._planted.after_commit(sequence.state.kv, sequence.length, len(new), position)
         self.penalties.extend(new)
         self.ended = end is not None
         return StepReport(
@@ -164,15 +176,19 @@ class Turn:
             dead_drafter=dead,
             filtered=sum(row < len(new) for row in found.replaced),
             dead_end=found.dead_end is not None and found.dead_end < len(new),
+            expected=tuple(p for p in choice.expected[: len(new)] if p is not None),
+            shadow=shadow,
         )
 
     def _choose(self, logits: Tensor, first: int, drafts: list[int]) -> Filtered:
         """The tokens of the rows, under the constraint if there is one."""
         sampling, valid, top = self.options.sampling, self.tokenizer.vocab_size, self.options.logprobs
         adjusted = self.penalties.adjust(logits, drafts)
-        choice = choose(logits, range(first, first + len(drafts) + 1), sampling, valid, adjusted, top)
+        positions = range(first, first + len(drafts) + 1)
         if self._constraint is None:
-            return Filtered(choice)
+            taken = self._planted.judged(logits if adjusted is None else adjusted, drafts, sampling, valid)
+            return Filtered(choose(logits, positions, sampling, valid, adjusted, top, taken, drafts))
+        choice = choose(logits, positions, sampling, valid, adjusted, top)
         return filtered(self._constraint, choice, drafts, ChosenFrom(logits, first, sampling, valid, adjusted, top))
 
     def rewind(self, position: int, drafter: str, *, trusted: bool, codec: str | None = None) -> RewindReport:
@@ -197,6 +213,8 @@ class Turn:
             for token in self.generated:
                 self._constraint.advance(token)
         self.drafter = drafter
+        self._shadow.reset()
+        self._next_shadow = position + self.options.shadow_every
         self.ended = False
         self._restart_text()
         milliseconds = (time.perf_counter() - started) * 1e3
@@ -247,6 +265,14 @@ class Turn:
         every = self.options.audit_every
         return every > 0 and self.verify_steps % every == 0
 
+    def _shadow_check(self, position: int, logits: Tensor) -> ShadowReport | None:
+        """logits: of the step's first row, which saw nothing but what is committed."""
+        every = self.options.shadow_every
+        if not every or position < self._next_shadow:
+            return None
+        self._next_shadow = position + every
+        return self._shadow.check(self.sequence, position, logits)
+
     def _cut(
         self, choice: Choice, count: int
     ) -> tuple[list[int], tuple[TokenReport, ...], EndReason | None, str | None]:
@@ -277,6 +303,7 @@ class Turn:
                     choice.entropy[index],
                     choice.finite[index],
                     choice.top[index],
+                    choice.drawn[index],
                 )
             )
             if end is not None:

@@ -38,6 +38,7 @@ def build_backend(config: Config) -> Backend:
         dtype=model.dtype,
         threads=model.threads,
         audit_every=config.decode.audit_every,
+        shadow_every=config.decode.shadow_every,
         max_turns=model.max_turns,
         max_waiting=model.max_waiting,
         keep=model.kept_prefixes,

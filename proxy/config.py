@@ -75,6 +75,8 @@ class Model(_Section):
 class Decode(_Section):
     """Decode mode and defaults. audit_every: the first verify step of a response and then one in so many.
 
+    shadow_every: tokens of a response after which a position is computed again from a clean cache; 0 = never. It costs
+    a second prefill of each checked response, and a second cache while it lasts.
     seed: for requests that name none (the Anthropic API has no such field); -1 = another one for each response.
     force_low_bits: allow codecs that break tool calls. shadow_mib: host memory for full-precision copies of prompts
     whose cache is compressed; 0 = none.
@@ -86,6 +88,7 @@ class Decode(_Section):
     audit_every: int = Field(default=16, ge=0)
     force_low_bits: bool = False
     shadow_mib: int = Field(default=0, ge=0)
+    shadow_every: int = Field(default=0, ge=0)
 
     @field_validator("mode")
     @classmethod

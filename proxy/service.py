@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from detectors.drift.sprt import ShadowAgreement
 from policies.modes import DecodeMode
 from policies.policy import Policy
 from proxy.backends.base import Backend
@@ -22,7 +23,10 @@ from proxy.session import GuardedSession
 
 @dataclass(slots=True)
 class Service:
-    """One running server. settled: set when loading has ended, either way. mode: decode mode of the server."""
+    """One running server. settled: set when loading has ended, either way. mode: decode mode of the server.
+
+    shadow: what clean recomputations have shown, of all responses.
+    """
 
     config: Config
     backend: Backend
@@ -32,6 +36,7 @@ class Service:
     ready: bool = False
     failure: str = ""
     draining: bool = False
+    shadow: ShadowAgreement = field(default_factory=ShadowAgreement)
     in_flight: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -81,4 +86,4 @@ class Service:
         if request.sampling.seed is None and self.config.decode.seed >= 0:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
-        return GuardedSession(request, self.backend, self.policy, self.incidents, mode, thinking)
+        return GuardedSession(request, self.backend, self.policy, self.incidents, mode, thinking, self.shadow)

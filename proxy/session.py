@@ -18,6 +18,8 @@ from detectors.audit import audit_finding, nonfinite_finding
 from detectors.call_history import find_loop
 from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
 from detectors.charset import scripts_of
+from detectors.drift.monitor import DriftMonitor
+from detectors.drift.sprt import ShadowAgreement
 from detectors.finding import Finding, Grade
 from detectors.mended_call import MendedCall, mend_call
 from detectors.tool_schema import BadSchema, ToolSchemas
@@ -58,7 +60,8 @@ class GuardedSession:
     """One request. Every call of `events()` generates anew; closing it stops the generation at once.
 
     mode: what decoding starts in, unless the history shows a loop of calls.
-    starts_thinking: the chat template opens `<think>` in the prompt.
+    starts_thinking: the chat template opens `<think>` in the prompt. shadow: what clean recomputations have shown so
+    far, of all responses; None = of this one alone.
     """
 
     request: ChatRequest
@@ -67,6 +70,7 @@ class GuardedSession:
     incidents: IncidentSink
     mode: DecodeMode
     starts_thinking: bool = False
+    shadow: ShadowAgreement | None = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Raises BackendError while nothing was sent, also for a tool with a bad schema; later: Failed."""
@@ -108,6 +112,8 @@ class _Response:
         self._rewinds = 0
         self._scripts = scripts_of(message.text for message in session.request.messages)
         self._watch = self._new_watch()
+        exact = session.backend.capabilities.exactness == "bitwise"
+        self._drift = DriftMonitor(self._mode.codec, session.shadow, exact=exact)
         self._transcript = Transcript()
         logprobs = None if session.request.logprobs is None else LogprobLedger(self._transcript)
         self._holdback = HoldBack(session.request.stop, self._policy.hold_text_chars, logprobs)
@@ -187,6 +193,10 @@ class _Response:
                 decision = await self._act(finding, delta, [])
                 if not isinstance(decision, Continue):
                     return decision
+        if (drift := self._drift.feed(delta.position, delta.tokens, delta.step)) is not None:
+            decision = await self._act(drift, delta, [])
+            if not isinstance(decision, Continue):
+                return decision
         for position, token in enumerate(delta.tokens, delta.position):
             finding = nonfinite_finding(position, token.finite)
             if finding is not None:
@@ -263,6 +273,7 @@ class _Response:
         self._transcript.rewound(report)
         self._mode, self._rewinds = report.mode, self._rewinds + 1
         self._watch = self._new_watch()
+        self._drift.rewound(report.mode.codec)
         self._holdback.restart()
         for position, token in enumerate(self._transcript.tokens):
             said, _ = self._watch.feed(position, token.id, token.text)

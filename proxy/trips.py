@@ -178,7 +178,7 @@ class Trips:
             return None
         if (trip.finding.detector, trip.finding.began) != (finding.detector, finding.began):
             return None
-        if finding.detector != "drift.nonfinite":  # nobody says that numbers which are none are the model's
+        if not finding.detector.startswith("drift."):  # nobody says that numbers which are wrong are the model's
             trip.blame.recur()
         return trip
 
@@ -239,7 +239,7 @@ def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) 
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
     if acted and finding.detector == "loop.history":  # plain decoding served the last copies, here or before a restart
         return BlameVerdict(Culprit.MODEL, "likely", None, 0, finding.began, (), ())
-    if acted and mode == PLAIN and not finding.detector.startswith(("drift.nonfinite", "stall.")):
+    if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.")):
         return BlameVerdict(Culprit.MODEL, "certain", None, 0, finding.began, (), ())
     return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
 

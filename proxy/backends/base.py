@@ -61,11 +61,22 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a token was drawn from, after temperature, penalties and filters. logprob: of the token; variance: of the
+    log-probability. Nats."""
+
+    logprob: float
+    entropy: float
+    variance: float
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """One committed token. text: what it completes (may be empty inside a multi-byte character).
 
     logprob, entropy in nats; margin = top-1 minus top-2 logit; finite: all logits were finite numbers.
-    None where the backend cannot tell. All of them are the model's own, before penalties, biases and filters.
+    None where the backend cannot tell. drawn: None also where nothing is drawn (greedy) or a constraint may
+    have chosen. The others are the model's own, before penalties, biases and filters.
     data (exact bytes) and top (the likeliest tokens, best first) are there if the request asks for `logprobs`.
     """
 
@@ -78,6 +89,7 @@ class Token:
     finite: bool | None = None
     data: bytes = b""
     top: tuple[Alternative, ...] = ()
+    drawn: Drawn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +102,22 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """A position computed again from a clean cache: same most likely token, same bits, KL in nats."""
+
+    position: int
+    agrees: bool
+    identical: bool
+    kl: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepStats:
     """What one engine step reports. source: who drafted (`none`, `ngram`, `mtp`); rows = 1 + drafted.
 
     dead_drafter: who was switched off after this step because nothing it drafts is accepted. It costs speed only.
-    filtered: tokens that a constraint put in place of what would have been sampled.
+    filtered: tokens that a constraint put in place of what would have been sampled. expected: the probability of each
+    judged draft under what its position is drawn from; empty = unknown.
     """
 
     mode: DecodeMode
@@ -106,6 +129,8 @@ class StepStats:
     audit: Audit | None = None
     dead_drafter: str | None = None
     filtered: int = 0
+    expected: tuple[float, ...] = ()
+    shadow: Shadow | None = None
 
 
 EndReason = Literal["stop", "stop_sequence", "length"]

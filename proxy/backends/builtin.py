@@ -40,10 +40,12 @@ from proxy.backends.base import (
     Capabilities,
     ContextTooLong,
     Delta,
+    Drawn,
     ModelInfo,
     Overloaded,
     Rebuild,
     RewindReport,
+    Shadow,
     StepStats,
     Token,
 )
@@ -72,6 +74,7 @@ class BuiltinBackend:
         dtype: str = "float32",
         threads: int = 1,
         audit_every: int = 16,
+        shadow_every: int = 0,
         max_turns: int = 8,
         max_waiting: int = 16,
         keep: int = 8,
@@ -98,7 +101,7 @@ class BuiltinBackend:
             shadow_bytes=shadow_bytes,
             fault=fault,
         )
-        self._threads, self._audit_every = threads, audit_every
+        self._threads, self._audit_every, self._shadow_every = threads, audit_every, shadow_every
         self._queue = TurnQueue(max_turns, max_waiting)
         self._worker: DeviceWorker[Turn, reports.StepReport] = DeviceWorker(self._step, "engine")
         self._engine: Engine | None = None
@@ -231,6 +234,7 @@ class BuiltinBackend:
             max_tokens=request.max_tokens,
             stops=request.stop,
             audit_every=self._audit_every,
+            shadow_every=self._shadow_every,
             logprobs=request.logprobs or 0,
             constraint=constraint_for(request, engine.tokenizer, self.info.opens_thinking),
             codec=mode.codec,
@@ -315,14 +319,15 @@ def _close_opened(engine: Engine, opening: Future[Turn]) -> None:
 
 def _as_token(token: reports.TokenReport, to_bytes: Callable[[int], bytes] | None) -> Token:
     numbers = (token.logprob, token.top1_prob, token.margin, token.entropy, token.finite)
+    drawn = Drawn(token.drawn.logprob, token.drawn.entropy, token.drawn.variance) if token.drawn else None
     if to_bytes is None:
-        return Token(token.id, token.text, *numbers)
+        return Token(token.id, token.text, *numbers, drawn=drawn)
     top = tuple(Alternative(id, to_bytes(id), logprob) for id, logprob in token.top)
-    return Token(token.id, token.text, *numbers, to_bytes(token.id), top)
+    return Token(token.id, token.text, *numbers, to_bytes(token.id), top, drawn)
 
 
 def _as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[int], bytes] | None) -> Delta:
-    audit = step.audit
+    audit, shadow = step.audit, step.shadow
     return Delta(
         position=step.position,
         tokens=tuple(_as_token(token, to_bytes) for token in step.tokens),
@@ -336,6 +341,8 @@ def _as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[in
             audit=Audit(audit.rows, audit.mismatch, audit.max_abs_diff) if audit else None,
             dead_drafter=step.dead_drafter,
             filtered=step.filtered,
+            expected=step.expected,
+            shadow=Shadow(shadow.position, shadow.agrees, shadow.identical, shadow.kl) if shadow else None,
         ),
         end=step.end,
         stop_sequence=step.stop_sequence,

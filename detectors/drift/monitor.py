@@ -1,0 +1,169 @@
+"""All drift detectors of one response behind one call per step.
+
+Must not: import what a step is; it reads the fields that it names below, None = this backend does not tell.
+Invariant: a response has its own monitor and `rewound` makes it new; only the shadow tests live on, in the object
+that the process shares.
+
+The exactness audit and the check for numbers that are none are in `detectors.audit`: one occurrence convicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from detectors.drift.calibration import Calibration
+from detectors.drift.collapse import Collapse
+from detectors.drift.drafting import DeadDrafter, DraftersAlive, Saturation
+from detectors.drift.settings import DEFAULT, DriftSettings
+from detectors.drift.sprt import ShadowAgreement
+from detectors.finding import Finding, Grade
+
+DETERMINISTIC = frozenset({"ngram"})
+"""Drafters whose guess depends on the text alone, so that its probability is that of its acceptance."""
+
+
+class DrawnNumbers(Protocol):
+    """Of the distribution that a token was drawn from, after temperature, penalties and filters; nats."""
+
+    @property
+    def logprob(self) -> float: ...
+    @property
+    def entropy(self) -> float: ...
+    @property
+    def variance(self) -> float: ...
+
+
+class TokenNumbers(Protocol):
+    """Of the model's own distribution. drawn: None = greedy, or a constraint chose."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def top1_prob(self) -> float | None: ...
+    @property
+    def margin(self) -> float | None: ...
+    @property
+    def entropy(self) -> float | None: ...
+    @property
+    def drawn(self) -> DrawnNumbers | None: ...
+
+
+class ShadowNumbers(Protocol):
+    """A position computed again. position: of the token that it predicts; identical: in every bit; kl in nats."""
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def agrees(self) -> bool: ...
+    @property
+    def identical(self) -> bool: ...
+    @property
+    def kl(self) -> float: ...
+
+
+class StepNumbers(Protocol):
+    """One step. expected: probability of each judged draft, empty = unknown."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def drafted(self) -> int: ...
+    @property
+    def accepted(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def expected(self) -> tuple[float, ...]: ...
+    @property
+    def shadow(self) -> ShadowNumbers | None: ...
+
+
+class DriftMonitor:
+    """codec: of the KV cache; shadow: shared by all responses; exact: the device gives the same bits for the same
+    work, so that a lossless codec's clean recomputation must be identical."""
+
+    def __init__(
+        self,
+        codec: str,
+        shadow: ShadowAgreement | None = None,
+        *,
+        exact: bool = False,
+        settings: DriftSettings = DEFAULT,
+    ) -> None:
+        self._settings = settings
+        self._shadow = ShadowAgreement(settings) if shadow is None else shadow
+        self._alive = DraftersAlive(settings)
+        self._exact = exact
+        self.rewound(codec)
+
+    def rewound(self, codec: str) -> None:
+        """The response goes on from an earlier token, in a mode with this codec: what was drawn before is drawn again
+        with the same noise, so it counts no more."""
+        self._codec = codec
+        self._calibration = Calibration(self._settings)
+        self._collapse = Collapse(self._settings)
+        self._saturation = Saturation(self._settings)
+        self.dead: list[DeadDrafter] = []
+        """Performance events, to be counted by the owner."""
+
+    @property
+    def saturated(self) -> bool:
+        """See `Saturation`."""
+        return self._saturation.saturated
+
+    def feed(self, position: int, tokens: Sequence[TokenNumbers], step: StepNumbers) -> Finding | None:
+        """Takes one step; the gravest finding about it, the first of equally grave ones.
+
+        A step is judged as a whole, before its tokens are taken in: a finding begins at its first token or earlier.
+        """
+        found = [
+            *self._tokens(position, tokens),
+            *self._drafts(position, step),
+            *self._clean(step),
+        ]
+        dead = self._alive.feed(step.source, step.drafted, step.accepted)
+        if dead is not None:
+            self.dead.append(dead)
+        known = [token.entropy for token in tokens if token.entropy is not None]
+        if step.drafted and known:
+            self._saturation.feed(step.accepted, sum(known) / len(known))
+        worst = max(found, key=lambda finding: finding.grade, default=None)
+        return None if worst is None else replace(worst, began=min(worst.began, position))
+
+    def corroborated(self, finding: Finding) -> Finding:
+        """A loop's finding with what acceptance adds to it."""
+        if not self.saturated:
+            return finding
+        return replace(finding, evidence={**finding.evidence, "saturated": self._saturation.acceptance})
+
+    def _tokens(self, position: int, tokens: Sequence[TokenNumbers]) -> list[Finding]:
+        found: list[Finding | None] = []
+        for at, token in enumerate(tokens, position):
+            if token.top1_prob is not None and token.margin is not None and token.entropy is not None:
+                found.append(self._collapse.feed(at, token.id, token.top1_prob, token.margin, token.entropy))
+            if token.drawn is not None:
+                drawn = token.drawn
+                found.append(self._calibration.token(at, drawn.logprob, drawn.entropy, drawn.variance))
+        return [finding for finding in found if finding is not None]
+
+    def _drafts(self, position: int, step: StepNumbers) -> list[Finding]:
+        if step.source not in DETERMINISTIC:
+            return []
+        found = [
+            self._calibration.draft(position + index, expected, index < step.accepted)
+            for index, expected in enumerate(step.expected)
+        ]
+        return [finding for finding in found if finding is not None]
+
+    def _clean(self, step: StepNumbers) -> list[Finding]:
+        sample = step.shadow
+        if sample is None:
+            return []
+        found = self._shadow.feed(sample.position, self._codec, step.context, sample.agrees)
+        if self._exact and self._codec == "full" and not sample.identical:
+            evidence = {"kl": sample.kl, "agrees": sample.agrees}
+            reason = "a clean recomputation gives other bits"
+            return [Finding("drift.shadow", Grade.FALLBACK, "engine", sample.position, 0, reason, evidence)]
+        return [] if found is None else [found]

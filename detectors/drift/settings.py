@@ -1,0 +1,105 @@
+"""All numbers of the drift detectors, with units and reasons.
+
+Must not: hold anything that is measured at run time.
+Invariant: a `DriftSettings` that exists is usable: what cannot work is refused when it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class DriftSettings:
+    """Raises ValueError that names the field.
+
+    buckets: upper edges of context length, in tokens; what is longer falls in one more bucket. Decay with context is
+    the model's own, so nothing is compared across buckets.
+
+    agreement: share of positions at which decoding and a clean full-precision recomputation agree on the most likely
+    token, by codec. `full` is recomputed to the same bits where the device is exact, so less than .99 is no rounding;
+    95.5 % is what 4-bit keys and values reach at 8k tokens (LLMKube 601). agreement_by_bucket: (codec, bucket) where
+    it was measured. agreement_drop: how much lower counts as broken: .10 is a third of the way to the 32 % that a
+    broken codec shows. agreement_alpha: chance per test that a sound engine is convicted; agreement_beta: chance per
+    test that a broken one is acquitted (the next test begins at once, so it only costs time).
+
+    calibration_tokens: mean tokens between two false convictions of each calibration test: proven, not estimated, so
+    that all three together stay below one in 10^6 tokens. sharpening: assumed drift as a share of the largest likely
+    one; .5 loses little against a full one and still sees a fault in half of the steps. odds: by how much the odds of
+    acceptance are assumed to change.
+
+    collapse_tokens: equal tokens at the very start; a wrong verdict needs as many certain, equal tokens there.
+    collapse_top1: probability that counts as certain; collapse_entropy: nats that go with it at most.
+
+    saturation_drafts, saturation_acceptance, saturation_entropy: steps looked at, share of accepted first drafts in
+    them, mean entropy in nats. Loops saturate, but so does a file that is written again: it never convicts.
+    dead_drafts: drafted tokens in a row of which none is accepted.
+
+    validity_baseline: share of valid tool calls expected; validity_drop: how much lower is meant;
+    validity_certainty: posterior probability needed; validity_calls: newest calls of a bucket that count.
+    """
+
+    buckets: tuple[int, ...] = (4096, 16384, 65536)
+    agreement: Mapping[str, float] = field(
+        default_factory=lambda: MappingProxyType(
+            {"full": 0.99, "k8v8": 0.968, "k8v4": 0.955, "k4v4": 0.955, "k4v2": 0.945, "k3v3": 0.945}
+        )
+    )
+    agreement_by_bucket: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    agreement_drop: float = 0.10
+    agreement_alpha: float = 1e-3
+    agreement_beta: float = 0.05
+    calibration_tokens: float = 1e7
+    sharpening: float = 0.5
+    odds: float = 3.0
+    collapse_tokens: int = 8
+    collapse_top1: float = 0.999
+    collapse_entropy: float = 0.02
+    saturation_drafts: int = 64
+    saturation_acceptance: float = 0.97
+    saturation_entropy: float = 0.05
+    dead_drafts: int = 50
+    validity_baseline: float = 0.97
+    validity_drop: float = 0.10
+    validity_certainty: float = 0.99
+    validity_calls: int = 200
+
+    def __post_init__(self) -> None:
+        if any(edge < 1 for edge in self.buckets) or list(self.buckets) != sorted(set(self.buckets)):
+            raise ValueError(f"buckets: must be rising token counts above 0, not {self.buckets}")
+        for name in (
+            "agreement_drop agreement_alpha agreement_beta sharpening collapse_top1 saturation_acceptance "
+            "validity_baseline validity_drop validity_certainty"
+        ).split():
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be between 0 and 1, both excluded, not {getattr(self, name)}")
+        for key, rate in [*self.agreement.items(), *self.agreement_by_bucket.items()]:
+            if not self.agreement_drop < rate < 1:
+                raise ValueError(f"agreement: {key} must be above agreement_drop and below 1, not {rate}")
+        if self.agreement_alpha + self.agreement_beta >= 1:
+            raise ValueError("agreement_alpha: together with agreement_beta it must be below 1")
+        if self.validity_drop >= self.validity_baseline:
+            raise ValueError(f"validity_drop: must be below validity_baseline, not {self.validity_drop}")
+        for name in ("calibration_tokens", "odds"):
+            if not getattr(self, name) > 1:
+                raise ValueError(f"{name}: must be above 1, not {getattr(self, name)}")
+        for name in ("collapse_tokens", "saturation_drafts", "dead_drafts", "validity_calls"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name}: must be at least 2, not {getattr(self, name)}")
+        for name in ("collapse_entropy", "saturation_entropy"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must not be negative, not {getattr(self, name)}")
+
+    def bucket(self, context: int) -> int:
+        """Index of the bucket of a context length in tokens."""
+        return next((i for i, edge in enumerate(self.buckets) if context <= edge), len(self.buckets))
+
+    def agreement_of(self, codec: str, bucket: int) -> float:
+        """Expected agreement; of an unknown codec, the lowest of the known ones."""
+        known = self.agreement_by_bucket.get((codec, bucket), self.agreement.get(codec))
+        return min(self.agreement.values()) if known is None else known
+
+
+DEFAULT = DriftSettings()

@@ -1,0 +1,148 @@
+"""Every fault that can be planted in the engine is told by the detector meant for it, within its number of tokens.
+
+And without a fault nothing is told. The embedded model, real turns, real numbers. What an audit cannot see (a cache
+that plain decoding reads too) the shadow check sees; what neither sees (draws that are none) the numbers of the draws
+show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from detectors.audit import audit_finding, nonfinite_finding
+from detectors.drift.monitor import DriftMonitor
+from detectors.drift.sprt import ShadowAgreement
+from detectors.finding import Finding, Grade
+from engine.bench.workloads import Prompt, prompts
+from engine.engine import EMBEDDED, Engine, EngineOptions
+from engine.faults import Fault
+from engine.sampler import SamplingParams
+from engine.turn import TurnOptions
+
+SHADOW = 16
+"""Tokens between two shadow checks; the first step that begins at or after as many is checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """fault is told by `detector` at a token below `within`. entropy: a response of mean entropy near 1.3 nats that
+    does not end by itself (drawing tells nothing where the model has no doubt)."""
+
+    fault: Fault
+    detector: str
+    within: int
+    prompt: int = 0
+    entropy: bool = False
+
+
+TABLE = (
+    Stated(Fault.VERIFY_IGNORES_CACHE, "drift.audit", 8),
+    Stated(Fault.NAN_AT_POSITION, "drift.nonfinite", 9),
+    Stated(Fault.KEYS_SCALED, "drift.shadow", SHADOW + 8),
+    Stated(Fault.TILE_LOST, "drift.shadow", SHADOW + 8),
+    Stated(Fault.ARGMAX_ACCEPTANCE, "drift.accepted", 400, prompt=2, entropy=True),
+)
+SLOW_TABLE = tuple(
+    Stated(Fault.ARGMAX_ACCEPTANCE, "drift.sharpened", 1500, prompt=prompt, entropy=True) for prompt in range(3)
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def sound() -> Engine:
+    return Engine(EMBEDDED)
+
+
+def findings(
+    engine: Engine, prompt: Prompt, options: TurnOptions, shadow: ShadowAgreement | None = None
+) -> Iterator[Finding]:
+    """All that is told about one response, as the session asks."""
+    turn = engine.open(prompt.tokens, options)
+    for _ in turn.sequence.prefill():
+        pass
+    monitor = DriftMonitor("full", shadow, exact=True)
+    while not turn.ended:
+        step = turn.step()
+        found: list[Finding | None] = [monitor.feed(step.position, step.tokens, step)]
+        if step.audit is not None:
+            audit = step.audit
+            found.append(audit_finding(step.position, audit.rows, audit.mismatch, audit.max_abs_diff))
+        found += [nonfinite_finding(at, token.finite) for at, token in enumerate(step.tokens, step.position)]
+        yield from (finding for finding in found if finding is not None)
+    engine.close(turn)
+
+
+def told(stated: Stated, drafter: str = "mtp+ngram") -> list[Finding]:
+    """Until the intended detector speaks."""
+    engine = Engine(EMBEDDED, EngineOptions(fault=stated.fault))
+    prompt = prompts(engine, "fresh", False)[stated.prompt]
+    endless = tuple((token, -100.0) for token in engine.tokenizer.eos_ids)
+    sampling = SamplingParams(
+        temperature=1.0,
+        seed=100 + stated.prompt,
+        frequency_penalty=0.6 if stated.entropy else 0.0,
+        logit_bias=endless,
+    )
+    options = TurnOptions(sampling, drafter, stated.within, shadow_every=0 if stated.entropy else SHADOW)
+    found = []
+    for finding in findings(engine, prompt, options):
+        found.append(finding)
+        if finding.detector == stated.detector:
+            break
+    return found
+
+
+@pytest.mark.parametrize("stated", TABLE, ids=lambda stated: str(stated.fault))
+def test_a_fault_is_told_by_its_detector_in_time(stated: Stated) -> None:
+    found = told(stated)
+    assert found, f"{stated.fault}: nothing was told within {stated.within} tokens"
+    assert found[-1].detector == stated.detector
+    assert found[-1].position < stated.within
+    assert found[-1].grade is Grade.FALLBACK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stated", SLOW_TABLE, ids=lambda stated: f"prompt-{stated.prompt}")
+@pytest.mark.parametrize("drafter", ["ngram", "mtp+ngram"])
+def test_argmax_acceptance_is_told_on_any_text_with_doubt_in_it(stated: Stated, drafter: str) -> None:
+    assert told(stated, drafter)[-1].position < stated.within
+
+
+def test_the_table_holds_every_fault() -> None:
+    assert {stated.fault for stated in TABLE} == set(Fault)
+
+
+def quiet(engine: Engine, temperature: float, drafter: str, workload: str, count: int, limit: int, every: int) -> int:
+    """Tokens over which nothing was told; one shadow test for all responses, as in a server."""
+    shadow, tokens = ShadowAgreement(), 0
+    for index, prompt in enumerate(prompts(engine, workload, False)[:count]):
+        sampling = SamplingParams(temperature=temperature, seed=index, top_p=0.95 if temperature == 0.8 else 1.0)
+        options = TurnOptions(sampling, drafter, min(limit, prompt.limit), shadow_every=every)
+        found = list(findings(engine, prompt, options, shadow))
+        assert found == []
+        tokens += limit
+    return tokens
+
+
+@pytest.mark.parametrize("drafter", ["none", "ngram", "mtp", "mtp+ngram"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8, 1.0])
+def test_without_a_fault_nothing_is_told(sound: Engine, temperature: float, drafter: str) -> None:
+    assert quiet(sound, temperature, drafter, "agent", 2, 24, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["agent", "rewrite", "fresh"])
+@pytest.mark.parametrize("drafter", ["none", "ngram", "mtp", "mtp+ngram"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8, 1.0])
+def test_without_a_fault_nothing_is_told_over_whole_responses(
+    sound: Engine, temperature: float, drafter: str, workload: str
+) -> None:
+    assert quiet(sound, temperature, drafter, workload, 12, 320, 32)
