@@ -11,7 +11,7 @@ from bisect import bisect_right
 
 from detectors.finding import Finding, Grade
 from detectors.loop_settings import LoopSettings
-from detectors.period import EVIDENCE_TOKENS, Loop, Periods
+from detectors.period import Loop, Periods
 
 MAX_PERIOD = 4096
 SHORT_UNIT = 8
@@ -75,14 +75,13 @@ class ByteLoops:
         last = self._periods.count - 1
         first = last - loop.covered + 1 + loop.period
         piece = self._pieces[max(0, bisect_right(self._starts, first) - 1)]
-        unit = self._periods.unit(loop)[:EVIDENCE_TOKENS]
         evidence = {
             "period": loop.period,
             "copies": loop.covered // loop.period,
             "covered": loop.covered,
             "byte": last,
             "began_byte": first,
-            "unit": bytes(unit).decode("utf-8", "replace"),
+            "unit": self._periods.unit(loop),
         }
         reason = f"{loop.grade.name.lower()}: bytes repeat"
         return Finding("loop.bytes", loop.grade, self.channel, position, piece, reason, evidence)

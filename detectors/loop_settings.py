@@ -40,8 +40,8 @@ class LoopSettings:
     short, hence more coverage than for exact loops."""
 
     near: NearThresholds = NearThresholds()  # noqa: RUF009 - frozen
-    """Near-repeats in text and thinking. Shares of one window alone flag 3 % of prose and 10 % of unfenced code; with
-    four occurrences and without code 0.1 %."""
+    """Near-repeats in text and thinking. A share of one window alone flags 3 % of prose and 10 % of unfenced code; four
+    occurrences, and nothing in code: 2 of 676 prose documents (collections of licences), 0 of 2268 unfenced sources."""
 
     single_suspect_chars: int = 192
     single_fallback_chars: int = 288

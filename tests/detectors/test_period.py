@@ -6,6 +6,7 @@ import random
 import re
 import sysconfig
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,14 @@ def test_long_units_of_few_symbols_are_found_as_defined() -> None:
         unit = [int(draws.random() < 0.1) for _ in range(draws.choice((100, 150, 260, 330)))]
         tokens = [draws.randrange(2) for _ in range(30)] + unit * 5 + [1, 1] + unit[:80] * 3
         assert seen(tokens[:1800], STRICT) == brute_force(tokens[:1800], STRICT)
+
+
+def test_lengths_searched_for_are_close_enough_to_be_exact() -> None:
+    """The proof in the module's docstring wants K < 1.5 p for some K >= p, for every period p."""
+    lengths = [length for length, _ in Periods()._levels]
+    assert lengths[-1] == MAX_PERIOD
+    assert all(later <= 1.5 * earlier for earlier, later in pairwise(lengths))
+    assert all(stride <= max(8, length // 8) for length, stride in Periods()._levels)
 
 
 @pytest.mark.parametrize(

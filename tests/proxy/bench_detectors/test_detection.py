@@ -16,7 +16,7 @@ def test_loops_of_every_kind_are_found_in_time() -> None:
     for trial in trials:
         if trial.kind == "exact":
             assert trial.delay is not None
-            assert trial.delay <= max(256, 4 * trial.period)
+            assert 256 <= trial.delay <= max(256, 4 * trial.period)  # a suspicion, at 96, is not enough
             assert trial.kept == pytest.approx(1, abs=0.05)
     for kind in KINDS:
         short = [trial for trial in trials if trial.kind == kind and trial.period <= 55]
