@@ -30,7 +30,7 @@ def measure(tokens: int = 200_000) -> tuple[tuple[Bar, ...], tuple[Table, ...]]:
     per_million = sum(found) * 1e6 / (tokens * len(found))
     bars = (
         Bar.at_most("shadow: 85 % agreement, median samples", 150, statistics.median(delays[0.85])),
-        Bar.at_most("shadow: false convictions per test", DEFAULT.agreement_alpha * 2, false / tests),
+        Bar.at_most("shadow: false convictions per test", DEFAULT.agreement_alpha, false / tests),
         Bar.at_most("calibration: false convictions per 1e6 tokens, AR(1) content", 1, per_million),
         Bar.at_most("calibration: time per token", 3, cost, "us"),
     )
