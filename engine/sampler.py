@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.drawn import Draw, draw_numbers, row_sums
+from engine.drawn import Draw, draw_numbers
 from engine.noise import gumbel_at, keys_at
 from engine.reports import DrawnReport
 
@@ -158,7 +158,7 @@ def choose(
     peak = leaders[:, :1].clamp_min(-3.5e38)  # a row without any finite logit: -inf minus -inf would be NaN
     shifted = rows.double() - peak
     weight = shifted.exp()
-    sums = row_sums(torch.stack([weight, (weight * shifted).nan_to_num(nan=0.0)]))
+    sums = _row_sums(torch.stack([weight, (weight * shifted).nan_to_num(nan=0.0)]))
     total = sums[0].clamp_min(1e-300)
     chosen = shifted.gather(1, ids.unsqueeze(1))[:, 0]
     log_total = total.log()
@@ -337,6 +337,18 @@ def _scored(rows: Tensor, candidates: Tensor, best: Tensor, params: SamplingPara
     if params.min_p > 0:
         keep &= scores >= math.log(params.min_p)
     return scores, keep
+
+
+def _row_sums(values: Tensor) -> Tensor:
+    """Sums the last dimension by folding halves onto each other: the same order for any batch, on any
+    device."""
+    width = values.shape[-1]
+    while width > 1:
+        half = (width + 1) // 2
+        folded = values[..., :half].clone()
+        folded[..., : width - half] += values[..., half:width]
+        values, width = folded, half
+    return values[..., 0]
 
 
 def _is_finite(value: object) -> bool:
