@@ -16,7 +16,7 @@ import re
 from copy import copy
 from typing import Any, Literal
 
-from detectors.elements import ElementRun, ElementRuns
+from detectors.elements import ElementRun, ElementRuns, ElementSettings
 from detectors.json_stream.automaton import JsonStream
 from detectors.json_stream.trip import Rules, Trip
 from detectors.qwen_value import QwenValue
@@ -40,10 +40,11 @@ tag, or in one of any number of lines; behind the function; in a tag too long to
 class QwenStream:
     """One call. `violation`: what is wrong already, None = nothing; it stays.
 
-    began: the token that the violation is about, or that the tag or value that it is about began in.
+    began: the token that the violation is about, or that the tag or value that it is about began in. elements: when
+    equal elements of an array count as a loop.
     """
 
-    def __init__(self, schemas: ToolSchemas) -> None:
+    def __init__(self, schemas: ToolSchemas, elements: ElementSettings = ElementSettings()) -> None:  # noqa: B008 (frozen)
         self._schemas = schemas
         self._state: Place = "function"
         self._buffer = ""
@@ -55,7 +56,7 @@ class QwenStream:
         self._drops_newline = False
         self._line: str | None = None
         self._nesting = ""
-        self._elements = ElementRuns()
+        self._elements = ElementRuns(elements)
         self._position = 0
         self.repeated: ElementRun | None = None  # what the last feed found
         self.violation: Violation | None = None

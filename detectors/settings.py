@@ -8,11 +8,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from detectors.call_history import HistorySettings
+from detectors.charset import CharsetSettings
+from detectors.drift.settings import DriftSettings
+from detectors.elements import ElementSettings
 from detectors.loop_settings import LoopSettings
+from detectors.repeated_calls import RepeatedCallSettings
+from detectors.stall import StallSettings
+from detectors.structure import StructureSettings
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorSettings:
-    """One section per part."""
+    """One section per part; all of them frozen."""
 
-    loops: LoopSettings = LoopSettings()  # noqa: RUF009 - frozen
+    loops: LoopSettings = LoopSettings()  # noqa: RUF009
+    structure: StructureSettings = StructureSettings()  # noqa: RUF009
+    elements: ElementSettings = ElementSettings()  # noqa: RUF009
+    charset: CharsetSettings = CharsetSettings()  # noqa: RUF009
+    calls: RepeatedCallSettings = RepeatedCallSettings()  # noqa: RUF009
+    history: HistorySettings = HistorySettings()  # noqa: RUF009
+    stall: StallSettings = StallSettings()  # noqa: RUF009
+    drift: DriftSettings = DriftSettings()  # noqa: RUF009
+
+
+DEFAULT = DetectorSettings()

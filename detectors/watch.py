@@ -7,7 +7,8 @@ Invariant: its state is a function of the tokens fed, so feeding a kept prefix t
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from detectors.channel_loops import ChannelLoops
@@ -15,10 +16,11 @@ from detectors.channels import CallClosed, CallCut, CallOpened, CallText, Channe
 from detectors.charset import CharsetDetector, scripts_of
 from detectors.finding import Finding
 from detectors.leaked_markup import LeakedMarkup
+from detectors.mended_call import MendedCall
 from detectors.qwen_stream import QwenStream
 from detectors.qwen_xml import MarkupError, read_call
 from detectors.repeated_calls import RepeatedCalls
-from detectors.settings import DetectorSettings
+from detectors.settings import DEFAULT, DetectorSettings
 from detectors.structure import StructureDetector
 from detectors.tool_schema import ToolSchemas, Violation
 
@@ -38,14 +40,29 @@ class ReadCall:
     last: int
     violation: Violation | None
 
+    @property
+    def cut_off(self) -> Finding | None:
+        """That it was not written to its end, if so."""
+        if self.violation is None or self.violation.detector != "tool.truncated":
+            return None
+        return self.violation.finding(f"tool:{self.index}", self.last, self.first)
+
+    def mended(self, mended: MendedCall) -> ReadCall:
+        """The call as it may be sent."""
+        return replace(self, name=mended.name, arguments=mended.arguments, violation=None)
+
 
 Said = Piece | ReadCall
+
+
+def first_refused(said: Sequence[Said]) -> ReadCall | None:
+    return next((each for each in said if isinstance(each, ReadCall) and each.violation is not None), None)
 
 
 class Watch:
     """schemas: the request's tools; call_chars: size at which an open call is given up.
 
-    scripts: `charset.scripts_of` the prompt; settings: None = as shipped.
+    scripts: `charset.scripts_of` the prompt; settings: the numbers to go by.
     """
 
     def __init__(
@@ -54,18 +71,19 @@ class Watch:
         call_chars: int,
         starts_thinking: bool = False,
         scripts: frozenset[str] = scripts_of(()),
-        settings: DetectorSettings | None = None,
+        settings: DetectorSettings = DEFAULT,
     ) -> None:
         self._schemas = schemas
         self._call_chars = call_chars
         self._channels = Channels(starts_thinking)
         self._channel = self._channels.channel
-        self._loops = ChannelLoops((settings or DetectorSettings()).loops, self._channel)
+        self._loops = ChannelLoops(settings.loops, self._channel)
         self._call: QwenStream | None = None
         self._leaked = LeakedMarkup(schemas)
-        self._structure = StructureDetector(starts_thinking)
-        self._charset = CharsetDetector(scripts)
-        self.calls = RepeatedCalls()
+        self._structure = StructureDetector(starts_thinking, settings.structure)
+        self._charset = CharsetDetector(scripts, settings.charset)
+        self.calls = RepeatedCalls(settings.calls)
+        self._elements = settings.elements
         self._accused = False
         self.thinking_tokens = 0
 
@@ -131,7 +149,7 @@ class Watch:
                     finding = _graver(finding, self._charset.feed(event.position, event.text, event.channel))
                     continue
                 case CallOpened():
-                    self._call, self._accused = QwenStream(self._schemas), False
+                    self._call, self._accused = QwenStream(self._schemas, self._elements), False
                     continue
                 case CallText():
                     finding = _graver(finding, self._follow(event))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
@@ -21,9 +21,11 @@ from detectors.charset import scripts_of
 from detectors.drift.monitor import DriftMonitor
 from detectors.drift.sprt import ShadowAgreement
 from detectors.finding import Finding, Grade
-from detectors.mended_call import MendedCall, mend_call
-from detectors.tool_schema import BadSchema, ToolSchemas
-from detectors.watch import ReadCall, Said, Watch
+from detectors.mended_call import mend_call
+from detectors.settings import DEFAULT, DetectorSettings
+from detectors.stall import StallDetector
+from detectors.tool_schema import ToolSchemas
+from detectors.watch import Said, Watch, first_refused
 from policies.blame import END_OF_TURN
 from policies.modes import DecodeMode
 from policies.notice import notice
@@ -40,8 +42,9 @@ from policies.policy import (
     decide,
     decide_start,
 )
-from proxy.backends.base import Backend, BackendError, BadPrompt, Delta, Generation
-from proxy.conversation import ChatRequest, Demands
+from proxy.admission import admit
+from proxy.backends.base import Backend, BackendError, Delta, Generation
+from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.holdback import HoldBack
 from proxy.incidents import IncidentSink, Outcome
@@ -61,7 +64,7 @@ class GuardedSession:
 
     mode: what decoding starts in, unless the history shows a loop of calls.
     starts_thinking: the chat template opens `<think>` in the prompt. shadow: what clean recomputations have shown so
-    far, of all responses; None = of this one alone.
+    far, of all responses; None = of this one alone. detectors: the numbers that they go by.
     """
 
     request: ChatRequest
@@ -71,21 +74,12 @@ class GuardedSession:
     mode: DecodeMode
     starts_thinking: bool = False
     shadow: ShadowAgreement | None = None
+    detectors: DetectorSettings = DEFAULT
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Raises BackendError while nothing was sent, also for a tool with a bad schema; later: Failed."""
-        tools = [(tool.name, tool.parameters) for tool in self.request.tools]
-        try:
-            schemas = ToolSchemas.compile(tools)
-        except BadSchema as error:
-            raise BadPrompt(str(error)) from error
-        if self.request.logprobs is not None and not self.backend.capabilities.logprobs:
-            raise BadPrompt("logprobs: this backend cannot tell them; leave the field out", "logprobs")
-        demands = self.request.demands
-        if demands != Demands() and not self.backend.capabilities.constraints:
-            field = demands.text_schema_at or "tool_choice"
-            raise BadPrompt(f"{field}: this backend cannot enforce it; leave it out", field)
-        loop = find_loop(self.request.messages)
+        schemas = admit(self.request, self.backend.capabilities)
+        loop = find_loop(self.request.messages, self.detectors.history)
         finding = None if loop is None else loop.finding()
         start = decide_start(finding, self.mode, self.policy)
         mode = start.mode if isinstance(start, Start) else self.mode
@@ -113,7 +107,7 @@ class _Response:
         self._scripts = scripts_of(message.text for message in session.request.messages)
         self._watch = self._new_watch()
         exact = session.backend.capabilities.exactness == "bitwise"
-        self._drift = DriftMonitor(self._mode.codec, session.shadow, exact=exact)
+        self._drift = DriftMonitor(self._mode.codec, session.shadow, exact=exact, settings=session.detectors.drift)
         self._transcript = Transcript()
         logprobs = None if session.request.logprobs is None else LogprobLedger(self._transcript)
         self._holdback = HoldBack(session.request.stop, self._policy.hold_text_chars, logprobs)
@@ -121,7 +115,8 @@ class _Response:
         self._accused: Finding | None = None
         self._awaited: Finding | None = None
         self._ending: End | None = None
-        self._watchdog = Watchdog(self._late, self._policy.action == "enforce")
+        stall = StallDetector(session.detectors.stall)
+        self._watchdog = Watchdog(self._late, self._policy.action == "enforce", stall)
         self._stalled = False
 
     def begin(self, finding: Finding, start: Continue | Start | End) -> None:
@@ -215,9 +210,9 @@ class _Response:
         return await self._act_on(*self._watch.finish(delta.end, delta.tail), delta)
 
     async def _act_on(self, said: list[Said], finding: Finding | None, delta: Delta) -> Decision:
-        refused = _refused(said)
+        refused = first_refused(said)
         if self._awaited is not None and refused is not None:
-            finding, self._awaited = _at_its_end(refused, self._awaited), None
+            finding, self._awaited = refused.cut_off or self._awaited, None
         if finding is None:
             self._push(said)
             return Continue()
@@ -225,7 +220,7 @@ class _Response:
 
     async def _act(self, finding: Finding, delta: Delta, said: list[Said]) -> Decision:
         """Decides on a finding and does it, except for ending the response. said: what came with it."""
-        refused = _refused(said) if self._policy.repair else None
+        refused = first_refused(said) if self._policy.repair else None
         mended = None if refused is None else mend_call(refused.body, self._schemas)
         decision = self._decide(finding, mended is not None)
         match decision:
@@ -245,9 +240,9 @@ class _Response:
                 self._trips.open(finding, decision, self._mode, self._transcript, lost)
                 await self._rewind(decision)
             case Repair():
-                assert mended is not None
+                assert mended is not None and refused is not None
                 self._trips.open(finding, decision, self._mode, self._transcript, mended=mended)
-                self._push([_as_mended(each, mended) if each is refused else each for each in said])
+                self._push([refused.mended(mended) if each is refused else each for each in said])
                 return Continue()
             case End():
                 self._trips.open(finding, decision, self._mode, self._transcript)
@@ -291,8 +286,9 @@ class _Response:
         return self._policy.action == "enforce" and self._watch.suspicious
 
     def _new_watch(self) -> Watch:
-        thinking = self._session.starts_thinking
-        return Watch(self._schemas, self._policy.hold_call_chars, thinking, self._scripts)
+        session = self._session
+        limit, thinking = self._policy.hold_call_chars, session.starts_thinking
+        return Watch(self._schemas, limit, thinking, self._scripts, session.detectors)
 
     def _finish(self, delta: Delta | None) -> list[Event]:
         """The model has ended the response."""
@@ -334,20 +330,3 @@ class _Response:
             return self._finished("stop", None, "ended")
         self._trips.close("ended", "", self._transcript)
         return Failed(kind, message)
-
-
-def _refused(said: list[Said]) -> ReadCall | None:
-    return next((each for each in said if isinstance(each, ReadCall) and each.violation is not None), None)
-
-
-def _at_its_end(call: ReadCall, finding: Finding) -> Finding:
-    """What is said of a call that was found bad before its end: that it was cut off, if it was."""
-    violation = call.violation
-    if violation is None or violation.detector != "tool.truncated":
-        return finding
-    return violation.finding(f"tool:{call.index}", call.last, call.first)
-
-
-def _as_mended(call: Said, mended: MendedCall) -> Said:
-    assert isinstance(call, ReadCall)
-    return replace(call, name=mended.name, arguments=mended.arguments, violation=None)

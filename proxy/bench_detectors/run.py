@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 
-from proxy.bench_detectors import detection, false_alarms, loops, validator
+from proxy.bench_detectors import detection, drift, false_alarms, loops, validator
 from proxy.bench_report import Bar, Report, Table
 
 SEEDS = 3
@@ -26,6 +26,9 @@ def measure(with_corpus: bool = False) -> Report:
     trials = detection.run_trials(SEEDS)
     tables: list[Table] = [cost, detection.table(trials), loops.sweep(documents)]
     bars += cost_bars + detection.bars(trials)
+    drift_bars, drift_tables = drift.measure()
+    bars += drift_bars
+    tables += drift_tables
     traps = false_alarms.count_traps()
     tables.append(false_alarms.traps_table(traps))
     unmeasured = {}

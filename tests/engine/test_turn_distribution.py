@@ -40,6 +40,7 @@ class TableState:
     """How far a sequence has come; a table needs to remember nothing."""
 
     length: int = 0
+    kv: tuple[()] = ()
 
     def checkpoint(self) -> None: ...
 
@@ -59,7 +60,7 @@ class TableModel:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     config: Any = field(default_factory=lambda: SimpleNamespace(max_context=1 << 30))
 
-    def new_state(self) -> TableState:
+    def new_state(self, codec: str = "full") -> TableState:
         return TableState()
 
     def prefill(self, state: TableState, tokens: Sequence[int], keep: Collection[int] = ()) -> Tensor:

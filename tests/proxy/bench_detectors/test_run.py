@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from proxy.bench_detectors import detection, false_alarms, loops, measure, run, validator
+from proxy.bench_detectors import detection, drift, false_alarms, loops, measure, run, validator
 from proxy.bench_detectors.validator import Limit
+from proxy.bench_report import Bar, Table
 from proxy.cli import main
 
 
@@ -30,6 +31,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         Limit("equal", "us", 1, lambda: 1.0),
     ]
     monkeypatch.setattr(validator, "limits", lambda: made)
+    drifted = (Bar.at_most("drift", 1, 1.0),), (Table("drift", ("a",), ()),)
+    monkeypatch.setattr(drift, "measure", lambda: drifted)
 
 
 def test_the_report_names_what_was_missed_and_what_was_not_measured() -> None:
@@ -40,8 +43,8 @@ def test_the_report_names_what_was_missed_and_what_was_not_measured() -> None:
         ("<= 1 ns", 1.5),
         ("<= 1 us", 1.0),
     ]
-    assert len(report.bars) == 3 + 2 + 4
-    assert len(report.tables) == 4
+    assert len(report.bars) == 3 + 2 + 4 + 1
+    assert len(report.tables) == 5
     assert list(report.unmeasured) == ["false alarms on this machine's files"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from detectors.drift import calibration, sprt
-from proxy.bench_drift import measure
+from proxy.bench_detectors.drift import measure
 
 TIMED = "calibration: time per token"
 
