@@ -46,6 +46,7 @@ class TokenConstraint:
         self._pending = b""
         self._given_up = False
         self._tried: tuple[int, ResponseConstraint, bytes] | None = None
+        self._firsts: dict[int, bool] | None = None  # which bytes a token may begin with here; made by a refusal
 
     def allows(self, token: int) -> bool:
         if self._given_up:
@@ -58,6 +59,8 @@ class TokenConstraint:
             return True
         if not response.is_loose and (token in self._special or not data):
             return False
+        if self._firsts is not None and data and not self._may_begin(data[0], self._firsts):
+            return False
         tried = response.clone()
         try:
             text, used = codecs.utf_8_decode(self._pending + data, "replace" if response.is_loose else "strict", False)
@@ -65,12 +68,22 @@ class TokenConstraint:
             return False
         pending = (self._pending + data)[used:]
         if not tried.feed(text, pending):
+            self._firsts = self._firsts or {}
             return False
         self._tried = (token, tried, pending)
         return True
 
+    def _may_begin(self, first: int, known: dict[int, bool]) -> bool:
+        """Keeps a search through a large vocabulary short: most tokens fail by their first byte."""
+        if first not in known:
+            byte = bytes((first,))
+            whole = first < 0x80 and not self._pending
+            state = self._response.clone()
+            known[first] = state.feed(byte.decode() if whole else "", b"" if whole else self._pending + byte)
+        return known[first]
+
     def advance(self, token: int) -> None:
-        tried, self._tried = self._tried, None
+        tried, self._tried, self._firsts = self._tried, None, None
         if self._given_up or token in self._ends:
             return
         if tried is not None and tried[0] == token:

@@ -14,6 +14,7 @@ from detectors.tool_schema import ToolSchemas
 from detectors.watch import ReadCall, Watch
 from engine.engine import EMBEDDED, Engine
 from engine.sampler import SamplingParams
+from engine.tokenizer import Tokenizer
 from engine.turn import TurnOptions
 from proxy.backends.base import BadPrompt
 from proxy.backends.token_constraint import constraint_for, demand_of
@@ -128,3 +129,19 @@ def test_a_schema_that_is_none_is_refused_by_its_field() -> None:
     with pytest.raises(BadPrompt, match=r"^text\.format\.schema: ") as caught:
         demand_of(replace(REQUEST, demands=demands))
     assert caught.value.param == "text.format.schema"
+
+
+def test_looking_at_first_bytes_changes_nothing() -> None:
+    """A search through the vocabulary skips tokens by their first byte; each of them is refused without that too."""
+    tokenizer = Tokenizer.load(EMBEDDED)
+    call = "<tool_call>\n<function=step>\n<parameter=to>\ngr\u00f6\u00dfe\n</parameter>\n<parameter=count>\n3"
+    call += '\n</parameter>\n<parameter=items>\n["x", "y"]\n</parameter>\n</function>\n</tool_call>'
+    one = constraint_for(replace(REQUEST, demands=Demands(must_call=True, most_calls=1)), tokenizer, False)
+    assert one is not None
+    for index, token in enumerate(tokenizer.encode(call)):
+        if index % 6 == 0:
+            searching = one.clone()
+            found = [searching.allows(each) for each in range(tokenizer.vocab_size)]
+            assert found == [one.clone().allows(each) for each in range(tokenizer.vocab_size)]
+        assert one.allows(token)
+        one.advance(token)
