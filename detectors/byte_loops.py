@@ -81,7 +81,6 @@ class ByteLoops:
             "covered": loop.covered,
             "byte": last,
             "began_byte": first,
-            "unit": self._periods.unit(loop),
         }
         reason = f"{loop.grade.name.lower()}: bytes repeat"
         return Finding("loop.bytes", loop.grade, self.channel, position, piece, reason, evidence)

@@ -16,7 +16,8 @@ from detectors.qwen_xml import MarkupError, read_markup, typed
 from detectors.schema_types import admitted_types, property_schema
 from detectors.tool_schema import ToolSchemas
 
-_CLOSERS = ("", "\n</function>", "\n</parameter>\n</function>")
+_CLOSERS = ("", "\n</function>")
+"""A parameter that is not closed is not mended: where its value ends, nobody knows."""
 _ANYTHING = compile_schema({})
 _VALUE_RULES = Rules(size=None, root_object=False, empty_is_object=False)
 

@@ -56,13 +56,22 @@ class QwenValue:
         """What the bytes to come can begin with if `text` belongs to the value too; one for each way to read it."""
         if self._mode == "text":
             return (_escaped(text),)
-        text = ("".join(self._held) if self._mode == "held" else self._space) + text
-        if not self._begun:
-            text = text.lstrip() if self._mode == "json" or text.lstrip()[:1] in _JSON_STARTS else text
-        as_text, as_json = b'"' + _escaped(text), text.encode("utf-8", "surrogatepass")
         if self._mode == "held":
-            return (as_text, as_json) if text[:1] in _JSON_STARTS - {'"'} else (as_text,)
-        return (as_json,) if self._begun or not text or text[0] in _JSON_STARTS else (as_text,)
+            text = "".join(self._held) + text
+            as_json = text.lstrip().encode("utf-8", "surrogatepass")
+            as_text = b'"' + _escaped(text)
+            return (as_text, as_json) if text.lstrip()[:1] in _JSON_STARTS - {'"'} else (as_text,)
+        text = self._space + text
+        if not self._begun:
+            text = text.lstrip()
+            if text and text[0] not in _JSON_STARTS:
+                return (b'"' + _escaped(text),)
+        return (text.encode("utf-8", "surrogatepass"),)
+
+    @property
+    def held(self) -> int:
+        """Pieces of text that are judged at the end."""
+        return len(self._held)
 
     @property
     def is_held(self) -> bool:

@@ -95,6 +95,9 @@ def _admitted(schema: Any, root: Mapping[str, Any], known: dict[int, frozenset[s
 
 def closed_properties(schema: Any) -> tuple[str, ...] | None:
     """The only keys that an object may have, None if there is no such list."""
+    if isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str) and "additionalProperties" not in schema:
+        referred = _resolve(schema["$ref"], schema)
+        return None if isinstance(referred, Mapping) and "$ref" in referred else closed_properties(referred)
     if not isinstance(schema, Mapping) or schema.get("additionalProperties") is not False:
         return None
     declared = schema.get("properties") or {}

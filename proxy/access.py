@@ -6,6 +6,7 @@ web page cannot reach the server under a name of its own (DNS rebinding).
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 
 from aiohttp import web
@@ -21,7 +22,7 @@ def check_access(request: web.Request, server: Server) -> None:
     if server.keys:
         if request.path in OPEN_PATHS:
             return
-        given = request.headers.get("x-api-key") or _bearer(request.headers.get("authorization", ""))
+        given = _key(request)
         if not any(_equal(given, key) for key in server.keys):
             raise RequestError("unauthorized", "the API key is missing or wrong; send it as x-api-key or Bearer token")
         return
@@ -29,6 +30,17 @@ def check_access(request: web.Request, server: Server) -> None:
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
     if not is_loopback(name):
         raise RequestError("forbidden", "Host: this server answers to loopback names only; set server.keys to open it")
+
+
+def owner(request: web.Request, server: Server) -> str:
+    """Whose request it is: a hash of the key it came with; "" where no keys are asked for."""
+    if not server.keys:
+        return ""
+    return hashlib.sha256(_key(request).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _key(request: web.Request) -> str:
+    return request.headers.get("x-api-key") or _bearer(request.headers.get("authorization", ""))
 
 
 def _bearer(header: str) -> str:

@@ -6,7 +6,8 @@ Must not: write anything to disk, or grow without bound. Invariant: what is kept
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 
@@ -14,6 +15,7 @@ from proxy.conversation import Message
 
 MAX_RESPONSES = 1024
 MAX_CHARS = 1 << 26
+_OBJECT = 200
 
 
 class KeptResponses:
@@ -25,6 +27,7 @@ class KeptResponses:
         self._chars = 0
 
     def keep(self, response_id: str, messages: Sequence[Message]) -> None:
+        """response_id: may hold whose it is; see `proxy.server`."""
         size = sum(map(_chars, messages))
         self._kept[response_id] = (tuple(messages), size)
         self._chars += size
@@ -41,5 +44,13 @@ class KeptResponses:
 
 
 def _chars(message: Message) -> int:
-    calls = sum(len(call.name) + len(orjson.dumps(dict(call.arguments))) for call in message.calls)
-    return len(message.text) + len(message.thinking) + calls
+    """Of everything a client can make long, and some for the objects themselves."""
+    calls = sum(len(call.id) + len(call.name) + _size(call.arguments) + _OBJECT for call in message.calls)
+    return len(message.text) + len(message.thinking) + len(message.call_id) + calls + _OBJECT
+
+
+def _size(arguments: Mapping[str, Any]) -> int:
+    try:
+        return len(orjson.dumps(dict(arguments)))
+    except orjson.JSONEncodeError:  # nested too deeply to be told
+        return 1 << 20

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -22,9 +22,9 @@ import structlog
 from aiohttp import web
 
 from proxy import errors
-from proxy.access import check_access
+from proxy.access import check_access, owner
 from proxy.backends.base import BackendError
-from proxy.conversation import ChatRequest
+from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.kept_responses import KeptResponses
 from proxy.service import Service
@@ -112,9 +112,15 @@ class Handlers:
         return await self._respond(http, parsed, OpenAIChatEncoder)
 
     async def openai_responses(self, http: web.Request) -> web.StreamResponse:
-        kept = self._kept
-        parsed = openai_responses_parse.parse(await http.read(), self._service.config.decode.temperature, kept.get)
-        return await self._respond(http, parsed, partial(OpenAIResponsesEncoder, parsed=parsed, keep=kept.keep))
+        kept, whose = self._kept, owner(http, self._service.config.server)
+        parsed = openai_responses_parse.parse(
+            await http.read(), self._service.config.decode.temperature, lambda name: kept.get(f"{whose}/{name}")
+        )
+
+        def keep(name: str, messages: Sequence[Message]) -> None:
+            kept.keep(f"{whose}/{name}", messages)
+
+        return await self._respond(http, parsed, partial(OpenAIResponsesEncoder, parsed=parsed, keep=keep))
 
     async def anthropic_messages(self, http: web.Request) -> web.StreamResponse:
         parsed = anthropic_parse.parse(await http.read(), self._service.config.decode.temperature)

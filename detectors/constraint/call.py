@@ -25,6 +25,8 @@ MOST_BLANK_IN_JSON = 64
 """And around what JSON is made of: as deep an indentation as models write."""
 _FUNCTION, _PARAMETER, _FUNCTION_END, _VALUE_END = "\n<function=", "<parameter=", "</function>", "\n</parameter>\n"
 _DEEP = 1
+_MOST_HELD = 64
+"""A value that may be text or something else is read as both anew with every token, but only while it is short."""
 
 
 class CallConstraint:
@@ -124,7 +126,7 @@ class CallConstraint:
             return False  # a word of Python, which is understood only at its end
         if stream.arguments is not None and not can_end_plainly(stream.arguments):
             return False
-        if stream.may_be_value(tail):
+        if stream.value.held > _MOST_HELD or stream.may_be_value(tail):
             return True
         return not tail and bool(stream.pending) and self._can_end_value()
 

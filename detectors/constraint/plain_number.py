@@ -11,7 +11,9 @@ beside them, as a multiple that is demanded, or with a short fraction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -95,5 +97,7 @@ def _numbers_of(compiled: CompiledSchema) -> tuple[tuple[str, ...], tuple[int, .
 
 
 def _plain(value: float) -> str:
-    text = str(int(value)) if isinstance(value, int) or value.is_integer() else repr(value)
-    return "" if "e" in text or len(text) > _MOST_DIGITS else text
+    if isinstance(value, float) and not math.isfinite(value):
+        return ""
+    text = str(int(value)) if isinstance(value, int) or value.is_integer() else format(Decimal(repr(value)), "f")
+    return text if len(text) <= _MOST_DIGITS else ""

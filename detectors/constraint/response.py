@@ -77,7 +77,7 @@ class ResponseConstraint:
             return self._alive
         if self._text_must_be == "blank before a call" or self._state == "thinking" or self._undecided:
             return False
-        return self._json is not None and self._json.complete and self._json.finish().trip is None
+        return self._json is not None and self._json.finish().trip is None
 
     @property
     def _text_must_be(self) -> Literal["anything", "blank before a call", "JSON", "blank"]:

@@ -168,9 +168,9 @@ def _choice(choice: Any) -> Choice:
     kind = choice.get("type") if isinstance(choice, dict) else choice
     if kind in (None, "auto", "none", "required"):
         return Choice(kind or "auto")
-    if kind == "function":
+    if kind == "function" and isinstance(choice, dict):
         return Choice("named", _function_name(choice, "tool_choice.function.name"))
-    if kind == "allowed_tools":
+    if kind == "allowed_tools" and isinstance(choice, dict):
         inner = choice.get("allowed_tools")
         inner = inner if isinstance(inner, dict) else {}
         listed = inner.get("tools")

@@ -168,7 +168,7 @@ class OpenAIResponsesEncoder:
         origin = self._parsed.names.of(event.name)
         name = {"name": origin.name, **({"namespace": origin.namespace} if origin.namespace else {})}
         if origin.custom:
-            said, field, prefix = str(orjson.loads(event.arguments)[CUSTOM_INPUT]), "input", "custom_tool_call"
+            said, field, prefix = _custom_input(event.arguments), "input", "custom_tool_call"
             item: dict[str, Any] = {"id": _id("ctc"), "type": prefix, "status": "in_progress"}
             kinds = ("response.custom_tool_call_input.delta", "response.custom_tool_call_input.done")
         else:
@@ -226,6 +226,12 @@ class OpenAIResponsesEncoder:
             if self._transcript:
                 response["specguard"] = _extension(end)
         return response
+
+
+def _custom_input(arguments: str) -> str:
+    """What the model wrote; all of it where the guard only observes and lets through what has no such text."""
+    found = orjson.loads(arguments).get(CUSTOM_INPUT)
+    return found if isinstance(found, str) else arguments
 
 
 def _id(prefix: str) -> str:

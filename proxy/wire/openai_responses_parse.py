@@ -180,9 +180,9 @@ def _choice(choice: Any) -> Choice:
     kind = choice.get("type") if isinstance(choice, dict) else choice
     if kind in (None, "auto", "none", "required"):
         return Choice(kind or "auto")
-    if kind in ("function", "custom"):
+    if kind in ("function", "custom") and isinstance(choice, dict):
         return Choice("named", _name(choice, "tool_choice.name"))
-    if kind == "allowed_tools":
+    if kind == "allowed_tools" and isinstance(choice, dict):
         listed = choice.get("tools")
         names = None
         if isinstance(listed, list):

@@ -34,7 +34,6 @@ def body(steps: str, **others: str) -> str:
         (body('```json\n["a", "b"]\n```'), ("code fence",)),
         (body('```json\n["a", "b",\n```'), ("code fence", "missing closers")),
         (body('["a", "b"]').replace("</function>", ""), ("missing closers",)),
-        (body('["a", "b"]').replace("</parameter>\n</function>", ""), ("missing closers",)),
         ("```xml\n" + body('["a", "b"]').strip() + "\n```", ("code fence",)),
     ],
 )
@@ -53,6 +52,10 @@ def test_mended(broken: str, mended: tuple[str, ...]) -> None:
         body('["a", "b"]').replace("=plan", "=plans").replace("</function>", ""),
         body('["a", "b'),  # a string that was not ended
         body('["a", "b"]').replace("parameter=steps", "parameter=stepz") + "x",
+        body('["a"]').replace("</parameter>\n</function>", ""),
+        body('["a"]', note="x").replace("</parameter>\n</function>", "</function>"),
+        body('["a"]', note="x").replace("</parameter>\n</function>", "</param"),
+        body('["a"]', note="x").replace("</function>", "</func"),
         "```\nno call\n```",
         "",
     ],

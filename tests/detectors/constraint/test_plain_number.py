@@ -24,6 +24,7 @@ def possible(schema: dict[str, Any], text: str) -> bool:
         ({"type": "integer", "minimum": 1950, "maximum": 2049}, "1 2 19 195 20 204", "3 18 194 205 0"),
         ({"type": "integer", "multipleOf": 7, "minimum": 10}, "1 14 2 21 105 12 126", "-"),
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "0 0. 0.2 1 1.0", "2 -"),
+        ({"type": "number", "minimum": 1e-9, "maximum": 1e-6}, "0 0.00 0.000001", "1 2"),
         ({"enum": [12, 3.5, -7]}, "1 12 3 3. 3.5 - -7", "2 13 35 -8"),
         ({"type": "integer"}, "0 12 -3 - 5.0", "1e 1e5"),
         ({"type": "integer", "maximum": -5}, "- -5 -6 -12 -1", "1 0"),

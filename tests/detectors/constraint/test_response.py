@@ -36,6 +36,7 @@ MUST = Demand(SCHEMAS, NAMES, ALL, must_call=True)
 ONLY = Demand(SCHEMAS, ("stop",), ALL, must_call=True)
 ONE = Demand(SCHEMAS, NAMES, frozenset(), most_calls=1)
 JSON = Demand(SCHEMAS, (), text=compile_schema(ANSWER))
+NUMBER = Demand(SCHEMAS, (), text=compile_schema({"type": "integer"}))
 EITHER = Demand(SCHEMAS, NAMES, ALL, text=compile_schema(ANSWER))
 
 
@@ -62,6 +63,7 @@ def end(demand: Demand, text: str, size: int = 1, thinking: bool = False) -> str
         (ONE, f"I look.\n{BAD}"),
         (JSON, '{"ok": true, "n": 5}'),
         (JSON, f'{THOUGHT}{{"n":7,"ok":false}}\n'),
+        (NUMBER, "5"),
         (EITHER, UP),
         (EITHER, f"{UP}\n{UP}"),
         (EITHER, '{"ok": true, "n": 5}'),

@@ -329,6 +329,8 @@ def test_demands_on_the_text() -> None:
     ("choice", "param"),
     [
         ("required", "tool_choice"),
+        ("allowed_tools", "tool_choice"),
+        ("function", "tool_choice"),
         ({"type": "function", "function": {"name": "rm"}}, "tool_choice"),
         ({"type": "function"}, "tool_choice.function.name"),
         ({"type": "custom", "custom": {"name": "x"}}, "tool_choice"),

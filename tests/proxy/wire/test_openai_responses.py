@@ -17,7 +17,7 @@ from proxy.wire.openai_responses import OpenAIResponsesEncoder
 from proxy.wire.openai_responses_parse import ParsedResponse
 from proxy.wire.responses_input import unseal
 from proxy.wire.responses_tools import Origin, ToolNames
-from tests.proxy.live import RESPONSES, RESPONSES_TOOLS, payloads, serving
+from tests.proxy.live import RESPONSES, RESPONSES_TOOLS, body_for, payloads, serving
 from tests.proxy.scripted import Script, ScriptedBackend, call_text
 from tests.proxy.wire.responses_order import check_order
 
@@ -134,6 +134,11 @@ def test_a_custom_call_is_text() -> None:
     ]
     assert frames[3]["delta"] == frames[4]["input"] == frames[5]["item"]["input"] == '*** Begin\n"x"'
     assert frames[5]["item"]["type"] == "custom_tool_call"
+
+
+def test_a_custom_call_that_was_only_observed_is_shown_as_written() -> None:
+    (item,) = body(ToolCall(0, "patch", '{"inpt":"x"}'), END)["output"]
+    assert item["input"] == '{"inpt":"x"}'
 
 
 def test_a_response_at_its_limit_is_incomplete() -> None:
@@ -256,3 +261,13 @@ async def test_official_client_errors() -> None:
         assert caught.value.code == "previous_response_not_found"
         with pytest.raises(openai.NotFoundError):
             await client.responses.create(model="other", input="go")
+
+
+async def test_nobody_takes_up_what_came_with_another_key() -> None:
+    async with serving("so", server={"keys": ("alice", "bob")}) as live:
+        answer = await live.ask("POST", RESPONSES, body_for(RESPONSES, input="a secret"), x_api_key="alice")
+        again = body_for(RESPONSES, input="repeat", previous_response_id=answer.json["id"])
+        assert (await live.ask("POST", RESPONSES, again, x_api_key="alice")).status == 200
+        refusal = await live.ask("POST", RESPONSES, again, x_api_key="bob")
+        assert (refusal.status, refusal.json["error"]["code"]) == (400, "previous_response_not_found")
+        assert [len(request.messages) for request in live.backend.requests] == [1, 3]

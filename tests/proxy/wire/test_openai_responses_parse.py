@@ -150,6 +150,8 @@ def test_demands() -> None:
         ({"stop": [""]}, "stop"),
         ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [CD]}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "allowed_tools"}, "tool_choice"),
+        ({"tool_choice": "function"}, "tool_choice"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ({"text": {"format": "json"}}, "text.format"),
         ({"tool_choice": {"type": "allowed_tools", "tools": "x"}}, "tool_choice.tools"),
