@@ -67,3 +67,17 @@ def test_fields_of_a_request_are_bound_to_its_lines(monkeypatch: pytest.MonkeyPa
 def test_an_unknown_level_is_an_error() -> None:
     with pytest.raises(KeyError):
         logging.configure("loud")
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_tracebacks_show_no_values(monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]) -> None:
+    shown = stream()
+    monkeypatch.setattr(sys, "stderr", shown)
+    logging.configure("info")
+    prompt = "what a user " + "wrote"
+    try:
+        raise ValueError("reason")
+    except ValueError:
+        structlog.get_logger().exception("request.failed")
+    assert "reason" in shown.getvalue()
+    assert prompt not in shown.getvalue()
