@@ -198,11 +198,13 @@ def test_a_constraint_that_begins_inside_a_draft(loaded: tuple[Model, Tokenizer]
         assert run(turn) == truth
 
 
-def test_a_rewind_restores_the_constraint(loaded: tuple[Model, Tokenizer]) -> None:
-    plain = start(loaded, "none", WARM, constraint=Spaced(loaded[1].eos_ids))
+@pytest.mark.parametrize("since", [0, 8, 24])
+def test_a_rewind_restores_the_constraint(loaded: tuple[Model, Tokenizer], since: int) -> None:
+    """Also where it was when it had not begun yet."""
+    plain = start(loaded, "none", WARM, constraint=Spaced(loaded[1].eos_ids, since))
     run(plain)
     rng = random.Random(4)
-    turn = start(loaded, "mtp+ngram", WARM, constraint=Spaced(loaded[1].eos_ids))
+    turn = start(loaded, "mtp+ngram", WARM, constraint=Spaced(loaded[1].eos_ids, since))
     for drafter in ("none", "mtp", "ngram", "mtp+ngram"):
         for _ in range(4):
             if not turn.ended:

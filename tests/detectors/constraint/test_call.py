@@ -30,7 +30,7 @@ DO: dict[str, Any] = {
     "required": ["path", "edits"],
     "additionalProperties": False,
 }
-OPEN = {"properties": {"a": {"type": "integer"}}, "required": ["a"]}
+OPEN = {"properties": {"a": {"type": "integer"}, "m": {"type": "object"}}, "required": ["a"]}
 SCHEMAS = ToolSchemas.compile([("do", DO), ("done", {"additionalProperties": False}), ("do_open", OPEN)])
 NAMES = ("do", "done", "do_open")
 HEAD = "\n<function=do>\n"
@@ -94,6 +94,7 @@ def test_valid_calls_are_allowed_however_they_are_cut(body: str, size: int) -> N
         (HEAD + "<parameter=mode>\nabc", "d"),
         (HEAD + PATH + EDITS + TAIL, "x"),
         ("\n<function=done>\n", "<p"),
+        ('\n<function=do_open>\n<parameter=m>\n{"x": 1', "\n<"),  # the object is open, so a key could follow in it
     ],
 )
 def test_what_leads_nowhere_is_refused_at_once(before: str, bad: str) -> None:
