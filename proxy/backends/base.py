@@ -197,8 +197,12 @@ class ModelInfo:
 
 
 class Generation(Protocol):
-    """One response in the making. Single consumer; `close` is idempotent and safe at any time."""
+    """One response in the making. Single consumer; `close` is idempotent and safe at any time.
 
+    prompt_ids: the rendered prompt; empty where the backend cannot tell.
+    """
+
+    prompt_ids: tuple[int, ...]
     prompt_tokens: int
     cached_tokens: int
     prompt_ms: float

@@ -280,6 +280,7 @@ class BuiltinGeneration:
     ) -> None:
         self._backend, self._turn, self._mode = backend, turn, mode
         self._closed = False
+        self.prompt_ids = tuple(turn.sequence.tokens[: turn.prompt_tokens])
         self.prompt_tokens, self.cached_tokens = turn.prompt_tokens, turn.cached_tokens
         self.prompt_ms, self.seed = prompt_ms, seed
         self._bytes = turn.tokenizer.token_bytes if logprobs else None

@@ -90,6 +90,7 @@ class ScriptedGeneration:
         pace: Callable[[], Awaitable[None]],
     ) -> None:
         self.prompt_tokens, self.cached_tokens, self.prompt_ms = prompt_tokens, 0, 1.0
+        self.prompt_ids = tuple(range(prompt_tokens))
         self.seed = 1234 if request.sampling.seed is None else request.sampling.seed
         self.rewinds: list[tuple[int, str, Rebuild]] = []
         self.closes = 0
