@@ -100,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
 
     add_benchmarks(commands, _Wide)
 
+    from proxy.env_cli import add_env
+
+    add_env(commands, _Wide)
+
     check = commands.add_parser("check-config", help="check a configuration file and print what it means")
     check.add_argument("config", type=Path, metavar="FILE")
     check.set_defaults(run=_check)

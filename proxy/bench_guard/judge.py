@@ -37,14 +37,15 @@ class Verdict:
         return not self.detector and not self.equal
 
 
-def judge(cell: Cell, trial: Trial, sound: Said, healed: Said | None = None) -> Verdict:
-    """sound: what a sound engine says in plain decoding with the cell's codec. healed: what `plain/full` says from the
-    last delivered token on, where the cell asks for that and something tripped."""
-    expected = healed if cell.heals == "full" and healed is not None else sound
+def judge(cell: Cell, trial: Trial, sound: Said, healed: tuple[int, ...] | None = None) -> Verdict:
+    """sound: what a sound engine says in plain decoding with the cell's codec. healed: ids that stood when a rewind had
+    thrown the rest away, and what a sound `plain/full` says after them; None = the cell does not ask for it."""
+    equal = trial.said.ids == healed if healed is not None else _is_right(cell, trial, sound)
     first = trial.incidents[0] if trial.incidents else None
     text, _ = trial.sent_before if first is not None else (trial.said.text, ())
     calls = trial.said.calls
-    leaked_calls = [call for at, call in enumerate(calls) if at >= len(expected.calls) or expected.calls[at] != call]
+    expected = calls if healed is not None and equal else sound.calls
+    leaked_calls = [call for at, call in enumerate(calls) if at >= len(expected) or expected[at] != call]
     rewound = next((c for i, c in zip(trial.incidents, trial.closures, strict=False) if i.action == "rewind"), None)
     return Verdict(
         detector=first.detector if first is not None else "",
@@ -52,19 +53,19 @@ def judge(cell: Cell, trial: Trial, sound: Said, healed: Said | None = None) -> 
         delay=_delay(trial, sound),
         leaked_call=sum(len(name.encode()) + len(arguments.encode()) for name, arguments in leaked_calls),
         leaked_text=len(text[_common(text, sound.text) :].encode()),
-        equal=_is_right(cell, trial, expected),
+        equal=equal,
         blamed=_blamed(trial),
         milliseconds=None if rewound is None else rewound.milliseconds,
     )
 
 
-def _is_right(cell: Cell, trial: Trial, expected: Said) -> bool:
+def _is_right(cell: Cell, trial: Trial, sound: Said) -> bool:
     match cell.heals:
         case "honest_failure":
-            return trial.said.end.startswith("failed: ") and expected.text.startswith(trial.said.text)
+            return trial.said.end.startswith("failed: ") and sound.text.startswith(trial.said.text)
         case "event":
-            return trial.said.same(expected) and not trial.incidents
-    return trial.said.same(expected)
+            return trial.said.same(sound) and not trial.incidents
+    return trial.said.same(sound)
 
 
 def _delay(trial: Trial, sound: Said) -> int | None:

@@ -10,17 +10,23 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Policy
-from proxy.backends.base import Backend
+from proxy.backends.base import Backend, Replayer, Rerun
 from proxy.bench_guard.cells import CELLS, Cell
 from proxy.bench_guard.judge import Verdict, judge
 from proxy.bench_guard.tasks import Task
-from proxy.bench_guard.trial import Said, respond, started
+from proxy.bench_guard.trial import Said, Trial, respond, started
 from proxy.bench_report import Bar, Table
 
-Build = Callable[[str], Backend]
+
+class Replaying(Backend, Replayer, Protocol):
+    """A backend that can run a response again."""
+
+
+Build = Callable[[str], Replaying]
 """A backend that is not started yet, with the fault of this name, "" = none."""
 TasksOf = Callable[[bool], Sequence[Task]]
 """The tasks, with the prelude or without."""
@@ -45,7 +51,7 @@ class Row:
 class References:
     """What a sound engine says, asked once for each task and mode."""
 
-    def __init__(self, sound: Backend) -> None:
+    def __init__(self, sound: Replaying) -> None:
         self._sound = sound
         self._said: dict[tuple[str, str, bool], Said] = {}
 
@@ -55,6 +61,21 @@ class References:
             trial = await respond(self._sound, task, DecodeMode("none", codec), Policy())
             self._said[key] = trial.said
         return self._said[key]
+
+    async def healed(self, trial: Trial) -> tuple[int, ...] | None:
+        """The ids that stood after the last rewind, and what plain decoding with a full cache says after them."""
+        rewinds = [i for i, incident in enumerate(trial.incidents) if incident.action == "rewind"]
+        if not rewinds or (capture := trial.captures[rewinds[-1]]) is None:
+            return None
+        rerun = Rerun(capture.request, capture.prompt_ids, capture.seed, PLAIN, forced=capture.kept_ids)
+        replayed = await self._sound.replay(rerun)
+        ids: list[int] = []
+        while (delta := await replayed.next()) is not None:
+            ids += [token.id for token in delta.tokens]
+            if delta.end is not None:
+                break
+        await replayed.close()
+        return tuple(ids)
 
 
 async def run_matrix(build: Build, tasks_of: TasksOf, tell: Tell, cells: Iterable[Cell] = CELLS) -> list[Row]:
@@ -77,7 +98,8 @@ async def _run(cell: Cell, build: Build, tasks: Sequence[Task], references: Refe
             if cell.warm:
                 await respond(faulty, task, PLAIN, Policy())
             trial = await respond(faulty, task, mode, Policy())
-            row.verdicts.append(judge(cell, trial, sound))
+            healed = await references.healed(trial) if cell.heals == "full" else None
+            row.verdicts.append(judge(cell, trial, sound, healed))
     return row
 
 

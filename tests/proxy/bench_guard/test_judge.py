@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,11 +68,12 @@ async def test_a_fault_without_effect_is_neither_missed_nor_told() -> None:
 
 async def test_a_cache_fault_is_held_against_what_follows_from_the_last_delivered_token() -> None:
     cell = Cell("keys-unrotated", "mtp+ngram/k4v4", "kv", "full")
-    script = Script("a b c d", fast="a X c d", audited={2}, width=2, tainted="a X q")
+    script = Script("a b c d", fast="a X c d", audited={2}, width=2)
     trial = await trial_of(script)
-    healed = replace(trial.said)
-    assert not judge(cell, trial, await sound_of("a b c d"), replace(healed, text="other")).equal
-    assert judge(cell, trial, await sound_of("a b c d"), healed).equal
+    sound = await sound_of("a b c d")
+    assert judge(cell, trial, sound, trial.said.ids).equal
+    assert not judge(cell, trial, sound, trial.said.ids[:-1]).equal
+    assert judge(cell, trial, sound, trial.said.ids).leaked_text == len("X")
 
 
 @pytest.mark.parametrize(("end", "equal"), [("failed: internal", True), ("stop", False)])
