@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from proxy.bench_guard.cells import Cell
 from proxy.bench_guard.trial import Said, Trial
-from proxy.capture import Capture
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def _is_right(cell: Cell, trial: Trial, sound: Said) -> bool:
 
 def _delay(trial: Trial, sound: Said) -> int | None:
     """Tokens up to the first trip are those that stood and those that it threw away."""
-    if not trial.incidents or not trial.captures or not isinstance(capture := trial.captures[0], Capture):
+    if not trial.incidents or not trial.captures or (capture := trial.captures[0]) is None:
         return None
     decoded = (*capture.kept_ids, *capture.lost_ids)
     wrong = _common(decoded, sound.ids)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from policies.modes import DecodeMode
 from policies.policy import Policy
@@ -16,7 +15,7 @@ from proxy.backends.base import Backend, BackendError
 from proxy.bench_guard.tasks import Task
 from proxy.capture import Capture
 from proxy.events import Failed, Finished, TextDelta, ThinkingDelta, ToolCall
-from proxy.incidents import Closure, Incident
+from proxy.incidents import Closure, Incident, Judgement
 from proxy.session import GuardedSession
 
 
@@ -44,7 +43,7 @@ class Trial:
     incidents: list[Incident] = field(default_factory=list)
     captures: list[Capture | None] = field(default_factory=list)
     closures: list[Closure] = field(default_factory=list)
-    judgements: list[Any] = field(default_factory=list)
+    judgements: list[Judgement] = field(default_factory=list)
     sent_before: tuple[str, tuple[tuple[str, str], ...]] = ("", ())
     dead_drafters: int = 0
     _text: list[str] = field(default_factory=list)
@@ -60,7 +59,7 @@ class Trial:
     def closed(self, closure: Closure) -> None:
         self.closures.append(closure)
 
-    def judged(self, judgement: Any) -> None:
+    def judged(self, judgement: Judgement) -> None:
         self.judgements.append(judgement)
 
     def take(self, event: object) -> None:

@@ -68,7 +68,7 @@ async def test_a_fault_without_effect_is_neither_missed_nor_told() -> None:
 
 async def test_a_cache_fault_is_held_against_what_follows_from_the_last_delivered_token() -> None:
     cell = Cell("keys-unrotated", "mtp+ngram/k4v4", "kv", "full")
-    script = Script("a b c d", fast="a X c d", audited={2}, width=2)
+    script = Script("a b c d", fast="a X Y d", audited={2}, width=2)
     trial = await trial_of(script)
     sound = await sound_of("a b c d")
     assert judge(cell, trial, sound, trial.said.ids).equal
