@@ -22,7 +22,8 @@ class Replay:
     forced: first tokens of the response, taken as they are.
 
     Not thread safe: the thread that owns the engine makes all calls, and may do other work between two of them.
-    Raises as `Engine.open` does, and ValueError if `reuse` is not below the length of the prompt.
+    Raises as `Engine.open` does, and ValueError if `reuse` is not below the length of the prompt, or if the
+    device has no room for another sequence.
     """
 
     def __init__(
@@ -31,6 +32,8 @@ class Replay:
         engine.check([*prompt, *forced], options)
         if not 0 <= reuse < len(prompt):
             raise ValueError(f"reuse: must be between 0 and {len(prompt) - 1} positions, not {reuse}")
+        if not engine.can_fit(options.codec, len(prompt) + len(forced)):
+            raise ValueError(f"replay: there is no room for another sequence of {len(prompt) + len(forced)} tokens")
         self._engine, self._prompt, self._options = engine, list(prompt), options
         self._reuse, self._forced = reuse, list(forced)
         self._turn: Turn | None = None
