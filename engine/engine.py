@@ -31,6 +31,7 @@ from engine.memory import Budget
 from engine.model import Model
 from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
+from engine.planted_codecs import coded_caches
 from engine.prefix import PrefixStore
 from engine.reports import MemoryReport, StepReport
 from engine.sampler import SamplingParams
@@ -175,6 +176,7 @@ class Engine:
         if options.codec not in self.codecs:
             raise ValueError(f"codec: {options.codec!r} needs head_dim in multiples of {MULTIPLE}; use {FULL!r}")
         check_bias(options.sampling, self.valid_tokens)
+        self.model.make_coded = coded_caches(self.options.fault)
         sequence = self.prefixes.take(prompt, options.codec)
         try:
             turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
