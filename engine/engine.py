@@ -31,6 +31,7 @@ from engine.memory import Budget
 from engine.model import Model
 from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
+from engine.planted_codecs import coded_caches
 from engine.prefix import PrefixStore
 from engine.reports import MemoryReport, StepReport
 from engine.sampler import SamplingParams
@@ -211,6 +212,7 @@ class Engine:
             self.prefixes.drop(turn.sequence)
 
     def _new_sequence(self) -> TokenSequence:
+        self.model.make_coded = coded_caches(self.options.fault)  # not sooner: the self-test is about the engine
         sequence = TokenSequence(self.model)
         drafters: dict[str, Drafter] = {"ngram": NgramDrafter(), SHORT: NgramDrafter(HINT)}
         if self.model.mtp is not None:
