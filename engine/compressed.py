@@ -209,7 +209,7 @@ class CompressedCache:
         return other
 
     def _copy(self, tiles: int) -> CompressedCache:
-        other = CompressedCache.__new__(CompressedCache)
+        other = type(self).__new__(type(self))
         other.layout, other.mean = self.layout, self.mean.clone()
         other.raw_keys, other.raw_values = self.raw_keys.clone(), self.raw_values.clone()
         other.key_codes, other.value_codes = self.key_codes[:tiles].clone(), self.value_codes[:tiles].clone()

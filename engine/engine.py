@@ -31,6 +31,7 @@ from engine.memory import Budget
 from engine.model import Model
 from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
+from engine.planted_codecs import coded_caches
 from engine.prefix import PrefixStore
 from engine.reports import MemoryReport, StepReport
 from engine.sampler import SamplingParams
@@ -166,8 +167,18 @@ class Engine:
         Raises ContextOverflow, and ValueError for a drafter that this model cannot run, a codec that the
         response must not use, or a token that the model lacks.
         """
+        self.check(prompt, options)  # before a kept sequence is touched
+        sequence = self.prefixes.take(prompt, options.codec)
+        try:
+            return self.begin(sequence, prompt, options, marks)
+        except BaseException:
+            self.prefixes.drop(sequence)
+            raise
+
+    def check(self, prompt: Sequence[int], options: TurnOptions) -> None:
+        """Raises as `open` does for what it would refuse."""
         limit = self.model.config.max_context
-        if len(prompt) >= limit:  # before a kept sequence is touched
+        if len(prompt) >= limit:
             raise ContextOverflow(len(prompt), limit)
         if options.drafter not in self.drafters:
             raise ValueError(f"drafter: {options.drafter!r} is not one of {', '.join(self.drafters)}")
@@ -175,12 +186,12 @@ class Engine:
         if options.codec not in self.codecs:
             raise ValueError(f"codec: {options.codec!r} needs head_dim in multiples of {MULTIPLE}; use {FULL!r}")
         check_bias(options.sampling, self.valid_tokens)
-        sequence = self.prefixes.take(prompt, options.codec)
-        try:
-            turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
-        except BaseException:
-            self.prefixes.drop(sequence)
-            raise
+
+    def begin(
+        self, sequence: TokenSequence, prompt: Sequence[int], options: TurnOptions, marks: Sequence[int] = ()
+    ) -> Turn:
+        """A turn on a sequence that the caller owns; `open` for everybody else."""
+        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
         mtp = sequence.drafters.get("mtp")
         if isinstance(mtp, MtpDrafter):
             mtp.sampling, mtp.penalties = options.sampling, turn.penalties
@@ -201,6 +212,7 @@ class Engine:
             self.prefixes.drop(turn.sequence)
 
     def _new_sequence(self) -> TokenSequence:
+        self.model.make_coded = coded_caches(self.options.fault)  # not sooner: the self-test is about the engine
         sequence = TokenSequence(self.model)
         drafters: dict[str, Drafter] = {"ngram": NgramDrafter(), SHORT: NgramDrafter(HINT)}
         if self.model.mtp is not None:

@@ -20,10 +20,24 @@ class Fault(StrEnum):
     given away too early. Once per turn; what is rebuilt is sound.
     NAN_AT_POSITION: the logits of one generated token are all NaN, once per turn (llama.cpp #23606).
     ARGMAX_ACCEPTANCE: a verify step takes the most likely tokens at any temperature (fastllm #728): drafts are
-    accepted far too often and the text is not what sampling would have given."""
+    accepted far too often and the text is not what sampling would have given.
+
+    Four strike compressed caches only (engine.planted_codecs), so `plain/full` cures them:
+    KEYS_UNROTATED: keys are coded without the rotation that readers expect (llama.cpp #25725: rows written by another
+    path than the cache's own; acceptance fell from 99 % to 0).
+    CODES_SCALED: the stored scale of coded keys is 5 % too large, as one that is applied twice, or sigma 1/sqrt(2d) in
+    place of 1/sqrt(d) (review of lmdeploy #4510), leaves it.
+    VALUES_HALVED: the second half of every coded value reads as zero in steps of a single row (TheTom #99: the kernel
+    of batch 1 consumed 4 of 8 elements; perplexity, computed in batches, did not notice).
+    CODES_DAMAGED: once a turn, a twentieth of the committed codes is overwritten at random, as by rows of another
+    sequence in a page that was given away too early, or by bits that flip in memory."""
 
     VERIFY_IGNORES_CACHE = "verify-ignores-cache"
     KEYS_SCALED = "keys-scaled"
     TILE_LOST = "tile-lost"
     NAN_AT_POSITION = "nan-at-position"
     ARGMAX_ACCEPTANCE = "argmax-acceptance"
+    KEYS_UNROTATED = "keys-unrotated"
+    CODES_SCALED = "codes-scaled"
+    VALUES_HALVED = "values-halved"
+    CODES_DAMAGED = "codes-damaged"

@@ -66,6 +66,18 @@ class PrefixStore:
         self._lent.append(lent)
         return lent
 
+    def fork(self, prompt: Tokens[int], codec: str, into: Sequence) -> bool:
+        """Makes `into`, a sequence that is nobody's, hold what a prompt shares with a kept or lent one, the latest of
+        the best; whether there is one. What is kept does not change, nor its order."""
+        best, reused = None, 0
+        for sequence in (*reversed(self._lent), *reversed(self._kept)):
+            shared = sequence.reusable(prompt) if sequence.intact and sequence.holds(codec) else 0
+            if shared > reused:
+                best, reused = sequence, shared
+        if best is not None:
+            best.fork(reused, into)
+        return best is not None
+
     def put(self, sequence: Sequence) -> None:
         """Takes a lent sequence back; what was used longest ago is dropped when there is no room."""
         self.drop(sequence)

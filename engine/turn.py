@@ -191,6 +191,24 @@ class Turn:
         choice = choose(logits, positions, sampling, valid, adjusted, top)
         return filtered(self._constraint, choice, drafts, ChosenFrom(logits, first, sampling, valid, adjusted, top))
 
+    def force(self, tokens: Tokens[int]) -> list[str]:
+        """Takes 1..rows tokens as its own, through one decode step, and returns the text of each.
+
+        What a fault does to a step it does to this one. Raises ValueError for a token that ends a turn.
+        """
+        new, sequence, position = list(tokens), self.sequence, len(self.generated)
+        if ending := self.tokenizer.eos_ids.intersection(new):
+            raise ValueError(f"forced: token {min(ending)} ends a turn")
+        self._planted.after_prefill(sequence.state.kv, self.prompt_tokens - 1)
+        rows = sequence.decode(new[:-1], self.fault)
+        sequence.commit(new, rows.hidden, speculative=len(new) > 1)
+        self._planted.after_commit(sequence.state.kv, sequence.length, len(new), position)
+        self.penalties.extend(new)
+        if self._constraint is not None:
+            for token in new:
+                self._constraint.advance(token)
+        return [self._text(token)[0] for token in new]
+
     def rewind(self, position: int, drafter: str, *, trusted: bool, codec: str | None = None) -> RewindReport:
         """Keeps the first `position` generated tokens and continues with `drafter`; works after the end too.
 

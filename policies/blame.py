@@ -24,10 +24,15 @@ NOT_FINITE = -2
 
 
 class Culprit(StrEnum):
+    """The layers of the engine that can be at fault, the model itself, or nobody that is known.
+
+    PREFIX: a prefix that was taken over; FILTER: decoding under a constraint.
+    """
+
     SPECULATION = "speculation"
     KV = "kv"
-    PREFIX_CACHE = "prefix_cache"
-    GRAMMAR = "grammar"
+    PREFIX = "prefix"
+    FILTER = "filter"
     MODEL = "model"
     UNKNOWN = "unknown"
 

@@ -51,6 +51,12 @@ class Overloaded(BackendError):
     kind = "overloaded"
 
 
+class Preempted(BackendError):
+    """A response is not run again while clients are served or wait; try later."""
+
+    kind = "overloaded"
+
+
 @dataclass(frozen=True, slots=True)
 class Alternative:
     """A token that could have been chosen. data: its exact bytes, which may be part of a character."""
@@ -216,6 +222,51 @@ class Generation(Protocol):
 
     async def close(self) -> None:
         """Stops and releases the device; what was committed stays usable for prefix reuse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """How a response is run again. request: for sampling, stop strings and demands; the prompt is `prompt_ids`.
+
+    reuse: positions of the prompt that come from a prefix, 0 = all of it is prefilled. filtered: under what the request
+    demands. forced: first tokens of the response, taken as they are. check_every: tokens between two recomputations
+    from a clean cache, 0 = none; all verify steps are audited.
+    """
+
+    request: ChatRequest
+    prompt_ids: tuple[int, ...]
+    seed: int
+    mode: DecodeMode
+    reuse: int = 0
+    filtered: bool = True
+    forced: tuple[int, ...] = ()
+    check_every: int = 0
+
+
+class Replayed(Protocol):
+    """A response that is run again; single consumer, `close` is idempotent.
+
+    prefix: where the first `reused` positions came from: a prefix that is `kept`, or one `made` for this run.
+    """
+
+    prefix: Literal["kept", "made", "cold"]
+    reused: int
+
+    async def next(self) -> Delta | None:
+        """The forced tokens first, in a delta of their own, then a step each. Raises Preempted, other BackendError."""
+
+    async def close(self) -> None:
+        """Releases everything; nothing of it is kept."""
+
+
+class Replayer(Protocol):
+    """What some backends can do besides."""
+
+    async def replay(self, rerun: Rerun) -> Replayed:
+        """Prefills, and stands back for clients: between two pieces of work it raises Preempted if there is one.
+
+        Raises BackendError for what the model cannot run.
+        """
 
 
 class Backend(Protocol):

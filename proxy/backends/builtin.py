@@ -44,6 +44,7 @@ from proxy.backends.base import (
     ModelInfo,
     Overloaded,
     Rebuild,
+    Rerun,
     RewindReport,
     Shadow,
     StepStats,
@@ -51,6 +52,7 @@ from proxy.backends.base import (
 )
 from proxy.backends.prompt import Prompter
 from proxy.backends.queue import TurnQueue
+from proxy.backends.replay import BuiltinReplay, open_replay
 from proxy.backends.token_constraint import constraint_for
 from proxy.backends.worker import DeviceWorker
 from proxy.conversation import ChatRequest, Message, Tool
@@ -165,9 +167,22 @@ class BuiltinBackend:
             self._queue.leave()
             raise
 
+    async def replay(self, rerun: Rerun) -> BuiltinReplay:
+        """See `proxy.backends.base.Replayer`."""
+        return await open_replay(self, rerun, _as_delta)
+
     async def count_tokens(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> int:
         prompt, _ = await asyncio.to_thread(self._prompt, self.engine, messages, tools)
         return len(prompt)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no response is in the making and no request waits for its turn."""
+        return self._queue.is_idle
+
+    def forget(self, turn: Turn) -> None:
+        """No step waits for this turn any more."""
+        self._worker.forget(turn)
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
         """Runs a call on the worker thread."""
@@ -213,33 +228,7 @@ class BuiltinBackend:
         prompt, marks = await asyncio.to_thread(self._prompt, engine, request.messages, request.tools)
         wanted = request.sampling
         seed = wanted.seed if wanted.seed is not None else (secrets.randbits(63) if wanted.temperature > 0 else 0)
-        try:
-            sampling = SamplingParams(
-                wanted.temperature,
-                wanted.top_k,
-                wanted.top_p,
-                wanted.min_p,
-                seed,
-                wanted.repetition_penalty,
-                wanted.presence_penalty,
-                wanted.frequency_penalty,
-                wanted.logit_bias,
-            )
-            check_bias(sampling, engine.valid_tokens)
-        except ValueError as error:  # its message begins with the field's name
-            raise BadPrompt(str(error), str(error).partition(":")[0]) from error
-        options = TurnOptions(
-            sampling=sampling,
-            drafter=mode.drafter,
-            max_tokens=request.max_tokens,
-            stops=request.stop,
-            audit_every=self._audit_every,
-            shadow_every=self._shadow_every,
-            logprobs=request.logprobs or 0,
-            constraint=constraint_for(request, engine.tokenizer, self.info.opens_thinking),
-            codec=mode.codec,
-            tools=bool(request.tools),
-        )
+        options = self.turn_options(engine, request, mode, seed)
         started = time.perf_counter()
         opening = self._worker.call(engine.open, prompt, options, marks)
         try:
@@ -260,6 +249,37 @@ class BuiltinBackend:
         prompt_ms = (time.perf_counter() - started) * 1e3
         promised = request.demands.text_schema_at
         return BuiltinGeneration(self, turn, mode, seed, prompt_ms, request.logprobs is not None, promised)
+
+    def turn_options(self, engine: Engine, request: ChatRequest, mode: DecodeMode, seed: int) -> TurnOptions:
+        """How a request is generated. Raises BadPrompt."""
+        wanted = request.sampling
+        try:
+            sampling = SamplingParams(
+                wanted.temperature,
+                wanted.top_k,
+                wanted.top_p,
+                wanted.min_p,
+                seed,
+                wanted.repetition_penalty,
+                wanted.presence_penalty,
+                wanted.frequency_penalty,
+                wanted.logit_bias,
+            )
+            check_bias(sampling, engine.valid_tokens)
+        except ValueError as error:  # its message begins with the field's name
+            raise BadPrompt(str(error), str(error).partition(":")[0]) from error
+        return TurnOptions(
+            sampling=sampling,
+            drafter=mode.drafter,
+            max_tokens=request.max_tokens,
+            stops=request.stop,
+            audit_every=self._audit_every,
+            shadow_every=self._shadow_every,
+            logprobs=request.logprobs or 0,
+            constraint=constraint_for(request, engine.tokenizer, self.info.opens_thinking),
+            codec=mode.codec,
+            tools=bool(request.tools),
+        )
 
 
 class BuiltinGeneration:
