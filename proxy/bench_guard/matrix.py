@@ -10,7 +10,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import cast
 
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Policy
@@ -22,11 +22,7 @@ from proxy.bench_guard.trial import Said, Trial, respond, started
 from proxy.bench_report import Bar, Table
 
 
-class Replaying(Backend, Replayer, Protocol):
-    """A backend that can run a response again."""
-
-
-Build = Callable[[str], Replaying]
+Build = Callable[[str], Backend]
 """A backend that is not started yet, with the fault of this name, "" = none."""
 TasksOf = Callable[[bool], Sequence[Task]]
 """The tasks, with the prelude or without."""
@@ -51,7 +47,7 @@ class Row:
 class References:
     """What a sound engine says, asked once for each task and mode."""
 
-    def __init__(self, sound: Replaying) -> None:
+    def __init__(self, sound: Backend) -> None:
         self._sound = sound
         self._said: dict[tuple[str, str, bool], Said] = {}
 
@@ -68,7 +64,7 @@ class References:
         if not rewinds or (capture := trial.captures[rewinds[-1]]) is None:
             return None
         rerun = Rerun(capture.request, capture.prompt_ids, capture.seed, PLAIN, forced=capture.kept_ids)
-        replayed = await self._sound.replay(rerun)
+        replayed = await cast(Replayer, self._sound).replay(rerun)
         ids: list[int] = []
         while (delta := await replayed.next()) is not None:
             ids += [token.id for token in delta.tokens]
