@@ -21,7 +21,6 @@ from proxy.bench_guard.tasks import Task
 from proxy.bench_guard.trial import Said, Trial, respond, started
 from proxy.bench_report import Bar, Table
 
-
 Build = Callable[[str], Backend]
 """A backend that is not started yet, with the fault of this name, "" = none."""
 TasksOf = Callable[[bool], Sequence[Task]]
