@@ -1,4 +1,4 @@
-"""The command `specguard`: serve, incidents, bench, check-config.
+"""The command `specguard`: serve, incidents, replay, bench, check-config.
 
 Must not: do work that a library user would need (that is in the modules it calls).
 Invariant: a wrong call or configuration ends with status 2 and one clear line, never with a traceback.
@@ -99,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     from proxy.bench import add_benchmarks
 
     add_benchmarks(commands, _Wide)
+
+    from proxy.replay_cli import add_replay
+
+    add_replay(commands, _Wide, _load)
 
     check = commands.add_parser("check-config", help="check a configuration file and print what it means")
     check.add_argument("config", type=Path, metavar="FILE")

@@ -118,6 +118,18 @@ class Incidents(_Section):
     capture: bool = False
 
 
+class Replay(_Section):
+    """Responses that were rewound are run again to find the layer at fault, while nobody is served for `quiet_s`.
+
+    max_tokens, max_seconds: for all runs of one incident together.
+    """
+
+    automatic: bool = True
+    max_tokens: int = Field(default=1024, ge=64)
+    max_seconds: float = Field(default=30.0, gt=0)
+    quiet_s: float = Field(default=2.0, ge=0)
+
+
 class Log(_Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -130,6 +142,7 @@ class Config(_Section):
     decode: Decode = Decode()
     guard: Guard = Guard()
     incidents: Incidents = Incidents()
+    replay: Replay = Replay()
     log: Log = Log()
     plant: str = ""
 
