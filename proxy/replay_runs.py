@@ -162,7 +162,10 @@ async def _run(
     purse: _Purse,
     texts: dict[int, str],
 ) -> Seen:
-    """One run, up to where the trouble comes again or should have. texts: takes those of its tokens. Raises OutOfBudget, BackendError."""
+    """One run, up to where the trouble comes again or should have. texts: takes those of its tokens.
+
+    Raises OutOfBudget, BackendError.
+    """
     horizon = case.position + 1 + WINDOW
     forced = _forced(capture, horizon, purse.limits.tokens)
     purse.afford(horizon - (len(forced) if setup.mode.speculates else 0))
