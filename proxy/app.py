@@ -21,6 +21,7 @@ from proxy.config import Config
 from proxy.incidents import IncidentStore
 from proxy.server import Handlers, middleware
 from proxy.service import Service
+from proxy.sinks import Sinks
 
 log = structlog.get_logger()
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -66,6 +67,8 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
         ),
         mode=DecodeMode.parse(config.decode.mode),
     )
+    # the store first: what the others do with a record is on its way to disk then
+    service.sinks = Sinks((incidents,))
     handlers = Handlers(service)
     app = web.Application(client_max_size=config.server.max_body_bytes, middlewares=[middleware(service)])
     app[SERVICE] = service

@@ -19,13 +19,15 @@ from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.incidents import IncidentStore
 from proxy.session import GuardedSession
+from proxy.sinks import Sinks
 
 
 @dataclass(slots=True)
 class Service:
     """One running server. settled: set when loading has ended, either way. mode: decode mode of the server.
 
-    shadow: what clean recomputations have shown, of all responses.
+    shadow: what clean recomputations have shown, of all responses. sinks: everybody who hears of incidents, the store
+    first; None = the store alone.
     """
 
     config: Config
@@ -40,6 +42,7 @@ class Service:
     in_flight: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    sinks: Sinks | None = None
 
     def __post_init__(self) -> None:
         self.idle.set()
@@ -86,4 +89,5 @@ class Service:
         if request.sampling.seed is None and self.config.decode.seed >= 0:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
-        return GuardedSession(request, self.backend, self.policy, self.incidents, mode, thinking, self.shadow)
+        sinks = self.sinks or Sinks((self.incidents,))
+        return GuardedSession(request, self.backend, self.policy, sinks, mode, thinking, self.shadow)
