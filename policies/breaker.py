@@ -197,10 +197,12 @@ class Breaker:
         record = self._half_open(key)
         self._records[key] = self._opened(replace(record, confirmed=True), now)
 
-    def gave_up(self, key: Key, now: float, pause_s: float) -> None:
-        """The canary came to no end (a client came, or it showed nothing): as before, and again after `pause_s`."""
+    def gave_up(self, key: Key, now: float, pause_s: float | None = None) -> None:
+        """The canary came to no end or showed nothing: open as before, and again after `pause_s` (None = after the same
+        cool-down)."""
         record = self._half_open(key)
-        self._records[key] = replace(record, state="open", changed=now, until=now + pause_s)
+        pause = self.settings.pause(record.openings) if pause_s is None else pause_s
+        self._records[key] = replace(record, state="open", changed=now, until=now + pause)
 
     def reset(self, prefix: str = "") -> list[Key]:
         """Forgets the records whose key, as written, begins with `prefix`, and tells which."""
