@@ -24,6 +24,7 @@ class Transcript:
         self.context = 0
         self.decode_ms = 0.0
         self.filtered = 0
+        self.drafts: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -46,6 +47,9 @@ class Transcript:
         self.context = step.context
         self.filtered += step.filtered
         self.decode_ms += step.milliseconds
+        if step.drafted:
+            drafted, accepted = self.drafts.get(step.source, (0, 0))
+            self.drafts[step.source] = drafted + step.drafted, accepted + step.accepted
         if step.audit is not None:
             self.audits += 1
             self.mismatches += step.audit.mismatch is not None
