@@ -93,8 +93,12 @@ def start_mode(
     Where not even plain decoding has room, the wanted codec stays, without drafts: it is what can be served at all.
     """
     mode, why = _choose(wanted, context, trust, breaker, possible, fits)
+
+    def with_room(tokens: int) -> DecodeMode:
+        return _choose(wanted, tokens, trust, breaker, possible, lambda _: True)[0]
+
     later = [edge for edge in _turns(wanted, trust) if edge > context]
-    until = next((at - 1 for at in later if _choose(wanted, at, trust, breaker, possible, fits)[0] != mode), None)
+    until = next((at - 1 for at in later if with_room(at) != with_room(context)), None)
     return Start(mode, why, until)
 
 

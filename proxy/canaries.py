@@ -141,7 +141,8 @@ class Canaries:
                 try:
                     answer = await self._ask(key, question, each, last)
                 except (Hung, BackendError) as error:
-                    return ("failed" if each == mode else "gave_up"), f"{question.name} in {each}: {error}"
+                    broke = isinstance(error, Hung) or error.kind == "internal"  # else it was refused, as any may be
+                    return ("failed" if broke and each == mode else "gave_up"), f"{question.name} in {each}: {error}"
                 answers[question.name, each] = answer
                 if answer.fault:
                     return ("failed" if each == mode else "gave_up"), f"{question.name} in {each}: {answer.fault}"

@@ -7,6 +7,7 @@ Invariant: the file is replaced as a whole, so whoever reads it, also after kill
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import threading
 import time
@@ -90,7 +91,7 @@ def write(path: Path, records: Mapping[Key, Record]) -> None:
     """Replaces the file. Raises OSError."""
     file = _File(records=[_row(key, record) for key, record in sorted(records.items())])
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    draft = path.with_name(f"{_draft(path)}{os.getpid()}-{threading.get_ident()}")
     try:
         with draft.open("wb") as out:
             out.write(file.model_dump_json(indent=1).encode())
@@ -122,6 +123,9 @@ class TrustStore:
         except TrustFileProblem as problem:
             self._set_aside(str(problem))
             records = {}
+        for left in self.path.parent.glob(f"{glob.escape(_draft(self.path))}*"):  # by a server that was killed
+            with contextlib.suppress(OSError):
+                left.unlink()
         self._seen = _stamp(self.path)
         return records
 
@@ -186,6 +190,11 @@ class TrustStore:
             set_aside=str(aside),
             consequence="all breakers are closed",
         )
+
+
+def _draft(path: Path) -> str:
+    """How the names of drafts begin."""
+    return f".{path.name}."
 
 
 def _stamp(path: Path) -> Stamp | None:
