@@ -99,6 +99,11 @@ class AutomaticReplay:
         """Somebody else was faster."""
         self._waiting.pop(judgement.id, None)
 
+    async def settled(self) -> None:
+        """Until everything that was closed is judged or given up."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
     async def close(self) -> None:
         """Ends what runs; idempotent."""
         self._closed = True

@@ -86,8 +86,7 @@ async def judged(
         await guarded(backend, request, Sinks((sink, replays)), mode, settings.detectors)
         idle.set()
         async with asyncio.timeout(100):
-            while len(replays):
-                await asyncio.sleep(0.01)
+            await replays.settled()
         if sink.judgements:
             break
     await replays.close()
