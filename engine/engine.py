@@ -198,15 +198,16 @@ class Engine:
             mtp.max_queued = self.model.prefill_rows if "mtp" in options.drafter else MAX_QUEUED
         return turn
 
-    def close(self, turn: Turn) -> None:
-        """Keeps what the turn has committed for prefix reuse, unless an exception left it half changed.
+    def close(self, turn: Turn, keep: bool = True) -> None:
+        """Keeps what the turn has committed for prefix reuse, unless an exception left it half changed or `keep` is
+        False.
 
         Closing a turn again has no effect.
         """
         if turn.closed:
             return
         turn.closed = True
-        if turn.sequence.intact:
+        if keep and turn.sequence.intact:
             self.prefixes.put(turn.sequence)
         else:
             self.prefixes.drop(turn.sequence)

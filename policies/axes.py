@@ -81,8 +81,8 @@ class Seen:
     """What a run showed. said: its tokens from the response's first one on; ended: the last of them ended it.
 
     recurs: the same detector tripped. mismatch: an audited step was unlike plain decoding. dirty: with a full cache,
-    a clean recomputation gave other bits. replaced: tokens that the filter put in place of others. kl: of a clean,
-    full cache from the one in use, nats, the mean over what was checked; None = nothing was.
+    a clean recomputation gave other bits. replaced: tokens that the filter put in place of others. kls: position
+    and KL, in nats, of a clean full cache from the one in use, of each token that was checked.
     cached: positions taken over; prefix: from a `kept` prefix, or one `made` for the run because none was left.
     """
 
@@ -92,19 +92,26 @@ class Seen:
     mismatch: bool = False
     dirty: bool = False
     replaced: int = 0
-    kl: float | None = None
+    kls: tuple[tuple[int, float], ...] = ()
     cached: int = 0
     prefix: Literal["kept", "made", "cold"] = "cold"
     milliseconds: float = 0.0
 
+    @property
+    def kl(self) -> float | None:
+        """The mean over what was checked; None = nothing was."""
+        return sum(kl for _, kl in self.kls) / len(self.kls) if self.kls else None
+
 
 @dataclass(frozen=True, slots=True)
 class AxesVerdict:
-    """culprit None = the trouble did not come again, so nothing is known beyond what was; note: why, for people."""
+    """culprit None = nothing is known beyond what was: the trouble did not come again, or the runs were not finished.
+    note: why, for people."""
 
     culprit: Culprit | None
     certainty: Literal["certain", "likely", "none"]
     note: str
+    finished: bool = True
 
 
 Runs = Mapping[Setup, Seen]
@@ -127,7 +134,7 @@ def conclude(case: Case, runs: Runs, why: str) -> AxesVerdict:
     verdict = judge(case, runs)
     if isinstance(verdict, AxesVerdict):
         return verdict
-    return AxesVerdict(None, "none", f"not finished: {why}")
+    return AxesVerdict(None, "none", f"not finished: {why}", finished=False)
 
 
 def first_difference(one: Sequence[int], other: Sequence[int], *, whole: bool = False) -> int | None:
@@ -156,7 +163,7 @@ def rows(case: Case, runs: Runs) -> tuple[dict[str, Any], ...]:
                 "recurs": _shows(case, seen),
                 "cures": case.setup in runs and _shows(case, runs[case.setup]) and not _shows(case, seen),
                 "audit_mismatch": seen.mismatch,
-                "clean": None if seen.kl is None else not seen.dirty,
+                "clean": None if seen.kl is None or setup.mode.codec != "full" else not seen.dirty,
                 "kl": seen.kl,
                 "replaced": seen.replaced,
                 "milliseconds": round(seen.milliseconds, 1),
@@ -248,11 +255,20 @@ def _audited(case: Case, runs: Runs) -> Setup | AxesVerdict:
         return proven
     if alone not in runs:
         return alone
-    verifying, plain = runs[then].kl, runs[alone].kl
-    if verifying is not None and plain is not None and plain > WRONG_SIDE * verifying:
+    if _is_wrong_side(runs[alone], runs[then]):
         note = "with a full cache they agree; of the two ways to read the codes, that for single rows is the wrong one"
         return AxesVerdict(Culprit.KV, "likely", note)
     return proven
+
+
+def _is_wrong_side(plain: Seen, verifying: Seen) -> bool:
+    """Whether plain decoding is much farther from a clean cache than verify steps are, at the same positions after the
+    same tokens."""
+    alike = first_difference(plain.said, verifying.said)
+    ours, theirs = dict(plain.kls), dict(verifying.kls)
+    both = [at for at in ours.keys() & theirs.keys() if alike is None or at <= alike]
+    far, near = sum(ours[at] for at in both), sum(theirs[at] for at in both)
+    return far > WRONG_SIDE * near
 
 
 def _model(case: Case, baseline: Seen) -> AxesVerdict:

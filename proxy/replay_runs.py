@@ -7,8 +7,8 @@ Invariant: what is kept of a run is what its tokens and steps show; a run that w
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -43,6 +43,9 @@ class Limits:
     seconds: float = 30.0
 
 
+LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """What tripped, and by which rules it was watched. position: index of the token at which the evidence was complete.
@@ -61,11 +64,12 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """verdict.culprit None = the trouble did not come again. rows: the evidence."""
+    """verdict.culprit None = the trouble did not come again. rows: the evidence; texts: of the tokens in all runs."""
 
     verdict: AxesVerdict
     rows: tuple[dict[str, Any], ...]
     milliseconds: float
+    texts: Mapping[int, str] = field(default_factory=dict)
 
 
 class OutOfBudget(Exception):
@@ -81,7 +85,7 @@ async def investigate(
     replayer: Replayer,
     trouble: Trouble,
     capture: Capture,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
     axes: Collection[Axis] = (),
     patience: Callable[[], Awaitable[bool]] = give_up,
     clock: Callable[[], float] = time.monotonic,
@@ -92,13 +96,13 @@ async def investigate(
     """
     case = case_of(trouble, capture)
     runs: dict[Setup, Seen] = {}
-    purse = _Purse(limits, clock)
+    purse, texts = _Purse(limits, clock), dict[int, str]()
     while True:
         wanted = judge(case, runs, axes)
         if isinstance(wanted, AxesVerdict):
-            return Judged(wanted, rows(case, runs), purse.milliseconds)
+            return Judged(wanted, rows(case, runs), purse.milliseconds, texts)
         try:
-            runs[wanted] = await _run(replayer, trouble, capture, case, wanted, purse)
+            runs[wanted] = await _run(replayer, trouble, capture, case, wanted, purse, texts)
             continue
         except Preempted:
             if await patience():
@@ -110,7 +114,7 @@ async def investigate(
             if not runs:
                 raise
             why = f"{wanted.mode} cannot be run: {error}"
-        return Judged(conclude(case, runs, why), rows(case, runs), purse.milliseconds)
+        return Judged(conclude(case, runs, why), rows(case, runs), purse.milliseconds, texts)
 
 
 def case_of(trouble: Trouble, capture: Capture) -> Case:
@@ -149,8 +153,19 @@ class _Purse:
         return now
 
 
-async def _run(replayer: Replayer, trouble: Trouble, capture: Capture, case: Case, setup: Setup, purse: _Purse) -> Seen:
-    """One run, up to where the trouble comes again or should have. Raises OutOfBudget, BackendError."""
+async def _run(
+    replayer: Replayer,
+    trouble: Trouble,
+    capture: Capture,
+    case: Case,
+    setup: Setup,
+    purse: _Purse,
+    texts: dict[int, str],
+) -> Seen:
+    """One run, up to where the trouble comes again or should have. texts: takes those of its tokens.
+
+    Raises OutOfBudget, BackendError.
+    """
     horizon = case.position + 1 + WINDOW
     forced = _forced(capture, horizon, purse.limits.tokens)
     purse.afford(horizon - (len(forced) if setup.mode.speculates else 0))
@@ -163,7 +178,7 @@ async def _run(replayer: Replayer, trouble: Trouble, capture: Capture, case: Cas
         reuse=capture.cached_tokens if setup.cached else 0,
         filtered=setup.filtered,
         forced=forced,
-        check_every=CHECK_EVERY if _is_checked(setup, case) else 0,
+        check_every=_checks(setup, case),
     )
     started = at = purse.now()
     try:
@@ -175,6 +190,7 @@ async def _run(replayer: Replayer, trouble: Trouble, capture: Capture, case: Cas
                 if delta is None:
                     break
                 watched.feed(delta)
+                texts.update((token.id, token.text) for token in delta.tokens if token.text)
                 at = purse.spend(0 if delta.position < len(forced) else len(delta.tokens), at)
         finally:
             await replayed.close()
@@ -193,9 +209,13 @@ def _forced(capture: Capture, horizon: int, tokens: int) -> tuple[int, ...]:
     return capture.kept_ids[: max(stretch, horizon - tokens // _SHARE, 0)]
 
 
-def _is_checked(setup: Setup, case: Case) -> bool:
-    """The baseline is, because it is trusted; codes are, because they may be wrong without changing a token."""
-    return setup == BASELINE or setup.mode.codec != "full" or case.detector == "drift.shadow"
+def _checks(setup: Setup, case: Case) -> int:
+    """Tokens between two checks. The baseline has some, because it is trusted; codes, because they may be wrong without
+    changing a token; and a mismatch over codes asks which of two kernels is right, step by step."""
+    if case.detector == "drift.audit" and setup.mode.codec != "full":
+        return 1
+    checked = setup == BASELINE or setup.mode.codec != "full" or case.detector == "drift.shadow"
+    return CHECK_EVERY if checked else 0
 
 
 class _Watched:
@@ -211,13 +231,15 @@ class _Watched:
         self._trouble, self._full = trouble, codec == "full"
         self._recurs = self._mismatch = self._dirty = self._ended = False
         self._replaced = 0
-        self._kls: list[float] = []
+        self._kls: list[tuple[int, float]] = []
         self.said: list[int] = []
 
     @property
     def over(self) -> bool:
         """Nothing that comes could tell more."""
-        return self._recurs or self._mismatch or self._ended
+        if self._mismatch:
+            return self._full or self._ended  # over codes it has to be found out which side is wrong
+        return self._recurs or self._ended
 
     def feed(self, delta: Delta) -> None:
         """Takes one step."""
@@ -226,7 +248,7 @@ class _Watched:
             self._mismatch |= step.audit.mismatch is not None
             self._note(audit_finding(delta.position, step.audit.rows, step.audit.mismatch, step.audit.max_abs_diff))
         if step.shadow is not None and step.shadow.kl != float("inf"):  # numbers that are none have their own detector
-            self._kls.append(step.shadow.kl)
+            self._kls.append((step.shadow.position, step.shadow.kl))
             self._dirty |= self._full and not step.shadow.identical
         self._note(self._drift.feed(delta.position, delta.tokens, step))
         self._replaced += step.filtered
@@ -246,7 +268,7 @@ class _Watched:
             mismatch=self._mismatch,
             dirty=self._dirty,
             replaced=self._replaced,
-            kl=sum(self._kls) / len(self._kls) if self._kls else None,
+            kls=tuple(self._kls),
             cached=reused,
             prefix=prefix,
             milliseconds=milliseconds,

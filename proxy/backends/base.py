@@ -8,7 +8,7 @@ the device within one step, and a rewind never races with a step.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from policies.modes import DecodeMode
 from proxy.conversation import ChatRequest, Message, Tool
@@ -259,6 +259,7 @@ class Replayed(Protocol):
         """Releases everything; nothing of it is kept."""
 
 
+@runtime_checkable
 class Replayer(Protocol):
     """What some backends can do besides."""
 

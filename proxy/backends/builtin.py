@@ -192,12 +192,21 @@ class BuiltinBackend:
         """The turn's next step, in one forward with those of other turns."""
         return await asyncio.wrap_future(self._worker.step(turn))
 
-    async def closed(self, turn: Turn) -> None:
+    async def memory(self) -> dict[str, int]:
+        """Bytes of live tensors by what they hold, between two steps."""
+        report = await self.run(self.engine.memory)
+        return {"weights": report.weights, "sequences": report.sequences}
+
+    def fits(self, mode: DecodeMode, tokens: int) -> bool:
+        """Whether the cache of a new sequence of so many tokens has room now."""
+        return self.engine.can_fit(mode.codec, tokens)
+
+    async def closed(self, turn: Turn, keep: bool = True) -> None:
         """A generation is over: its sequence goes back for prefix reuse, behind any step that still runs."""
         self._queue.leave()
         self._worker.forget(turn)
         with contextlib.suppress(RuntimeError):  # the worker is shut down already
-            await asyncio.shield(self.run(self.engine.close, turn))
+            await asyncio.shield(self.run(self.engine.close, turn, keep))
 
     def _submit(self, call: Callable[..., None], *arguments: Any) -> None:
         """Runs a call on the worker thread, behind what is queued there; nobody waits for it."""
@@ -330,6 +339,12 @@ class BuiltinGeneration:
         if not self._closed:
             self._closed = True
             await self._backend.closed(self._turn)
+
+    async def discard(self) -> None:
+        """Closes, and keeps nothing for prefix reuse."""
+        if not self._closed:
+            self._closed = True
+            await self._backend.closed(self._turn, keep=False)
 
 
 def _close_opened(engine: Engine, opening: Future[Turn]) -> None:

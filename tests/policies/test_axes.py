@@ -28,6 +28,7 @@ SOUND = (1, 2, 3, 4, 5, 6, 7, 8)
 LOOP = (1, 2, 9, 9, 9, 9, 9, 9)
 FAST = Setup(DecodeMode("mtp+ngram"))
 EVERYTHING = Setup(DecodeMode("mtp+ngram", "k4v4"), cached=True, filtered=True)
+CLEAN = ((2, 0.0),)
 World = Callable[[Setup], Seen]
 
 
@@ -40,8 +41,8 @@ def world(trouble: Callable[[Setup], bool], **changes: object) -> World:
 
     def run(setup: Setup) -> Seen:
         if trouble(setup):
-            return replace(Seen(LOOP, recurs=True, kl=0.0), **changes)  # type: ignore[arg-type]
-        return Seen(SOUND, kl=0.0)
+            return replace(Seen(LOOP, recurs=True, kls=CLEAN), **changes)  # type: ignore[arg-type]
+        return Seen(SOUND, kls=CLEAN)
 
     return run
 
@@ -66,7 +67,7 @@ def test_the_model_is_known_after_one_run() -> None:
 
 
 def test_without_a_look_at_its_cache_the_model_is_not_certain() -> None:
-    assert blamed(case(), world(lambda setup: True, kl=None)) == (Culprit.MODEL, "likely", 1)
+    assert blamed(case(), world(lambda setup: True, kls=())) == (Culprit.MODEL, "likely", 1)
     assert blamed(case(exact=False), world(lambda setup: True)) == (Culprit.MODEL, "likely", 1)
 
 
@@ -127,14 +128,14 @@ def test_a_false_alarm_in_a_sound_engine_blames_no_layer() -> None:
 
 def test_bits_that_differ_convict_before_tokens_do() -> None:
     given = case(FAST, "drift.shadow", said=SOUND)
-    found = blamed(given, lambda s: Seen(SOUND, recurs=s.mode.speculates, dirty=s.mode.speculates, kl=0.0))
+    found = blamed(given, lambda s: Seen(SOUND, recurs=s.mode.speculates, dirty=s.mode.speculates, kls=CLEAN))
     assert found == (Culprit.SPECULATION, "certain", 2)
 
 
 def test_the_same_words_are_the_same_trouble_though_no_detector_speaks() -> None:
-    assert blamed(case(FAST), lambda s: Seen(LOOP, kl=0.0)) == (Culprit.MODEL, "certain", 1)
+    assert blamed(case(FAST), lambda s: Seen(LOOP, kls=CLEAN)) == (Culprit.MODEL, "certain", 1)
     shorter = case(FAST, said=LOOP[:3])  # not known up to where it was found
-    assert blamed(shorter, lambda s: Seen(LOOP, kl=0.0))[0] is None
+    assert blamed(shorter, lambda s: Seen(LOOP, kls=CLEAN))[0] is None
 
 
 def test_what_only_all_changes_cure_has_no_single_culprit() -> None:
@@ -157,7 +158,7 @@ def test_an_inexact_backend_never_makes_anything_certain() -> None:
 
 def audited(setup: Setup, mismatch: Callable[[Setup], bool], kl: Callable[[Setup], float] = lambda s: 0.01) -> object:
     given = case(setup, "drift.audit")
-    return blamed(given, lambda s: Seen(SOUND, recurs=mismatch(s), mismatch=mismatch(s), kl=kl(s)))
+    return blamed(given, lambda s: Seen(SOUND, recurs=mismatch(s), mismatch=mismatch(s), kls=((2, kl(s)),)))
 
 
 def test_a_mismatch_convicts_speculation() -> None:
@@ -216,7 +217,7 @@ def test_every_setup_of_any_case_comes_to_a_verdict() -> None:
 
 def test_runs_that_cannot_be_finished_say_so() -> None:
     verdict = conclude(case(), {BASELINE: Seen(SOUND)}, "the budget is used up")
-    assert verdict == AxesVerdict(None, "none", "not finished: the budget is used up")
+    assert verdict == AxesVerdict(None, "none", "not finished: the budget is used up", finished=False)
     assert conclude(case(), {BASELINE: Seen(LOOP, recurs=True)}, "").culprit is Culprit.MODEL
 
 
