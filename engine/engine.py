@@ -33,7 +33,7 @@ from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
 from engine.planted_codecs import coded_caches
 from engine.prefix import PrefixStore
-from engine.reports import MemoryReport, StepReport
+from engine.reports import MemoryReport, RewindReport, StepReport
 from engine.sampler import SamplingParams
 from engine.selftest import SelfTest, self_test
 from engine.sequence import Sequence as TokenSequence
@@ -201,6 +201,11 @@ class Engine:
             self.prefixes.put(turn.sequence)
         else:
             self.prefixes.drop(turn.sequence)
+
+    def rewind(self, turn: Turn, position: int, drafter: str, codec: str) -> RewindReport:
+        """`Turn.rewind` after its cache was accused: neither this turn nor a later one goes on from what is stored."""
+        self.prefixes.distrust(turn.sequence.codec)
+        return turn.rewind(position, drafter, trusted=True, codec=codec, clean=True)
 
     def _new_sequence(self) -> TokenSequence:
         sequence = TokenSequence(self.model)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from engine.audit import audit_step
+from engine.cache_audit import CacheAudit, misread
 from engine.codecs.spec import FULL
 from engine.constraint import ChosenFrom, Constraint, Filtered, cut, filtered
 from engine.detokenizer import StreamDetokenizer
@@ -22,7 +23,7 @@ from engine.faults import Fault
 from engine.model import Rows
 from engine.penalties import Penalties
 from engine.planting import Planted
-from engine.reports import AuditReport, EndReason, RewindReport, ShadowReport, StepReport, TokenReport
+from engine.reports import AuditReport, CacheReport, EndReason, RewindReport, ShadowReport, StepReport, TokenReport
 from engine.sampler import MAX_TOP, Choice, SamplingParams, choose
 from engine.sequence import Sequence
 from engine.shadow_check import ShadowCheck
@@ -101,6 +102,7 @@ class Turn:
         self.options = options
         self.fault = fault
         self._planted = Planted(fault)
+        self._cache_audit = CacheAudit()
         self._shadow = ShadowCheck(sequence.model, tokenizer.vocab_size)
         self._next_shadow = options.shadow_every
         self.drafter = options.drafter
@@ -134,6 +136,7 @@ class Turn:
         source, drafts = self._draft(self._room() - 1)
         if self._constraint is not None:
             drafts = cut(self._constraint, drafts)
+        self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
         return Draft(source, drafts)
 
     def accept(self, draft: Draft, rows: Rows, started: float) -> StepReport:
@@ -148,15 +151,17 @@ class Turn:
         found = self._choose(rows.logits, first, drafts)
         choice = found.choice
         shadow = self._shadow_check(position, rows.logits[0])
+        cache = self._cache_audit.look(sequence.state.kv, sequence.length)
         accepted = accepted_run(choice.ids, drafts)
         new, tokens, end, stop = self._cut(choice, accepted + 1)
         audit: AuditReport | None = None
         dead: str | None = None
         if drafts:
-            if self._audit_is_due():
-                audit = audit_step(sequence.model, sequence.state, [sequence.tokens[-1], *new[:-1]], rows)
+            if self._audit_is_due() or (cache is not None and cache.misread):
+                audit, cache = self._audit([sequence.tokens[-1], *new[:-1]], rows, cache)
             self.verify_steps += 1
             dead = self._feedback(draft.source, len(drafts), accepted, new)
+        sequence.sound = sequence.sound and (cache is None or not cache.faults)
         sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
         self._planted.after_commit(sequence.state.kv, sequence.length, len(new), position)
         self.penalties.extend(new)
@@ -178,6 +183,7 @@ class Turn:
             dead_end=found.dead_end is not None and found.dead_end < len(new),
             expected=tuple(p for p in choice.expected[: len(new)] if p is not None),
             shadow=shadow,
+            cache=cache,
         )
 
     def _choose(self, logits: Tensor, first: int, drafts: list[int]) -> Filtered:
@@ -191,10 +197,13 @@ class Turn:
         choice = choose(logits, positions, sampling, valid, adjusted, top)
         return filtered(self._constraint, choice, drafts, ChosenFrom(logits, first, sampling, valid, adjusted, top))
 
-    def rewind(self, position: int, drafter: str, *, trusted: bool, codec: str | None = None) -> RewindReport:
+    def rewind(
+        self, position: int, drafter: str, *, trusted: bool, codec: str | None = None, clean: bool = False
+    ) -> RewindReport:
         """Keeps the first `position` generated tokens and continues with `drafter`; works after the end too.
 
-        trusted: rebuild the state from a point that no verify step has touched. codec: `full` to leave a compressed
+        trusted: rebuild the state from a point that no verify step has touched. clean: take nothing over from the
+        present caches, which may be damaged. codec: `full` to leave a compressed
         cache as far as that fits (engine.fallback), None = as it is. Raises ValueError if `position` is
         not between 0 and the number of generated tokens, or is behind the last token of a turn that has ended.
         """
@@ -206,7 +215,8 @@ class Turn:
         started = time.perf_counter()
         discarded = self.generated[position:]
         sequence, length = self.sequence, self.prompt_tokens + position - 1
-        back = fall_back(sequence, length, codec or sequence.codec, trusted=trusted)
+        back = fall_back(sequence, length, codec or sequence.codec, trusted=trusted, clean=clean)
+        self._cache_audit = CacheAudit()
         self.penalties.forget(discarded)
         if self.options.constraint is not None:
             self._constraint = self.options.constraint.clone()
@@ -260,6 +270,20 @@ class Turn:
         if pacer.feedback(source, drafted, accepted):
             return source
         return SHORT if hint_died else None
+
+    def _audit(
+        self, tokens: list[int], rows: Rows, cache: CacheReport | None
+    ) -> tuple[AuditReport | None, CacheReport | None]:
+        """Where a block and its rows alone differ, and codes are read, either may be the one at fault: a second reading
+        of the single row decides who is accused."""
+        sequence = self.sequence
+        audit = audit_step(sequence.model, sequence.state, tokens, rows)
+        if audit.mismatch is None or cache is None:
+            return audit, cache
+        found = misread(sequence.model, sequence.state, tokens[: audit.mismatch + 1], sequence.length + audit.mismatch)
+        if found:
+            return None, replace(cache, faults=(*cache.faults, *found))
+        return audit, replace(cache, faults=tuple(fault for fault in cache.faults if fault.check != "reading"))
 
     def _audit_is_due(self) -> bool:
         every = self.options.audit_every

@@ -25,6 +25,9 @@ class DriftSettings:
     broken codec shows. agreement_alpha: chance per test that a sound engine is convicted; agreement_beta: chance per
     test that a broken one is acquitted (the next test begins at once, so it only costs time).
 
+    cosines, entropies: least mean cosine of coded vectors and least bits per code, by bits per coordinate; below them
+    the rotation has failed, or the model's vectors are such that it cannot help. coded_vectors: so many must be seen.
+
     calibration_tokens: mean tokens between two false convictions of each calibration test: proven, not estimated, so
     that all three together stay below one in 10^6 tokens. sharpening: assumed drift as a share of the largest likely
     one; .5 loses little against a full one and still sees a fault in half of the steps. odds: by how much the odds of
@@ -51,6 +54,11 @@ class DriftSettings:
     agreement_drop: float = 0.10
     agreement_alpha: float = 1e-3
     agreement_beta: float = 0.05
+    cosines: Mapping[int, float] = field(
+        default_factory=lambda: MappingProxyType({2: 0.85, 3: 0.95, 4: 0.98, 8: 0.998})
+    )
+    entropies: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({2: 1.5, 4: 3.0}))
+    coded_vectors: int = 128
     calibration_tokens: float = 1e7
     sharpening: float = 0.5
     odds: float = 3.0
@@ -80,12 +88,18 @@ class DriftSettings:
                 raise ValueError(f"agreement: {key} must be above agreement_drop and below 1, not {rate}")
         if self.agreement_alpha + self.agreement_beta >= 1:
             raise ValueError("agreement_alpha: together with agreement_beta it must be below 1")
+        for bits, least in self.cosines.items():
+            if not 0 < least < 1:
+                raise ValueError(f"cosines: of {bits} bits must be between 0 and 1, both excluded, not {least}")
+        for bits, least in self.entropies.items():
+            if not 0 < least < bits:
+                raise ValueError(f"entropies: of {bits} bits must be between 0 and {bits}, both excluded, not {least}")
         if self.validity_drop >= self.validity_baseline:
             raise ValueError(f"validity_drop: must be below validity_baseline, not {self.validity_drop}")
         for name in ("calibration_tokens", "odds"):
             if not getattr(self, name) > 1:
                 raise ValueError(f"{name}: must be above 1, not {getattr(self, name)}")
-        for name in ("collapse_tokens", "saturation_drafts", "dead_drafts", "validity_calls"):
+        for name in ("collapse_tokens", "saturation_drafts", "dead_drafts", "validity_calls", "coded_vectors"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}: must be at least 2, not {getattr(self, name)}")
         for name in ("collapse_entropy", "saturation_entropy"):
