@@ -14,10 +14,10 @@ from detectors.drift.sprt import ShadowAgreement
 from policies.modes import DecodeMode
 from policies.policy import Policy
 from proxy.backends.base import Backend
-from proxy.config import Config
+from proxy.config import Config, config_sha256
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
-from proxy.incidents import IncidentStore
+from proxy.incidents import IncidentStore, Origin
 from proxy.session import GuardedSession
 
 
@@ -40,9 +40,11 @@ class Service:
     in_flight: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    origin: Origin = field(init=False)
 
     def __post_init__(self) -> None:
         self.idle.set()
+        self.origin = Origin(config_sha256(self.config))
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -86,4 +88,6 @@ class Service:
         if request.sampling.seed is None and self.config.decode.seed >= 0:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
-        return GuardedSession(request, self.backend, self.policy, self.incidents, mode, thinking, self.shadow)
+        return GuardedSession(
+            request, self.backend, self.policy, self.incidents, mode, thinking, self.shadow, origin=self.origin
+        )
