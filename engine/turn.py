@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor
 
-from engine.audit import audit_step
+from engine.audit import Auditor, AuditPlan, Step
 from engine.codecs.spec import FULL
 from engine.constraint import ChosenFrom, Constraint, Filtered, cut, filtered
 from engine.detokenizer import StreamDetokenizer
@@ -21,11 +22,13 @@ from engine.fallback import fall_back
 from engine.faults import Fault
 from engine.model import Rows
 from engine.penalties import Penalties
+from engine.planted_steps import PlantedSteps
 from engine.planting import Planted
-from engine.reports import AuditReport, EndReason, RewindReport, ShadowReport, StepReport, TokenReport
-from engine.sampler import MAX_TOP, Choice, SamplingParams, choose
+from engine.reports import EndReason, RewindReport, ShadowReport, StepReport, TokenReport
+from engine.sampler import MAX_TOP, Choice, SamplingParams, choose, pick
 from engine.sequence import Sequence
 from engine.shadow_check import ShadowCheck
+from engine.state import SequenceState
 from engine.stops import StopMatcher
 from engine.tokenizer import Tokenizer
 from engine.verify import accepted_run
@@ -95,19 +98,21 @@ class Turn:
         options: TurnOptions,
         fault: Fault | None = None,
         marks: Tokens[int] = (),
+        plan: AuditPlan | None = None,
     ) -> None:
+        """plan: of the engine, None = this turn is audited as an engine's first one."""
         self.sequence = sequence
         self.tokenizer = tokenizer
         self.options = options
         self.fault = fault
-        self._planted = Planted(fault)
+        self._planted, self._planted_steps = Planted(fault), PlantedSteps(fault)
+        self._auditor = Auditor(sequence.model, options.audit_every, plan or AuditPlan(), self._written)
         self._shadow = ShadowCheck(sequence.model, tokenizer.vocab_size)
         self._next_shadow = options.shadow_every
         self.drafter = options.drafter
         self.prompt_tokens = len(prompt)
         self.penalties = Penalties(options.sampling, tokenizer.vocab_size, prompt, sequence.model.device)
         self.cached_tokens = sequence.begin(prompt, marks)
-        self.verify_steps = 0
         self._unused: list[int] = []
         self._constraint = None if options.constraint is None else options.constraint.clone()
         self.ended = False
@@ -150,15 +155,15 @@ class Turn:
         shadow = self._shadow_check(position, rows.logits[0])
         accepted = accepted_run(choice.ids, drafts)
         new, tokens, end, stop = self._cut(choice, accepted + 1)
-        audit: AuditReport | None = None
-        dead: str | None = None
-        if drafts:
-            if self._audit_is_due():
-                audit = audit_step(sequence.model, sequence.state, [sequence.tokens[-1], *new[:-1]], rows)
-            self.verify_steps += 1
-            dead = self._feedback(draft.source, len(drafts), accepted, new)
+        dead = self._feedback(draft.source, len(drafts), accepted, new) if drafts else None
+        block = [sequence.tokens[-1], *new[:-1]]
+        chosen = partial(self._chosen, first=first, new=new, replaced=found.replaced)
+        self._auditor.before_commit(sequence.state, Step(block, rows, new, len(drafts), chosen))
+        self._planted_steps.before_commit(sequence.state, len(new))
         sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
+        self._planted_steps.after_commit(sequence.state)
         self._planted.after_commit(sequence.state.kv, sequence.length, len(new), position)
+        audit = self._auditor.after_commit(sequence.state)
         self.penalties.extend(new)
         self.ended = end is not None
         return StepReport(
@@ -214,6 +219,7 @@ class Turn:
                 self._constraint.advance(token)
         self.drafter = drafter
         self._shadow.reset()
+        self._auditor.rewound()
         self._next_shadow = position + self.options.shadow_every
         self.ended = False
         self._restart_text()
@@ -261,9 +267,16 @@ class Turn:
             return source
         return SHORT if hint_died else None
 
-    def _audit_is_due(self) -> bool:
-        every = self.options.audit_every
-        return every > 0 and self.verify_steps % every == 0
+    def _chosen(self, logits: Tensor, *, first: int, new: Tokens[int], replaced: Tokens[int]) -> list[int | None]:
+        """What the sampler chooses from recomputed rows; None where the constraint has chosen. The new tokens are not
+        part of the history yet."""
+        adjusted = self.penalties.adjust(logits, new[:-1])
+        positions = range(first, first + len(new))
+        ids = pick(logits, positions, self.options.sampling, self.tokenizer.vocab_size, adjusted).tolist()
+        return [None if row in replaced else int(token) for row, token in enumerate(ids)]
+
+    def _written(self, state: SequenceState, count: int) -> None:
+        self._planted.after_write(state.kv, state.length, count)
 
     def _shadow_check(self, position: int, logits: Tensor) -> ShadowReport | None:
         """logits: of the step's first row, which saw nothing but what is committed."""
