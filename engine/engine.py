@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from engine.audit import AuditPlan
 from engine.checks import CacheChecks
 from engine.codecs.packing import MULTIPLE
 from engine.codecs.spec import CODECS, DEFAULT, FULL, check_codec
@@ -88,6 +89,7 @@ class Engine:
         self.prefixes = PrefixStore(self._new_sequence, options.keep, options.keep_bytes)
         self.shadows = ShadowBudget(options.shadow_bytes) if options.shadow_bytes else None
         self.checks = CacheChecks()
+        self.plan = AuditPlan()
         self.budget = Budget(self.model.device, options.cache_bytes)
         self.max_blocks = 1
         self.costs: Costs = TYPICAL
@@ -179,7 +181,7 @@ class Engine:
         self.model.make_coded = coded_caches(self.options.fault)
         sequence = self.prefixes.take(prompt, options.codec)
         try:
-            turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
+            turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks, self.plan)
         except BaseException:
             self.prefixes.drop(sequence)
             raise

@@ -11,6 +11,7 @@ from typing import Literal
 
 EndReason = Literal["stop", "stop_sequence", "length"]
 Side = Literal["keys", "values", "both"]
+Compared = Literal["rows", "choice", "state", "prefix"]
 Level = Literal["L0", "L1", "L2", "L3"]
 """How far a fall back goes; see engine.fallback."""
 
@@ -49,11 +50,16 @@ class TokenReport:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """A verify step recomputed row by row. mismatch: first row whose logits or hidden state differ in any bit."""
+    """A verify step recomputed row by row. mismatch: first row that differs in any bit, in what `compared` says.
+
+    compared: `rows` = logits and hidden states; `choice` = the tokens that were taken; `state` = what the rows before
+    have left behind; `prefix` = a part of a prefix that was taken over. See engine.audit.
+    """
 
     rows: int
     mismatch: int | None
     max_abs_diff: float
+    compared: Compared = "rows"
 
 
 @dataclass(frozen=True, slots=True)

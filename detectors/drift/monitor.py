@@ -170,9 +170,11 @@ class DriftMonitor:
         sample = step.shadow
         if sample is None:
             return []
-        found = self._shadow.feed(sample.position, self._codec, step.context, sample.agrees)
+        place = sample.position, self._codec, step.context
+        found = self._shadow.feed(*place, sample.agrees)
+        diverges = self._shadow.divergence.feed(*place, sample.kl)
         if self._exact and self._codec == "full" and not sample.identical:
             evidence = {"kl": sample.kl, "agrees": sample.agrees}
             reason = "a clean recomputation gives other bits"
             return [Finding("drift.shadow", Grade.FALLBACK, "engine", sample.position, 0, reason, evidence)]
-        return [] if found is None else [found]
+        return [each for each in (diverges, found) if each is not None]

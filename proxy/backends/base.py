@@ -95,11 +95,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """A verify step recomputed row by row and compared bitwise. mismatch: index of the first differing row or None."""
+    """A verify step recomputed row by row and compared bitwise. mismatch: index of the first differing row or None;
+    compared: what differed there: `rows`, `choice`, `state` or `prefix`, see engine.audit."""
 
     rows: int
     mismatch: int | None
     max_abs_diff: float = 0.0
+    compared: str = "rows"
 
 
 @dataclass(frozen=True, slots=True)

@@ -352,7 +352,7 @@ def _as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[in
             accepted=step.accepted,
             milliseconds=step.milliseconds,
             context=step.context,
-            audit=Audit(audit.rows, audit.mismatch, audit.max_abs_diff) if audit else None,
+            audit=Audit(audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared) if audit else None,
             dead_drafter=step.dead_drafter,
             filtered=step.filtered,
             expected=step.expected,
