@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from engine.audit import AuditPlan
 from engine.checks import CacheChecks
 from engine.codecs.packing import MULTIPLE
 from engine.codecs.spec import CODECS, DEFAULT, FULL, check_codec
@@ -33,7 +34,7 @@ from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
 from engine.planted_codecs import coded_caches
 from engine.prefix import PrefixStore
-from engine.reports import MemoryReport, StepReport
+from engine.reports import MemoryReport, RewindReport, StepReport
 from engine.sampler import SamplingParams
 from engine.selftest import SelfTest, self_test
 from engine.sequence import Sequence as TokenSequence
@@ -88,6 +89,7 @@ class Engine:
         self.prefixes = PrefixStore(self._new_sequence, options.keep, options.keep_bytes)
         self.shadows = ShadowBudget(options.shadow_bytes) if options.shadow_bytes else None
         self.checks = CacheChecks()
+        self.plan = AuditPlan()
         self.budget = Budget(self.model.device, options.cache_bytes)
         self.max_blocks = 1
         self.costs: Costs = TYPICAL
@@ -191,7 +193,7 @@ class Engine:
         self, sequence: TokenSequence, prompt: Sequence[int], options: TurnOptions, marks: Sequence[int] = ()
     ) -> Turn:
         """A turn on a sequence that the caller owns; `open` for everybody else."""
-        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
+        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks, self.plan)
         mtp = sequence.drafters.get("mtp")
         if isinstance(mtp, MtpDrafter):
             mtp.sampling, mtp.penalties = options.sampling, turn.penalties
@@ -211,6 +213,11 @@ class Engine:
             self.prefixes.put(turn.sequence)
         else:
             self.prefixes.drop(turn.sequence)
+
+    def rewind(self, turn: Turn, position: int, drafter: str, codec: str) -> RewindReport:
+        """`Turn.rewind` after its cache was accused: neither this turn nor a later one goes on from what is stored."""
+        self.prefixes.distrust(turn.sequence.codec)
+        return turn.rewind(position, drafter, trusted=True, codec=codec, clean=True)
 
     def _new_sequence(self) -> TokenSequence:
         self.model.make_coded = coded_caches(self.options.fault)  # not sooner: the self-test is about the engine

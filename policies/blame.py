@@ -58,6 +58,7 @@ class Blame:
     """One comparison. start: index of the first discarded token; began: first token that the finding accuses.
 
     exact: the backend passed its bitwise self-test. audited: a recomputed step already proved the fault.
+    proven: whose fault the finding itself proves.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Blame:
         began: int,
         exact: bool,
         audited: bool = False,
+        proven: Culprit | None = None,
     ) -> None:
         self._before = before
         self._start = start
@@ -77,7 +79,7 @@ class Blame:
         self._difference: int | None = None
         self._whole = start <= began
         self._exact = exact
-        self._audited = audited
+        self._proven = Culprit.SPECULATION if audited else proven
         self._recurred = False
 
     @property
@@ -113,8 +115,8 @@ class Blame:
         )
 
     def _judge(self) -> tuple[Culprit, Literal["certain", "likely", "none"]]:
-        if self._audited:
-            return Culprit.SPECULATION, "certain"
+        if self._proven is not None:
+            return self._proven, "certain"
         if self._difference is not None:
             if not self._before.speculates:
                 return (Culprit.UNKNOWN, "none") if self._before.codec == "full" else (Culprit.KV, "likely")

@@ -37,7 +37,10 @@ from proxy.backends.base import (
     Audit,
     BackendError,
     BadPrompt,
+    CacheFault,
+    CacheHealth,
     Capabilities,
+    Coding,
     ContextTooLong,
     Delta,
     Drawn,
@@ -327,6 +330,8 @@ class BuiltinGeneration:
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
         def call() -> reports.RewindReport:
+            if rebuild == "clean":
+                return self._backend.engine.rewind(self._turn, position, mode.drafter, mode.codec)
             return self._turn.rewind(position, mode.drafter, trusted=rebuild == "trusted", codec=mode.codec)
 
         report = await self._backend.run(call)
@@ -362,6 +367,14 @@ def _as_token(token: reports.TokenReport, to_bytes: Callable[[int], bytes] | Non
     return Token(token.id, token.text, *numbers, to_bytes(token.id), top, drawn)
 
 
+def _as_health(cache: reports.CacheReport) -> CacheHealth:
+    def coding(side: reports.CodingReport | None) -> Coding | None:
+        return Coding(side.bits, side.vectors, side.cosine, side.entropy) if side else None
+
+    faults = tuple(CacheFault(f.check, f.layer, f.side, f.row, f.measured, f.limit) for f in cache.faults)
+    return CacheHealth(faults, cache.rows, coding(cache.keys), coding(cache.values), cache.sigma)
+
+
 def _as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[int], bytes] | None) -> Delta:
     audit, shadow = step.audit, step.shadow
     return Delta(
@@ -374,11 +387,12 @@ def _as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[in
             accepted=step.accepted,
             milliseconds=step.milliseconds,
             context=step.context,
-            audit=Audit(audit.rows, audit.mismatch, audit.max_abs_diff) if audit else None,
+            audit=Audit(audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared) if audit else None,
             dead_drafter=step.dead_drafter,
             filtered=step.filtered,
             expected=step.expected,
             shadow=Shadow(shadow.position, shadow.agrees, shadow.identical, shadow.kl) if shadow else None,
+            cache=_as_health(step.cache) if step.cache else None,
         ),
         end=step.end,
         stop_sequence=step.stop_sequence,
