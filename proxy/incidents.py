@@ -47,6 +47,8 @@ class Incident:
     """Opened when something trips. Positions are indices into the response's tokens; context in tokens.
 
     texts: what the model and the guard wrote; kept only where prompts are.
+    rule, override: of the policy, by name, "" = none; situation: `policies.policy.Situation` that was decided in, empty
+    before the first token.
     """
 
     id: str
@@ -78,6 +80,9 @@ class Incident:
     drafts: Mapping[str, Any] = field(default_factory=dict)
     capabilities: Mapping[str, Any] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    rule: str = ""
+    override: str = ""
+    situation: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

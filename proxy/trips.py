@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import structlog
 
@@ -18,7 +19,7 @@ from detectors.finding import Finding
 from detectors.mended_call import MendedCall
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
-from policies.policy import Decision, End, Repair, Rewind, Start
+from policies.policy import Decision, End, Repair, Rewind, Situation, Start
 from proxy.backends.base import Backend, Generation, RewindReport
 from proxy.conversation import ChatRequest
 from proxy.incidents import Action, Closure, Incident, IncidentSink, Outcome, new_incident_id
@@ -41,10 +42,13 @@ class _Trip:
 
 
 class Trips:
-    """Of one response. Positions are indices into its tokens."""
+    """Of one response. Positions are indices into its tokens. override: name of the policy's, "" = none."""
 
-    def __init__(self, request: ChatRequest, backend: Backend, generation: Generation, sink: IncidentSink) -> None:
+    def __init__(
+        self, request: ChatRequest, backend: Backend, generation: Generation, sink: IncidentSink, override: str = ""
+    ) -> None:
         self._request, self._backend, self._generation, self._sink = request, backend, generation, sink
+        self._override = override
         self._exact = backend.capabilities.exactness == "bitwise"
         self._trips: list[_Trip] = []
         self._comparing: Blame | None = None
@@ -62,15 +66,17 @@ class Trips:
         transcript: Transcript,
         lost: tuple[int, ...] = (),
         mended: MendedCall | None = None,
+        situation: Situation | None = None,
     ) -> None:
-        """Records a trip before it is acted on. lost: ids that a rewind discards, or END_OF_TURN."""
+        """Records a trip before it is acted on. lost: ids that a rewind discards, or END_OF_TURN. situation: that was
+        decided in, None before the first token."""
         if isinstance(decision, End | Repair) and (before := self._same_before(finding)) is not None:
             before.outcome = "ended"
             if isinstance(decision, End):
                 return
         trip = _Trip(new_incident_id(), finding, "observed", mode == PLAIN or decision == Start(PLAIN))
         match decision:
-            case Rewind(to):
+            case Rewind(to, after):
                 audited = finding.detector == "drift.audit"
                 trip.outcome = "recovered"
                 trip.blame = Blame(
@@ -80,6 +86,7 @@ class Trips:
                     began=finding.began,
                     exact=self._exact,
                     audited=audited,
+                    after=after,
                 )
                 self._comparing = trip.blame
             case Start():
@@ -93,6 +100,7 @@ class Trips:
         self._trips.append(trip)
         prompt = _prompt(self._request)
         incident = self._describe(trip, decision, mode, transcript, lost, prompt)
+        incident = replace(incident, rule=decision.rule, override=self._override, situation=self._stood(situation))
         if mended is not None:
             evidence = {**incident.evidence, "mended": list(mended.mended)}
             incident = replace(incident, evidence=evidence, texts={"before": mended.before, "after": mended.arguments})
@@ -104,6 +112,7 @@ class Trips:
             detector=incident.detector,
             reason=incident.reason,
             action=incident.action,
+            rule=incident.rule,
             position=incident.position,
             tokens_rewound=incident.tokens_rewound,
         )
@@ -170,6 +179,13 @@ class Trips:
                     proof=asdict(verdict),
                 )
             )
+
+    def _stood(self, situation: Situation | None) -> dict[str, Any]:
+        """As JSON data; the name of a tool that nobody declared is the model's text, and no record's."""
+        if situation is None:
+            return {}
+        tool = situation.tool if any(situation.tool == tool.name for tool in self._request.tools) else ""
+        return {**asdict(situation), "mode": str(situation.mode), "tool": tool}
 
     def _same_before(self, finding: Finding) -> _Trip | None:
         """The last rewind if it did not help: plain decoding said the same, and the same detector speaks again."""
@@ -239,7 +255,7 @@ def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) 
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
     if acted and finding.detector == "loop.history":  # plain decoding served the last copies, here or before a restart
         return BlameVerdict(Culprit.MODEL, "likely", None, 0, finding.began, (), ())
-    if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.")):
+    if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.", "tool.held")):
         return BlameVerdict(Culprit.MODEL, "certain", None, 0, finding.began, (), ())
     return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
 
