@@ -121,7 +121,7 @@ def _mode(text: str) -> str:
 
 
 def _version() -> str:
-    from proxy.server import own_version
+    from proxy.versions import own_version
 
     return own_version()
 

@@ -5,6 +5,7 @@ Must not: decide what is allowed in a file. Invariant: a problem names the file,
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from policies.overrides import Overrides, effective
@@ -28,3 +29,8 @@ def read_policy(path: Path) -> PolicyFile:
         raise ConfigProblem(f"{path}: cannot be read: {error}") from None
     except PolicyProblem as problem:
         raise ConfigProblem("\n".join(f"{path}: {line}" for line in str(problem).split("\n"))) from None
+
+
+def policy_sha256(policy: Policy, overrides: Overrides) -> str:
+    """Of all that it says: equal for two servers that decide the same."""
+    return hashlib.sha256(repr((policy, policy.rules, overrides)).encode("utf-8", "surrogatepass")).hexdigest()

@@ -32,7 +32,7 @@ from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.hold_clock import HoldClock
 from proxy.holdback import HoldBack
-from proxy.incidents import IncidentSink, Outcome
+from proxy.incidents import IncidentSink, Origin, Outcome
 from proxy.logprobs import LogprobLedger
 from proxy.observers import Observers, text_of
 from proxy.session_budget import SessionBudget
@@ -53,6 +53,7 @@ class Setting:
     backend: Backend
     policy: Policy
     incidents: IncidentSink
+    origin: Origin
     schemas: ToolSchemas
     mode: DecodeMode
     budget: SessionBudget | None
@@ -73,7 +74,7 @@ class GuardedResponse:
         self._holdback = HoldBack(self._request.stop, self._policy.hold_text_chars, logprobs)
         self._hold_clock = HoldClock(self._policy.hold_call_s, setting.clock)
         self._holds_suspicious = self._policy.action == "enforce"
-        self._trips = Trips(self._request, setting.backend, generation, setting.incidents, self._policy.override)
+        self._trips = Trips(self._request, setting.backend, generation, setting.incidents, setting.origin)
         self._accused: Finding | None = None
         self._awaited: Finding | None = None
         self._ending: End | None = None
@@ -142,7 +143,7 @@ class GuardedResponse:
 
     async def _take(self, delta: Delta) -> Decision:
         """Watches the tokens of one step. Nothing of a step leaves before all of it was watched."""
-        self._transcript.count(delta.step)
+        self._transcript.count(delta)
         for said, finding in self._observers.observe(delta, self._transcript, self._trips):
             decision = await self._weigh(said, finding, delta)
             if not isinstance(decision, Continue):

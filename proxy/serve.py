@@ -51,7 +51,7 @@ async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
             backend = await asyncio.to_thread(build, config)
     except BackendError as error:
         raise ConfigProblem(str(error)) from None
-    app = create_app(config, backend, IncidentStore(Path(config.incidents.path), config.incidents.keep_prompts))
+    app = create_app(config, backend, IncidentStore(Path(config.incidents.path), config.incidents.capture))
     service = app[SERVICE]
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_S)
     await runner.setup()

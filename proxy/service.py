@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 
 from detectors.drift.sprt import ShadowAgreement
@@ -16,10 +17,11 @@ from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
 from proxy.backends.base import Backend
-from proxy.config import Config
+from proxy.config import Config, config_sha256
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
-from proxy.incidents import IncidentStore
+from proxy.incidents import IncidentStore, Origin
+from proxy.policy_source import policy_sha256
 from proxy.session import GuardedSession
 from proxy.session_budget import RewindLedger, SessionBudget
 
@@ -46,9 +48,12 @@ class Service:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     overrides: Overrides = field(default_factory=Overrides)
     rewinds: RewindLedger = field(default_factory=RewindLedger)
+    origin: Origin = field(init=False)
 
     def __post_init__(self) -> None:
         self.idle.set()
+        name = Path(self.config.guard.policy).name or "shipped"
+        self.origin = Origin(config_sha256(self.config), name, policy_sha256(self.policy, self.overrides))
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -97,7 +102,17 @@ class Service:
         thinking = self.backend.info.opens_thinking
         policy = self._policy(request, headers)
         budget = SessionBudget(self.rewinds, f"{owner}/{request.session}", policy.session_rewinds, policy.session_hours)
-        return GuardedSession(request, self.backend, policy, self.incidents, mode, thinking, self.shadow, budget=budget)
+        return GuardedSession(
+            request,
+            self.backend,
+            policy,
+            self.incidents,
+            mode,
+            thinking,
+            self.shadow,
+            budget=budget,
+            origin=self.origin,
+        )
 
     def _policy(self, request: ChatRequest, headers: Mapping[str, str]) -> Policy:
         if not self.overrides.overrides and HEADER not in headers:

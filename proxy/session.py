@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -23,7 +23,7 @@ from proxy.admission import admit
 from proxy.backends.base import Backend
 from proxy.conversation import ChatRequest
 from proxy.events import Event
-from proxy.incidents import IncidentSink
+from proxy.incidents import NOWHERE, IncidentSink, Origin
 from proxy.observers import Observers
 from proxy.response import GuardedResponse, Setting
 from proxy.session_budget import SessionBudget
@@ -38,7 +38,8 @@ class GuardedSession:
     mode: what decoding starts in, unless the history shows a loop of calls or the session's budget is spent.
     starts_thinking: the chat template opens `<think>` in the prompt. shadow: what clean recomputations have shown so
     far, of all responses; None = of this one alone. detectors: the numbers that they go by. budget: the session's
-    rewinds, None = no limit. clock: seconds that the engine's work is measured by, None = the event loop's.
+    rewinds, None = no limit. clock: seconds that the engine's work is measured by, None = the event loop's. origin: of
+    the rules.
     """
 
     request: ChatRequest
@@ -51,12 +52,12 @@ class GuardedSession:
     detectors: DetectorSettings = DEFAULT
     budget: SessionBudget | None = None
     clock: Callable[[], float] | None = None
+    origin: Origin = NOWHERE
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Raises BackendError while nothing was sent, also for a tool with a bad schema; later: Failed."""
         schemas = admit(self.request, self.backend.capabilities)
-        finding, start = self._decide_start()
-        mode = start.mode if isinstance(start, Start) else self.mode
+        known, mode = self._decide_start()
         generation = await self.backend.generate(self.request, mode)
         observers = Observers(
             self.request,
@@ -73,6 +74,7 @@ class GuardedSession:
             self.backend,
             self.policy,
             self.incidents,
+            replace(self.origin, override=self.policy.override),
             schemas,
             mode,
             self.budget,
@@ -80,7 +82,7 @@ class GuardedSession:
             self.detectors.stall,
         )
         response = GuardedResponse(setting, generation, observers)
-        if finding is not None:
+        for finding, start in known:
             response.begin(finding, start, self.mode)
         try:
             async with aclosing(response.events()) as events:
@@ -90,17 +92,21 @@ class GuardedSession:
             response.abandon()
             await response.close()
 
-    def _decide_start(self) -> tuple[Finding | None, Continue | Start | End]:
-        """What is known before anything is generated, if it is to be told, and what follows from it."""
+    def _decide_start(self) -> tuple[list[tuple[Finding, Continue | Start | End]], DecodeMode]:
+        """What is to be told of before anything is generated, with what follows from it, and the mode to begin in."""
         loop = find_loop(self.request.messages, self.detectors.history)
-        finding = None if loop is None else loop.finding()
-        start = decide_start(finding, self.mode, self.policy)
-        if not isinstance(start, Continue) or self.mode == PLAIN or self.budget is None:
-            return finding, start
-        if (spent := self.budget.exhausted()) is None:
-            return finding, start
+        known: list[tuple[Finding, Continue | Start | End]] = []
+        if loop is not None:
+            finding = loop.finding()
+            start = decide_start(finding, self.mode, self.policy)
+            known.append((finding, start))
+            if not isinstance(start, Continue):
+                return known, start.mode if isinstance(start, Start) else self.mode
+        if self.mode == PLAIN or self.budget is None or (spent := self.budget.exhausted()) is None:
+            return known, self.mode
         begun = decide_start(spent, self.mode, self.policy)
         log.warning("session.spent", request_id=self.request.request_id, session=self.request.session, **spent.evidence)
         # One incident tells it; a session may go on for hundreds of requests.
-        told = spent if isinstance(begun, End) or self.budget.first_telling() else None
-        return (finding, begun) if told is None else (told, begun)
+        if isinstance(begun, End) or self.budget.first_telling():
+            known.append((spent, begun))
+        return known, begun.mode if isinstance(begun, Start) else self.mode

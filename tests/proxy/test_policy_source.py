@@ -9,7 +9,7 @@ import pytest
 from policies.overrides import Overrides
 from policies.policy import Policy
 from proxy.config import Config, ConfigProblem, Guard
-from proxy.policy_source import load_policy, read_policy
+from proxy.policy_source import load_policy, policy_sha256, read_policy
 
 
 def test_no_file_is_the_shipped_policy() -> None:
@@ -40,3 +40,13 @@ def test_every_problem_names_the_file(tmp_path: Path, text: bytes | None, words:
     with pytest.raises(ConfigProblem) as caught:
         read_policy(file)
     assert words in str(caught.value)
+
+
+def test_the_digest_follows_what_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    digests = set()
+    for text in ("", "repair = true", '[[rule]]\nname = "x"\ndo = ["end"]', '[[override]]\nname = "x"'):
+        file.write_text(text, encoding="utf-8")
+        digests |= {policy_sha256(*load_policy(Guard(policy=str(file)))) for _ in range(2)}
+    assert len(digests) == 4
+    assert policy_sha256(*load_policy(Guard())) in digests

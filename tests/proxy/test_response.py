@@ -399,7 +399,7 @@ def test_the_record_names_no_tool_that_nobody_declared() -> None:
 
 def test_a_session_that_was_overridden_says_so_in_its_incidents() -> None:
     played = play(Script(LS, fast=RM), Policy(override="night"))
-    assert played.sink.incidents[0].override == "night"
+    assert played.sink.incidents[0].origin.override == "night"
 
 
 def test_a_tool_declared_under_a_strange_name_is_matched_as_it_stands() -> None:
