@@ -225,7 +225,7 @@ def _graded(finding: Finding, policy: Policy) -> Finding:
     """A loop over several requests is as grave as the policy says."""
     if finding.detector != "loop.history":
         return finding
-    grave = 0 < policy.max_call_cycles <= finding.evidence["identical"]
+    grave = 0 < policy.max_call_cycles <= finding.evidence.get("identical", 0)
     return replace(finding, grade=Grade.ABORT if grave else Grade.FALLBACK)
 
 

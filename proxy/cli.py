@@ -1,4 +1,4 @@
-"""The command `specguard`: serve, incidents, bench, check-config.
+"""The command `specguard`: serve, incidents, policy, bench, check-config.
 
 Must not: do work that a library user would need (that is in the modules it calls).
 Invariant: a wrong call or configuration ends with status 2 and one clear line, never with a traceback.
@@ -97,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         view.add_argument("--config", type=Path, metavar="FILE", help="configuration that names the store")
 
     from proxy.bench import add_benchmarks
+    from proxy.policy_cli import add_policy
 
+    add_policy(commands, _Wide)
     add_benchmarks(commands, _Wide)
 
     check = commands.add_parser("check-config", help="check a configuration file and print what it means")
