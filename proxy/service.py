@@ -115,10 +115,10 @@ class Service:
         )
 
     def _policy(self, request: ChatRequest, headers: Mapping[str, str]) -> Policy:
-        if not self.overrides.overrides and HEADER not in headers:
+        lowered = {name.lower(): value for name, value in headers.items()}
+        if not self.overrides.overrides and HEADER not in lowered:
             return self.policy
         tools = tuple(tool.name for tool in request.tools)
-        lowered = {name.lower(): value for name, value in headers.items()}
         traits = Traits((request.model, self.backend.info.id), request.api, tools, lowered)
         try:
             return self.overrides.choose(self.policy, traits)
