@@ -24,10 +24,15 @@ NOT_FINITE = -2
 
 
 class Culprit(StrEnum):
+    """The layers of the engine that can be at fault, the model itself, or nobody that is known.
+
+    PREFIX: a prefix that was taken over; FILTER: decoding under a constraint.
+    """
+
     SPECULATION = "speculation"
     KV = "kv"
-    PREFIX_CACHE = "prefix_cache"
-    GRAMMAR = "grammar"
+    PREFIX = "prefix"
+    FILTER = "filter"
     MODEL = "model"
     UNKNOWN = "unknown"
 
@@ -52,8 +57,8 @@ class BlameVerdict:
 class Blame:
     """One comparison. start: index of the first discarded token; began: first token that the finding accuses.
 
-    exact: the backend passed its bitwise self-test. audited: a recomputed step already proved the fault. after: the
-    safer mode that is compared with.
+    exact: the backend passed its bitwise self-test. audited: a recomputed step already proved the fault.
+    proven: whose fault the finding itself proves. after: the safer mode that is compared with.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Blame:
         began: int,
         exact: bool,
         audited: bool = False,
+        proven: Culprit | None = None,
         after: DecodeMode = PLAIN,
     ) -> None:
         self._before, self._after = before, after
@@ -74,7 +80,7 @@ class Blame:
         self._difference: int | None = None
         self._whole = start <= began
         self._exact = exact
-        self._audited = audited
+        self._proven = Culprit.SPECULATION if audited else proven
         self._recurred = False
 
     @property
@@ -110,8 +116,8 @@ class Blame:
         )
 
     def _judge(self) -> tuple[Culprit, Literal["certain", "likely", "none"]]:
-        if self._audited:
-            return Culprit.SPECULATION, "certain"
+        if self._proven is not None:
+            return self._proven, "certain"
         if self._difference is not None:
             undrafted, restored = self._before.drafter != self._after.drafter, self._before.codec != self._after.codec
             if undrafted and restored:

@@ -98,7 +98,7 @@ class Rewind:
 
     to: int
     mode: DecodeMode
-    rebuild: Literal["none", "trusted"]
+    rebuild: Literal["none", "trusted", "clean"]
     rule: str = _named()
 
 
@@ -148,6 +148,9 @@ class End:
 
 Decision = Continue | Start | Rewind | Wait | Repair | End
 
+ACCUSE_THE_CACHE = ("drift.kv", "drift.shadow")
+"""What these say may be true of every row that is stored, the prompt's included."""
+
 _MENDABLE = ("tool.json", "tool.markup", "tool.schema")
 
 
@@ -189,7 +192,7 @@ def _applied(remedy: Remedy, rule: Rule, finding: Finding, situation: Situation,
             below = safer(situation.mode, rule.accuse)
             if below is None or not situation.can_rewind or situation.rewinds >= policy.max_rewinds:
                 return None
-            return Rewind(rewind_target(finding, situation), below, "trusted", rule.name)
+            return Rewind(rewind_target(finding, situation), below, rebuild(finding), rule.name)
         case "repair":
             if not policy.repair or finding.detector not in _MENDABLE:
                 return None
@@ -227,6 +230,11 @@ def _graded(finding: Finding, policy: Policy) -> Finding:
         return finding
     grave = 0 < policy.max_call_cycles <= finding.evidence.get("identical", 0)
     return replace(finding, grade=Grade.ABORT if grave else Grade.FALLBACK)
+
+
+def rebuild(finding: Finding) -> Literal["trusted", "clean"]:
+    """How much of the present caches may stay: nothing of an accused one."""
+    return "clean" if finding.detector in ACCUSE_THE_CACHE else "trusted"
 
 
 def rewind_target(finding: Finding, situation: Situation) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from detectors.drift.cache import PROOFS
 from detectors.finding import Finding
 from detectors.mended_call import MendedCall
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
@@ -93,6 +94,7 @@ class Trips:
                     began=finding.began,
                     exact=self._exact,
                     audited=audited,
+                    proven=Culprit.KV if finding.evidence.get("check") in PROOFS else None,
                     after=after,
                 )
                 self._comparing = trip.blame

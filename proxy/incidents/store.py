@@ -79,18 +79,16 @@ class IncidentStore:
 
     def get(self, incident: str) -> Record | None:
         """With its capture. Raises StoreProblem, sqlite3.Error, as all that reads."""
-        found = self.find(incident, 2)
-        return next((record for record in found if record.id == incident), None)
-
-    def find(self, prefix: str, limit: int = 50) -> Sequence[Record]:
-        """Those whose ids begin so, newest first, with their captures; the one of exactly this id is never missing."""
         with self._reading() as (connection, version):
             if connection is None:
-                return []
-            chosen = list(select(connection, Selection(prefix=prefix), limit, self._has_writers()))
-            for i, record in enumerate(chosen):
-                chosen[i] = _with_capture(record, capture_of(connection, record.id, version))
-            return chosen
+                return None
+            found = next(select(connection, Selection(id=incident), 1, self._has_writers()), None)
+            return found and replace(found, capture=capture_of(connection, incident, version))
+
+    def find(self, prefix: str, limit: int = 50) -> Sequence[Record]:
+        """The one of exactly this id, else those whose ids begin so, newest first, without captures."""
+        exact = self.get(prefix)
+        return [exact] if exact else list(self.iterate(Selection(prefix=prefix), limit))
 
     def list(
         self,
@@ -233,10 +231,6 @@ def _bury_dead(connection: sqlite3.Connection, presence: Presence) -> None:
             (_now(),),
         )
     presence.settle()
-
-
-def _with_capture(record: Record, capture: dict[str, Any] | None) -> Record:
-    return record if capture is None else replace(record, capture=capture)
 
 
 def _now() -> str:

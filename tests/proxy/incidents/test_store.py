@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy.capture import Capture
-from proxy.incidents import IncidentStore, new_incident_id
+from proxy.incidents import IncidentStore
 from tests.proxy.incidents.samples import CAPTURE, CLOSURE, INCIDENT
 
 
@@ -135,10 +135,3 @@ def test_closing_flushes_twice_is_harmless_and_the_store_goes_on(store: Incident
     assert record is not None
     assert record.closed is not None
     assert not [thread for thread in threading.enumerate() if thread.name == "incidents"]
-
-
-def test_ids_sort_by_time() -> None:
-    ids = [new_incident_id() for _ in range(200)]
-    assert len(set(ids)) == 200
-    assert all(i.startswith("inc_") and len(i) == 30 for i in ids)
-    assert ids[0][:12] <= ids[-1][:12]

@@ -131,11 +131,11 @@ async def test_a_client_picks_a_policy_and_is_told_which(path: str, tmp_path: An
     async with serving(Script(f"so {LS}", fast=f"so {RM}"), guard={"policy": str(file)}) as live:
         body = {"model": "scripted", "input" if path == RESPONSES else "messages": [{"role": "user", "content": "go"}]}
         body |= {"tools": TOOLS[path], "max_tokens": 500} if path == MESSAGES else {"tools": TOOLS[path]}
-        healed = await live.ask("POST", path, body)
         once = await live.ask("POST", path, body, x_specguard_policy="once")
+        healed = await live.ask("POST", path, body)
         trial = await live.ask("POST", path, body, x_specguard_policy="trial")
         unknown = await live.ask("POST", path, body, x_specguard_policy="twice")
-        incidents = await live.incidents()
+        first = (await live.incidents())[-1]
     assert MARKER not in healed.body.decode()
     assert "x-specguard-policy" not in healed.headers
     assert MARKER in once.body.decode()
@@ -143,4 +143,4 @@ async def test_a_client_picks_a_policy_and_is_told_which(path: str, tmp_path: An
     assert (trial.status, unknown.status) == (403, 400)
     assert "observe_by_header" in trial.json["error"]["message"]
     assert "known: once, trial" in unknown.json["error"]["message"]
-    assert [record.opened["origin"]["override"] for record in incidents] == ["once", ""]
+    assert (first.opened["origin"]["override"], first.opened["action"]) == ("once", "end")
