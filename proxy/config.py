@@ -111,6 +111,30 @@ class Guard(_Section):
     max_call_cycles: int = Field(default=20, ge=0, le=64)
 
 
+class Breaker(_Section):
+    """When a decode mode is taken out of service, and how it comes back; see `policies.breaker`, `proxy.canaries`.
+
+    canary_tokens: that one canary may compute; 0 = none runs, and only `specguard trust reset` closes a breaker.
+    """
+
+    trips: int = Field(default=3, ge=1, le=32)
+    window_s: float = Field(default=1800.0, gt=0)
+    cool_down_s: float = Field(default=60.0, gt=0)
+    most_cool_down_s: float = Field(default=3600.0, gt=0)
+    canary_tokens: int = Field(default=65536, ge=0)
+    canary_quiet_s: float = Field(default=2.0, ge=0)
+
+
+class Trust(_Section):
+    """Up to which context decode modes are trusted. qualification: file written by `specguard qualify`, "" = none;
+    ceiling_tokens: where there is none, 0 = the whole window. path: of the breakers' state, "" = beside the incidents.
+    """
+
+    qualification: str = ""
+    ceiling_tokens: int = Field(default=0, ge=0)
+    path: str = ""
+
+
 class Incidents(_Section):
     """Where incidents are kept. capture stores with each incident what it takes to replay it; see `proxy.capture`.
 
@@ -121,6 +145,18 @@ class Incidents(_Section):
     capture: bool = False
     max_mib: int = Field(default=256, ge=0)
     max_days: int = Field(default=30, ge=0, le=36500)
+
+
+class Replay(_Section):
+    """Responses that were rewound are run again to find the layer at fault, while nobody is served for `quiet_s`.
+
+    max_tokens, max_seconds: for all runs of one incident together.
+    """
+
+    automatic: bool = True
+    max_tokens: int = Field(default=1024, ge=64)
+    max_seconds: float = Field(default=30.0, gt=0)
+    quiet_s: float = Field(default=2.0, ge=0)
 
 
 class Log(_Section):
@@ -134,7 +170,10 @@ class Config(_Section):
     model: Model = Model()
     decode: Decode = Decode()
     guard: Guard = Guard()
+    breaker: Breaker = Breaker()
+    trust: Trust = Trust()
     incidents: Incidents = Incidents()
+    replay: Replay = Replay()
     log: Log = Log()
     plant: str = ""
 

@@ -184,7 +184,7 @@ class _Response:
         """Watches the tokens of one step. Nothing of a step leaves before all of it was watched."""
         self._transcript.count(delta)
         if (audit := delta.step.audit) is not None:
-            finding = audit_finding(delta.position, audit.rows, audit.mismatch, audit.max_abs_diff)
+            finding = audit_finding(delta.position, audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared)
             if finding is not None:
                 decision = await self._act(finding, delta, [])
                 if not isinstance(decision, Continue):
@@ -323,6 +323,7 @@ class _Response:
             stop_sequence=stop,
             incidents=self._trips.ids,
             token_ids=self._transcript.ids,
+            drafts=self._transcript.drafts,
         )
 
     def _fail(self, kind: str, message: str) -> Finished | Failed:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 
 import structlog
 
+from detectors.drift.cache import PROOFS
 from detectors.finding import Finding
 from detectors.mended_call import MendedCall
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
@@ -90,6 +91,7 @@ class Trips:
                     began=finding.began,
                     exact=self._exact,
                     audited=audited,
+                    proven=Culprit.KV if finding.evidence.get("check") in PROOFS else None,
                 )
                 self._comparing = trip.blame
             case Start():

@@ -29,7 +29,7 @@ TABLES = (
 )
 
 
-class StoreProblem(Exception):
+class StoreProblem(ValueError):
     """The file cannot be used; the message says why and what to do."""
 
 

@@ -95,9 +95,12 @@ class IncidentStore:
             return found and replace(found, capture=capture_of(connection, incident, version))
 
     def find(self, prefix: str, limit: int = 50) -> Sequence[Record]:
-        """The one of exactly this id, else those whose ids begin so, newest first, without captures."""
-        exact = self.get(prefix)
-        return [exact] if exact else list(self.iterate(Selection(prefix=prefix), limit))
+        """The one of exactly this id, else those whose ids begin so, newest first; a single one with its capture."""
+        if (exact := self.get(prefix)) is not None:
+            return [exact]
+        found = list(self.iterate(Selection(prefix=prefix), limit))
+        only = self.get(found[0].id) if len(found) == 1 else None
+        return found if only is None else [only]
 
     def list(
         self,
