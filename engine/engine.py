@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from engine.audit import AuditPlan
 from engine.checks import CacheChecks
 from engine.codecs.packing import MULTIPLE
 from engine.codecs.spec import CODECS, DEFAULT, FULL, check_codec
@@ -31,8 +32,9 @@ from engine.memory import Budget
 from engine.model import Model
 from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
+from engine.planted_codecs import coded_caches
 from engine.prefix import PrefixStore
-from engine.reports import MemoryReport, StepReport
+from engine.reports import MemoryReport, RewindReport, StepReport
 from engine.sampler import SamplingParams
 from engine.selftest import SelfTest, self_test
 from engine.sequence import Sequence as TokenSequence
@@ -87,6 +89,7 @@ class Engine:
         self.prefixes = PrefixStore(self._new_sequence, options.keep, options.keep_bytes)
         self.shadows = ShadowBudget(options.shadow_bytes) if options.shadow_bytes else None
         self.checks = CacheChecks()
+        self.plan = AuditPlan()
         self.budget = Budget(self.model.device, options.cache_bytes)
         self.max_blocks = 1
         self.costs: Costs = TYPICAL
@@ -166,8 +169,18 @@ class Engine:
         Raises ContextOverflow, and ValueError for a drafter that this model cannot run, a codec that the
         response must not use, or a token that the model lacks.
         """
+        self.check(prompt, options)  # before a kept sequence is touched
+        sequence = self.prefixes.take(prompt, options.codec)
+        try:
+            return self.begin(sequence, prompt, options, marks)
+        except BaseException:
+            self.prefixes.drop(sequence)
+            raise
+
+    def check(self, prompt: Sequence[int], options: TurnOptions) -> None:
+        """Raises as `open` does for what it would refuse."""
         limit = self.model.config.max_context
-        if len(prompt) >= limit:  # before a kept sequence is touched
+        if len(prompt) >= limit:
             raise ContextOverflow(len(prompt), limit)
         if options.drafter not in self.drafters:
             raise ValueError(f"drafter: {options.drafter!r} is not one of {', '.join(self.drafters)}")
@@ -175,12 +188,12 @@ class Engine:
         if options.codec not in self.codecs:
             raise ValueError(f"codec: {options.codec!r} needs head_dim in multiples of {MULTIPLE}; use {FULL!r}")
         check_bias(options.sampling, self.valid_tokens)
-        sequence = self.prefixes.take(prompt, options.codec)
-        try:
-            turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
-        except BaseException:
-            self.prefixes.drop(sequence)
-            raise
+
+    def begin(
+        self, sequence: TokenSequence, prompt: Sequence[int], options: TurnOptions, marks: Sequence[int] = ()
+    ) -> Turn:
+        """A turn on a sequence that the caller owns; `open` for everybody else."""
+        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks, self.plan)
         mtp = sequence.drafters.get("mtp")
         if isinstance(mtp, MtpDrafter):
             mtp.sampling, mtp.penalties = options.sampling, turn.penalties
@@ -201,7 +214,13 @@ class Engine:
         else:
             self.prefixes.drop(turn.sequence)
 
+    def rewind(self, turn: Turn, position: int, drafter: str, codec: str) -> RewindReport:
+        """`Turn.rewind` after its cache was accused: neither this turn nor a later one goes on from what is stored."""
+        self.prefixes.distrust(turn.sequence.codec)
+        return turn.rewind(position, drafter, trusted=True, codec=codec, clean=True)
+
     def _new_sequence(self) -> TokenSequence:
+        self.model.make_coded = coded_caches(self.options.fault)  # not sooner: the self-test is about the engine
         sequence = TokenSequence(self.model)
         drafters: dict[str, Drafter] = {"ngram": NgramDrafter(), SHORT: NgramDrafter(HINT)}
         if self.model.mtp is not None:

@@ -20,10 +20,49 @@ class Fault(StrEnum):
     given away too early. Once per turn; what is rebuilt is sound.
     NAN_AT_POSITION: the logits of one generated token are all NaN, once per turn (llama.cpp #23606).
     ARGMAX_ACCEPTANCE: a verify step takes the most likely tokens at any temperature (fastllm #728): drafts are
-    accepted far too often and the text is not what sampling would have given."""
+    accepted far too often and the text is not what sampling would have given.
+
+    REJECTED_DRAFTS_KEPT: slots of rejected drafts are taken to be full, so the rows that come in their places are not
+    stored and later rows attend to what was rejected: a sequence whose rejected cells are never removed (llama.cpp's
+    `seq_rm`), or are removed one row short.
+    RECURRENT_NOT_ROLLED_BACK: the recurrent states and convolution tails take in all rows of a verify step, the
+    rejected ones too (fak #11112: silent, ends in runs of "!"; SGLang #35150).
+    STALE_RECURRENT_SLOT: after a verify step with accepted drafts the next step begins on the recurrent state behind
+    its first row (vLLM #39273, #40738: block[0] is read in place of block[num_accepted - 1]).
+    FAR_CONTEXT: VERIFY_IGNORES_CACHE, but only beyond FAR tokens of context (vLLM #52475: prompts of 8k tokens fail,
+    short ones never).
+
+    Four strike compressed caches only (engine.planted_codecs), so `plain/full` cures them:
+    KEYS_UNROTATED: keys are coded without the rotation that readers expect (llama.cpp #25725: rows written by another
+    path than the cache's own; acceptance fell from 99 % to 0).
+    CODES_SCALED: the stored scale of coded keys is 5 % too large, as one that is applied twice, or sigma 1/sqrt(2d) in
+    place of 1/sqrt(d) (review of lmdeploy #4510), leaves it.
+    VALUES_HALVED: the second half of every coded value reads as zero in steps of a single row (TheTom #99: the kernel
+    of batch 1 consumed 4 of 8 elements; perplexity, computed in batches, did not notice).
+    CODES_DAMAGED: once a turn, a twentieth of the committed codes is overwritten at random, as by rows of another
+    sequence in a page that was given away too early, or by bits that flip in memory.
+    """
 
     VERIFY_IGNORES_CACHE = "verify-ignores-cache"
     KEYS_SCALED = "keys-scaled"
     TILE_LOST = "tile-lost"
     NAN_AT_POSITION = "nan-at-position"
     ARGMAX_ACCEPTANCE = "argmax-acceptance"
+    REJECTED_DRAFTS_KEPT = "rejected-drafts-kept"
+    RECURRENT_NOT_ROLLED_BACK = "recurrent-not-rolled-back"
+    STALE_RECURRENT_SLOT = "stale-recurrent-slot"
+    FAR_CONTEXT = "far-context"
+    KEYS_UNROTATED = "keys-unrotated"
+    CODES_SCALED = "codes-scaled"
+    VALUES_HALVED = "values-halved"
+    CODES_DAMAGED = "codes-damaged"
+
+
+FAR = 1000
+"""Tokens of context up to which FAR_CONTEXT does nothing."""
+
+
+def first_visible(fault: Fault | None, context: int, rows: int) -> int:
+    """First position of the cache that a decode call of `rows` rows behind `context` tokens sees."""
+    blind = fault is Fault.VERIFY_IGNORES_CACHE or (fault is Fault.FAR_CONTEXT and context > FAR)
+    return context if blind and rows > 1 else 0

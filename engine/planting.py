@@ -1,6 +1,7 @@
 """Where the faults of one turn strike: its rows, its caches, its judgement of drafts.
 
-Must not: know how a fault is found. VERIFY_IGNORES_CACHE is not here, it strikes inside the model.
+Must not: know how a fault is found. VERIFY_IGNORES_CACHE is not here, it strikes inside the model; what strikes where
+codes are written and read is in engine.planted_codecs.
 Invariant: with no fault, or another one, every method leaves everything as it is.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from engine.faults import Fault
 from engine.kv import TILE, KVCache
 from engine.model import Rows
+from engine.planted_codecs import damage
 from engine.sampler import SamplingParams, pick
 
 NAN_POSITION = 8
@@ -31,7 +33,9 @@ class Planted:
         self._struck = False
 
     def after_prefill(self, caches: Sequence[object], prompt: int) -> None:
-        """prompt: positions that were prefilled. TILE_LOST."""
+        """prompt: positions that were prefilled. TILE_LOST, CODES_DAMAGED."""
+        if self._fault is Fault.CODES_DAMAGED and not self._struck:
+            self._struck = damage(caches)
         if self._strikes(Fault.TILE_LOST) and prompt:
             start = (prompt - 1) // TILE * TILE
             for cache in filter(_is_full, caches):
@@ -48,12 +52,16 @@ class Planted:
 
     def after_commit(self, caches: Sequence[object], length: int, count: int, position: int) -> None:
         """The last `count` of `length` positions were decoded and committed; position: index of the first generated
-        token that came of it. KEYS_SCALED."""
+        token that came of it."""
+        self.after_write(caches, length, count)
+        if self._fault is Fault.NAN_AT_POSITION and position + count > NAN_POSITION:
+            self._struck = True  # in a rejected row it would have gone unseen
+
+    def after_write(self, caches: Sequence[object], length: int, count: int) -> None:
+        """The last `count` of `length` positions were decoded and committed, here or for reference. KEYS_SCALED."""
         if self._fault is Fault.KEYS_SCALED:
             for cache in filter(_is_full, caches):
                 _rewrite(cache, length - count, length, KEY_FACTOR, 1.0)
-        if self._fault is Fault.NAN_AT_POSITION and position + count > NAN_POSITION:
-            self._struck = True  # in a rejected row it would have gone unseen
 
     def judged(
         self, logits: Tensor, drafts: Sequence[int], sampling: SamplingParams, valid_tokens: int
@@ -77,7 +85,5 @@ def _is_full(cache: object) -> TypeGuard[KVCache]:
 
 @torch.inference_mode()
 def _rewrite(cache: KVCache, start: int, end: int, key_factor: float, value_factor: float) -> None:
-    first = start // TILE
-    keys, values = (x.transpose(1, 2).flatten(0, 1) for x in cache.tiles(first, -(-end // TILE)))
-    at = slice(start - first * TILE, end - first * TILE)
-    cache.write(start, keys[at] * key_factor, values[at] * value_factor)
+    keys, values = cache.rows(start, end)
+    cache.write(start, keys * key_factor, values * value_factor)

@@ -22,13 +22,16 @@ from policies.trust import Served
 from proxy.backends.base import Backend, BackendError
 from proxy.canaries import Canaries, CanarySettings
 from proxy.config import Config
-from proxy.incidents import IncidentStore
+from proxy.incidents import IncidentSink, IncidentStore
 from proxy.metrics import Metrics
-from proxy.server import Handlers, middleware, own_version
+from proxy.replay import AutomaticReplay, AutomaticSettings
+from proxy.replay_runs import Limits
+from proxy.server import Handlers, middleware
 from proxy.service import Service
 from proxy.sinks import Sinks
 from proxy.trust_keeper import TrustKeeper
 from proxy.trust_store import TrustStore, beside
+from proxy.versions import own_version
 
 log = structlog.get_logger()
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -104,7 +107,19 @@ def _watch_over(service: Service) -> None:
     service.metrics = metrics = Metrics(own_version(), service.known_models)
     metrics.show(service.present)
     # the store first: what the others do with a record is on its way to disk then
-    service.sinks = Sinks((service.incidents, keeper, metrics))
+    members: tuple[IncidentSink, ...] = (service.incidents, keeper, metrics)
+    if config.replay.automatic:
+        replay = config.replay
+        spent = Limits(replay.max_tokens, replay.max_seconds)
+        service.replays = AutomaticReplay(
+            service.backend,
+            lambda judgement: sinks.judged(judgement),
+            service.idle,
+            lambda: service.draining,
+            AutomaticSettings(spent, replay.quiet_s, service.policy.hold_call_chars),
+        )
+        members = (*members, service.replays)
+    sinks = service.sinks = Sinks(members)
 
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
@@ -116,6 +131,8 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    if service.replays is not None:
+        await service.replays.close()
     await service.backend.stop()
     await asyncio.to_thread(service.incidents.close)
     if service.keeper is not None:

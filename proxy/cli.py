@@ -1,4 +1,4 @@
-"""The command `specguard`: serve, incidents, trust, bench, check-config.
+"""The command `specguard`: serve, incidents, replay, trust, bench, check-config.
 
 Must not: do work that a library user would need (that is in the modules it calls).
 Invariant: a wrong call or configuration ends with status 2 and one clear line, never with a traceback.
@@ -103,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
 
     add_benchmarks(commands, _Wide)
 
+    from proxy.env_cli import add_env
+
+    add_env(commands, _Wide)
+
+    from proxy.replay_cli import add_replay
+
+    add_replay(commands, _Wide, _load)
+
     check = commands.add_parser("check-config", help="check a configuration file and print what it means")
     check.add_argument("config", type=Path, metavar="FILE")
     check.set_defaults(run=_check)
@@ -124,7 +132,7 @@ def _mode(text: str) -> str:
 
 
 def _version() -> str:
-    from proxy.server import own_version
+    from proxy.versions import own_version
 
     return own_version()
 

@@ -9,7 +9,9 @@ which key is wrong and what to write instead.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import ipaddress
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from policies.modes import DecodeMode
 
 ENV_PREFIX = "SPECGUARD_"
+RENAMED = {"incidents.keep_prompts": "incidents.capture"}
 
 
 class ConfigProblem(Exception):
@@ -133,10 +136,22 @@ class Trust(_Section):
 
 
 class Incidents(_Section):
-    """Where incidents are kept. keep_prompts stores the conversation with each incident."""
+    """Where incidents are kept. capture stores with each incident what it takes to replay it; see `proxy.capture`."""
 
     path: str = "specguard-incidents.sqlite"
-    keep_prompts: bool = False
+    capture: bool = False
+
+
+class Replay(_Section):
+    """Responses that were rewound are run again to find the layer at fault, while nobody is served for `quiet_s`.
+
+    max_tokens, max_seconds: for all runs of one incident together.
+    """
+
+    automatic: bool = True
+    max_tokens: int = Field(default=1024, ge=64)
+    max_seconds: float = Field(default=30.0, gt=0)
+    quiet_s: float = Field(default=2.0, ge=0)
 
 
 class Log(_Section):
@@ -153,6 +168,7 @@ class Config(_Section):
     breaker: Breaker = Breaker()
     trust: Trust = Trust()
     incidents: Incidents = Incidents()
+    replay: Replay = Replay()
     log: Log = Log()
     plant: str = ""
 
@@ -164,6 +180,13 @@ class Config(_Section):
                 "machine can use the model; set keys or use 127.0.0.1"
             )
         return self
+
+
+def config_sha256(config: Config) -> str:
+    """Of everything that is configured, keys of clients apart: equal for two servers that do the same."""
+    plain = config.model_dump(mode="json")
+    plain["server"]["keys"] = len(config.server.keys)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def is_loopback(host: str) -> bool:
@@ -258,6 +281,8 @@ def _explain(problem: Any) -> str:
     where = ".".join(keys)
     match problem["type"]:
         case "extra_forbidden":
+            if where in RENAMED:
+                return f"{where}: was renamed; write {RENAMED[where]}"
             fields = list(_annotation(keys[:-1]).model_fields)
             near = difflib.get_close_matches(keys[-1], fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import orjson
@@ -30,6 +29,7 @@ from proxy.kept_responses import KeptResponses
 from proxy.metrics import Metrics
 from proxy.service import Service
 from proxy.streaming import Encoder, Outcome, stream, without_thinking
+from proxy.versions import own_version
 from proxy.wire import anthropic_parse, openai_chat_parse, openai_responses_parse
 from proxy.wire.anthropic_messages import AnthropicEncoder
 from proxy.wire.openai_chat import OpenAIChatEncoder
@@ -247,13 +247,6 @@ def session_key(headers: Mapping[str, str], request: ChatRequest) -> str:
         return request.session
     opening = "\0".join(m.text for m in request.messages[:2])
     return f"auto-{hashlib.sha256(opening.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
-
-
-def own_version() -> str:
-    try:
-        return version("specguard")
-    except PackageNotFoundError:
-        return "source"
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

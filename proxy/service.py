@@ -15,11 +15,12 @@ from policies.modes import DecodeMode
 from policies.policy import Policy
 from proxy.backends.base import Backend, BackendError
 from proxy.canaries import Canaries
-from proxy.config import Config
+from proxy.config import Config, config_sha256
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
-from proxy.incidents import IncidentStore
+from proxy.incidents import IncidentStore, Origin
 from proxy.metrics import Metrics, Present
+from proxy.replay import AutomaticReplay
 from proxy.session import GuardedSession
 from proxy.sinks import Sinks
 from proxy.trust_keeper import TrustKeeper
@@ -33,7 +34,8 @@ class Service:
     """One running server. settled: set when loading has ended, either way. mode: decode mode of the server.
 
     shadow: what clean recomputations have shown, of all responses. sinks: everybody who hears of incidents, the store
-    first; None = the store alone. keeper: of breakers and trust, None = every mode is used everywhere.
+    first; None = the store alone. keeper: of breakers and trust, None = every mode is used everywhere. replays: of
+    incidents, off the requests' path.
     """
 
     config: Config
@@ -52,10 +54,13 @@ class Service:
     keeper: TrustKeeper | None = None
     canaries: Canaries | None = None
     metrics: Metrics | None = None
+    replays: AutomaticReplay | None = None
     memory: dict[str, int] = field(default_factory=dict)
+    origin: Origin = field(init=False)
 
     def __post_init__(self) -> None:
         self.idle.set()
+        self.origin = Origin(config_sha256(self.config))
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -139,4 +144,6 @@ class Service:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
         sinks = self.sinks or Sinks((self.incidents,))
-        return GuardedSession(request, self.backend, self.policy, sinks, mode, thinking, self.shadow)
+        return GuardedSession(
+            request, self.backend, self.policy, sinks, mode, thinking, self.shadow, origin=self.origin
+        )

@@ -8,7 +8,7 @@ show.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from detectors.audit import audit_finding, nonfinite_finding
 from detectors.drift.monitor import DriftMonitor
 from detectors.drift.sprt import ShadowAgreement
 from detectors.finding import Finding, Grade
-from engine.bench.workloads import Prompt, prompts
+from engine.bench.workloads import Prompt, long_conversation, prompts
 from engine.engine import EMBEDDED, Engine, EngineOptions
 from engine.faults import Fault
 from engine.sampler import SamplingParams
@@ -30,21 +30,33 @@ SHADOW = 16
 @dataclass(frozen=True, slots=True)
 class Stated:
     """fault is told by `detector` at a token below `within`. entropy: a response of mean entropy near 1.3 nats that
-    does not end by itself (drawing tells nothing where the model has no doubt)."""
+    does not end by itself (drawing tells nothing where the model has no doubt). far: a prompt of so many tokens.
+    compared: what differed in an audit."""
 
     fault: Fault
     detector: str
     within: int
     prompt: int = 0
     entropy: bool = False
+    codec: str = "full"
+    far: int = 0
+    compared: str = ""
 
 
 TABLE = (
-    Stated(Fault.VERIFY_IGNORES_CACHE, "drift.audit", 8),
+    Stated(Fault.VERIFY_IGNORES_CACHE, "drift.audit", 8, compared="rows"),
+    Stated(Fault.REJECTED_DRAFTS_KEPT, "drift.audit", 24, compared="state"),
+    Stated(Fault.RECURRENT_NOT_ROLLED_BACK, "drift.audit", 24, compared="state"),
+    Stated(Fault.STALE_RECURRENT_SLOT, "drift.audit", 16, compared="state"),
+    Stated(Fault.FAR_CONTEXT, "drift.audit", 8, far=1400, compared="rows"),
     Stated(Fault.NAN_AT_POSITION, "drift.nonfinite", 9),
     Stated(Fault.KEYS_SCALED, "drift.shadow", SHADOW + 8),
     Stated(Fault.TILE_LOST, "drift.shadow", SHADOW + 8),
     Stated(Fault.ARGMAX_ACCEPTANCE, "drift.accepted", 400, prompt=2, entropy=True),
+    Stated(Fault.KEYS_UNROTATED, "drift.kv", 8, codec="k4v4"),
+    Stated(Fault.CODES_SCALED, "drift.kv", 8, codec="k8v4"),
+    Stated(Fault.VALUES_HALVED, "drift.kv", 8, codec="k4v4"),
+    Stated(Fault.CODES_DAMAGED, "drift.kv", 8, codec="k4v4"),
 )
 SLOW_TABLE = tuple(
     Stated(Fault.ARGMAX_ACCEPTANCE, "drift.sharpened", 1500, prompt=prompt, entropy=True) for prompt in range(3)
@@ -68,22 +80,29 @@ def findings(
     turn = engine.open(prompt.tokens, options)
     for _ in turn.sequence.prefill():
         pass
-    monitor = DriftMonitor("full", shadow, exact=True)
+    monitor = DriftMonitor(options.codec, shadow, exact=True)
     while not turn.ended:
         step = turn.step()
         found: list[Finding | None] = [monitor.feed(step.position, step.tokens, step)]
         if step.audit is not None:
             audit = step.audit
-            found.append(audit_finding(step.position, audit.rows, audit.mismatch, audit.max_abs_diff))
+            numbers = (audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared)
+            found.append(audit_finding(step.position, *numbers))
         found += [nonfinite_finding(at, token.finite) for at, token in enumerate(step.tokens, step.position)]
         yield from (finding for finding in found if finding is not None)
     engine.close(turn)
 
 
+def prompt_of(engine: Engine, stated: Stated) -> Prompt:
+    if stated.far:
+        return Prompt("far", long_conversation(engine, stated.far)[1], SamplingParams(), 64)
+    return prompts(engine, "fresh", False)[stated.prompt]
+
+
 def told(stated: Stated, drafter: str = "mtp+ngram") -> list[Finding]:
     """Until the intended detector speaks."""
     engine = Engine(EMBEDDED, EngineOptions(fault=stated.fault))
-    prompt = prompts(engine, "fresh", False)[stated.prompt]
+    prompt = prompt_of(engine, stated)
     endless = tuple((token, -100.0) for token in engine.tokenizer.eos_ids)
     sampling = SamplingParams(
         temperature=1.0,
@@ -92,6 +111,7 @@ def told(stated: Stated, drafter: str = "mtp+ngram") -> list[Finding]:
         logit_bias=endless,
     )
     options = TurnOptions(sampling, drafter, stated.within, shadow_every=0 if stated.entropy else SHADOW)
+    options = replace(options, codec=stated.codec)
     found = []
     for finding in findings(engine, prompt, options):
         found.append(finding)
@@ -107,6 +127,7 @@ def test_a_fault_is_told_by_its_detector_in_time(stated: Stated) -> None:
     assert found[-1].detector == stated.detector
     assert found[-1].position < stated.within
     assert found[-1].grade is Grade.FALLBACK
+    assert found[-1].evidence.get("compared", "") == stated.compared
 
 
 @pytest.mark.slow
@@ -114,6 +135,35 @@ def test_a_fault_is_told_by_its_detector_in_time(stated: Stated) -> None:
 @pytest.mark.parametrize("drafter", ["ngram", "mtp+ngram"])
 def test_argmax_acceptance_is_told_on_any_text_with_doubt_in_it(stated: Stated, drafter: str) -> None:
     assert told(stated, drafter)[-1].position < stated.within
+
+
+SPECULATION = tuple(stated for stated in TABLE if stated.compared)
+
+
+@pytest.mark.parametrize("stated", SPECULATION, ids=lambda stated: str(stated.fault))
+@pytest.mark.parametrize(
+    "sampling", [SamplingParams(), SamplingParams(temperature=1.0, seed=9)], ids=["greedy", "drawn"]
+)
+def test_falling_back_gives_what_a_sound_plain_engine_gives(
+    sound: Engine, stated: Stated, sampling: SamplingParams
+) -> None:
+    """From the first token that nobody has seen on: what differed there may have been wrong before."""
+    prompt = prompt_of(sound, stated)
+    plain = sound.open(prompt.tokens, TurnOptions(sampling, "none", 48))
+    list(plain.sequence.prefill())
+    while not plain.ended:
+        plain.step()
+    engine = Engine(EMBEDDED, EngineOptions(fault=stated.fault))
+    turn = engine.open(prompt.tokens, TurnOptions(sampling, "mtp+ngram", 48))
+    list(turn.sequence.prefill())
+    while (step := turn.step()).audit is None or step.audit.mismatch is None:
+        assert not turn.ended, "nothing was told"
+        assert turn.generated == plain.generated[: len(turn.generated)], "a wrong token was not told in its step"
+    turn.rewind(step.position, "none", trusted=True)
+    while not turn.ended:
+        turn.step()
+    assert turn.generated == plain.generated
+    sound.close(plain)
 
 
 def test_the_table_holds_every_fault() -> None:

@@ -37,13 +37,17 @@ from proxy.backends.base import (
     Audit,
     BackendError,
     BadPrompt,
+    CacheFault,
+    CacheHealth,
     Capabilities,
+    Coding,
     ContextTooLong,
     Delta,
     Drawn,
     ModelInfo,
     Overloaded,
     Rebuild,
+    Rerun,
     RewindReport,
     Shadow,
     StepStats,
@@ -51,6 +55,7 @@ from proxy.backends.base import (
 )
 from proxy.backends.prompt import Prompter
 from proxy.backends.queue import TurnQueue
+from proxy.backends.replay import BuiltinReplay, open_replay
 from proxy.backends.token_constraint import constraint_for
 from proxy.backends.worker import DeviceWorker
 from proxy.conversation import ChatRequest, Message, Tool
@@ -165,9 +170,22 @@ class BuiltinBackend:
             self._queue.leave()
             raise
 
+    async def replay(self, rerun: Rerun) -> BuiltinReplay:
+        """See `proxy.backends.base.Replayer`."""
+        return await open_replay(self, rerun, _as_delta)
+
     async def count_tokens(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> int:
         prompt, _ = await asyncio.to_thread(self._prompt, self.engine, messages, tools)
         return len(prompt)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no response is in the making and no request waits for its turn."""
+        return self._queue.is_idle
+
+    def forget(self, turn: Turn) -> None:
+        """No step waits for this turn any more."""
+        self._worker.forget(turn)
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
         """Runs a call on the worker thread."""
@@ -222,33 +240,7 @@ class BuiltinBackend:
         prompt, marks = await asyncio.to_thread(self._prompt, engine, request.messages, request.tools)
         wanted = request.sampling
         seed = wanted.seed if wanted.seed is not None else (secrets.randbits(63) if wanted.temperature > 0 else 0)
-        try:
-            sampling = SamplingParams(
-                wanted.temperature,
-                wanted.top_k,
-                wanted.top_p,
-                wanted.min_p,
-                seed,
-                wanted.repetition_penalty,
-                wanted.presence_penalty,
-                wanted.frequency_penalty,
-                wanted.logit_bias,
-            )
-            check_bias(sampling, engine.valid_tokens)
-        except ValueError as error:  # its message begins with the field's name
-            raise BadPrompt(str(error), str(error).partition(":")[0]) from error
-        options = TurnOptions(
-            sampling=sampling,
-            drafter=mode.drafter,
-            max_tokens=request.max_tokens,
-            stops=request.stop,
-            audit_every=self._audit_every,
-            shadow_every=self._shadow_every,
-            logprobs=request.logprobs or 0,
-            constraint=constraint_for(request, engine.tokenizer, self.info.opens_thinking),
-            codec=mode.codec,
-            tools=bool(request.tools),
-        )
+        options = self.turn_options(engine, request, mode, seed)
         started = time.perf_counter()
         opening = self._worker.call(engine.open, prompt, options, marks)
         try:
@@ -269,6 +261,37 @@ class BuiltinBackend:
         prompt_ms = (time.perf_counter() - started) * 1e3
         promised = request.demands.text_schema_at
         return BuiltinGeneration(self, turn, mode, seed, prompt_ms, request.logprobs is not None, promised)
+
+    def turn_options(self, engine: Engine, request: ChatRequest, mode: DecodeMode, seed: int) -> TurnOptions:
+        """How a request is generated. Raises BadPrompt."""
+        wanted = request.sampling
+        try:
+            sampling = SamplingParams(
+                wanted.temperature,
+                wanted.top_k,
+                wanted.top_p,
+                wanted.min_p,
+                seed,
+                wanted.repetition_penalty,
+                wanted.presence_penalty,
+                wanted.frequency_penalty,
+                wanted.logit_bias,
+            )
+            check_bias(sampling, engine.valid_tokens)
+        except ValueError as error:  # its message begins with the field's name
+            raise BadPrompt(str(error), str(error).partition(":")[0]) from error
+        return TurnOptions(
+            sampling=sampling,
+            drafter=mode.drafter,
+            max_tokens=request.max_tokens,
+            stops=request.stop,
+            audit_every=self._audit_every,
+            shadow_every=self._shadow_every,
+            logprobs=request.logprobs or 0,
+            constraint=constraint_for(request, engine.tokenizer, self.info.opens_thinking),
+            codec=mode.codec,
+            tools=bool(request.tools),
+        )
 
 
 class BuiltinGeneration:
@@ -307,6 +330,8 @@ class BuiltinGeneration:
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
         def call() -> reports.RewindReport:
+            if rebuild == "clean":
+                return self._backend.engine.rewind(self._turn, position, mode.drafter, mode.codec)
             return self._turn.rewind(position, mode.drafter, trusted=rebuild == "trusted", codec=mode.codec)
 
         report = await self._backend.run(call)
@@ -342,6 +367,14 @@ def _as_token(token: reports.TokenReport, to_bytes: Callable[[int], bytes] | Non
     return Token(token.id, token.text, *numbers, to_bytes(token.id), top, drawn)
 
 
+def _as_health(cache: reports.CacheReport) -> CacheHealth:
+    def coding(side: reports.CodingReport | None) -> Coding | None:
+        return Coding(side.bits, side.vectors, side.cosine, side.entropy) if side else None
+
+    faults = tuple(CacheFault(f.check, f.layer, f.side, f.row, f.measured, f.limit) for f in cache.faults)
+    return CacheHealth(faults, cache.rows, coding(cache.keys), coding(cache.values), cache.sigma)
+
+
 def _as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[int], bytes] | None) -> Delta:
     audit, shadow = step.audit, step.shadow
     return Delta(
@@ -354,11 +387,12 @@ def _as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[in
             accepted=step.accepted,
             milliseconds=step.milliseconds,
             context=step.context,
-            audit=Audit(audit.rows, audit.mismatch, audit.max_abs_diff) if audit else None,
+            audit=Audit(audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared) if audit else None,
             dead_drafter=step.dead_drafter,
             filtered=step.filtered,
             expected=step.expected,
             shadow=Shadow(shadow.position, shadow.agrees, shadow.identical, shadow.kl) if shadow else None,
+            cache=_as_health(step.cache) if step.cache else None,
         ),
         end=step.end,
         stop_sequence=step.stop_sequence,
