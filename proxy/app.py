@@ -15,10 +15,10 @@ import structlog
 from aiohttp import web
 
 from policies.modes import DecodeMode
-from policies.policy import Policy
 from proxy.backends.base import Backend, BackendError
 from proxy.config import Config
 from proxy.incidents import IncidentStore
+from proxy.policy_source import load_policy
 from proxy.server import Handlers, middleware
 from proxy.service import Service
 
@@ -50,20 +50,17 @@ def build_backend(config: Config) -> Backend:
 
 
 def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> web.Application:
-    """The server; the backend loads in the background, `/ready` tells when it is done."""
-    guard = config.guard
+    """The server; the backend loads in the background, `/ready` tells when it is done.
+
+    Raises ConfigProblem for a policy file that cannot be used.
+    """
+    policy, overrides = load_policy(config.guard)
     service = Service(
         config=config,
         backend=backend,
         incidents=incidents,
-        policy=Policy(
-            guard.action,
-            guard.max_rewinds,
-            guard.hold_call_chars,
-            guard.hold_text_chars,
-            guard.repair,
-            max_call_cycles=guard.max_call_cycles,
-        ),
+        policy=policy,
+        overrides=overrides,
         mode=DecodeMode.parse(config.decode.mode),
     )
     handlers = Handlers(service)

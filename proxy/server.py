@@ -20,6 +20,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from policies.overrides import HEADER
 from proxy import errors
 from proxy.access import check_access, owner
 from proxy.backends.base import BackendError
@@ -196,10 +197,12 @@ class Handlers:
         service = self._service
         request = replace(parsed.request, request_id=http[REQUEST], session=session_key(http.headers, parsed.request))
         self._check_ready()
-        session = service.session(request)
+        session = service.session(request, owner(http, service.config.server), http.headers)
         transcript = http.headers.get("x-specguard-transcript") == "1"
         encoder = make_encoder(request, request.model, transcript)
         extra = {"x-request-id": http[REQUEST], "request-id": http[REQUEST], "x-specguard-mode": str(session.mode)}
+        if session.policy.override:
+            extra[HEADER] = session.policy.override
         if parsed.ignored:
             extra["x-specguard-ignored"] = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
         outcome = Outcome(request)

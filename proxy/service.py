@@ -6,26 +6,32 @@ Must not: handle a request. Invariant: `ready` is True only after the backend ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
 
 from detectors.drift.sprt import ShadowAgreement
 from policies.modes import DecodeMode
+from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
 from proxy.backends.base import Backend
 from proxy.config import Config, config_sha256
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.incidents import IncidentStore, Origin
+from proxy.policy_source import policy_sha256
 from proxy.session import GuardedSession
+from proxy.session_budget import RewindLedger, SessionBudget
 
 
 @dataclass(slots=True)
 class Service:
     """One running server. settled: set when loading has ended, either way. mode: decode mode of the server.
 
-    shadow: what clean recomputations have shown, of all responses.
+    shadow: what clean recomputations have shown, of all responses. overrides: of the policy, for some requests;
+    rewinds: of each session.
     """
 
     config: Config
@@ -40,11 +46,14 @@ class Service:
     in_flight: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    overrides: Overrides = field(default_factory=Overrides)
+    rewinds: RewindLedger = field(default_factory=RewindLedger)
     origin: Origin = field(init=False)
 
     def __post_init__(self) -> None:
         self.idle.set()
-        self.origin = Origin(config_sha256(self.config))
+        name = Path(self.config.guard.policy).name or "shipped"
+        self.origin = Origin(config_sha256(self.config), name, policy_sha256(self.policy, self.overrides))
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -70,10 +79,13 @@ class Service:
         """The model's own name first, then its aliases."""
         return [self.backend.info.id, *self.config.model.aliases]
 
-    def session(self, request: ChatRequest) -> GuardedSession:
+    def session(
+        self, request: ChatRequest, owner: str = "", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> GuardedSession:
         """A guarded session for a parsed request; a seed that it does not name is the configured one.
 
-        Raises RequestError for an unknown model or an impossible mode.
+        owner: whose request it is; two owners' sessions of one name are two. headers: names in any case.
+        Raises RequestError for an unknown model, an impossible mode or a policy that it may not choose.
         """
         known = self.known_models()
         if request.model not in known and not self.config.model.any_name:
@@ -88,6 +100,27 @@ class Service:
         if request.sampling.seed is None and self.config.decode.seed >= 0:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
+        policy = self._policy(request, headers)
+        budget = SessionBudget(self.rewinds, f"{owner}/{request.session}", policy.session_rewinds, policy.session_hours)
         return GuardedSession(
-            request, self.backend, self.policy, self.incidents, mode, thinking, self.shadow, origin=self.origin
+            request,
+            self.backend,
+            policy,
+            self.incidents,
+            mode,
+            thinking,
+            self.shadow,
+            budget=budget,
+            origin=self.origin,
         )
+
+    def _policy(self, request: ChatRequest, headers: Mapping[str, str]) -> Policy:
+        if not self.overrides.overrides and HEADER not in headers:
+            return self.policy
+        tools = tuple(tool.name for tool in request.tools)
+        lowered = {name.lower(): value for name, value in headers.items()}
+        traits = Traits((request.model, self.backend.info.id), request.api, tools, lowered)
+        try:
+            return self.overrides.choose(self.policy, traits)
+        except PolicyRefused as refused:
+            raise RequestError("forbidden" if refused.known else "invalid_request", str(refused), HEADER) from None
