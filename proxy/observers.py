@@ -77,7 +77,11 @@ class Observers:
 
     def _judged(self, said: Sequence[Said], finding: Finding | None, delta: Delta) -> Iterator[Observation]:
         """With what is known beside it: how often calls are valid, before whoever refuses one stops listening."""
-        verdicts = [(each.index, each.last, each.violation is None) for each in said if isinstance(each, ReadCall)]
+        verdicts = [
+            (each.index, each.last, each.violation is None)
+            for each in said
+            if isinstance(each, ReadCall) and not each.cut_off
+        ]
         if finding is not None and finding.detector in REFUSALS and self.watch.call_began is not None:
             verdicts.append((int(finding.channel.partition(":")[2]), finding.position, False))
         for index, last, valid in verdicts:
