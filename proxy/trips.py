@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import structlog
 
 from detectors.drift.cache import PROOFS
+from detectors.drift.drafting import DeadDrafter
 from detectors.finding import Finding
 from detectors.mended_call import MendedCall
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
@@ -124,6 +125,11 @@ class Trips:
             position=incident.position,
             tokens_rewound=incident.tokens_rewound,
         )
+
+    def died(self, drafters: Iterable[DeadDrafter]) -> None:
+        """Nothing of what they draft is accepted: a matter of speed, so no incident."""
+        for dead in drafters:
+            log.info("drafter.dead", request_id=self._request.request_id, source=dead.source, drafted=dead.drafted)
 
     def suspect(self, finding: Finding) -> None:
         """No incident, since nothing is wrong yet; but whoever looks into one later wants to know."""
