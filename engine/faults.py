@@ -32,6 +32,14 @@ class Fault(StrEnum):
     its first row (vLLM #39273, #40738: block[0] is read in place of block[num_accepted - 1]).
     FAR_CONTEXT: VERIFY_IGNORES_CACHE, but only beyond FAR tokens of context (vLLM #52475: prompts of 8k tokens fail,
     short ones never).
+
+    POISONED_PREFIX: what is kept of a turn that has speculated is wrong (vLLM #53912, #48375: recurrent states of
+    drafted tokens get into the prefix cache, and all who take it over are wrong until the server restarts). A cold
+    start and whatever was never speculated on are sound.
+    FLIPPED_ARGUMENT: once a turn, a verify step takes the runner-up in place of the token that its row has chosen, inside
+    an argument of a tool call (vLLM #56077, #39598: arguments change under speculation, the call stays well-formed).
+    DEAD_DRAFTER: nothing that is drafted is ever right (vLLM #55357: some 2,000 drafted tokens, none accepted). It costs
+    speed only.
     """
 
     VERIFY_IGNORES_CACHE = "verify-ignores-cache"
@@ -43,6 +51,9 @@ class Fault(StrEnum):
     RECURRENT_NOT_ROLLED_BACK = "recurrent-not-rolled-back"
     STALE_RECURRENT_SLOT = "stale-recurrent-slot"
     FAR_CONTEXT = "far-context"
+    POISONED_PREFIX = "poisoned-prefix"
+    FLIPPED_ARGUMENT = "flipped-argument"
+    DEAD_DRAFTER = "dead-drafter"
 
 
 FAR = 1000
