@@ -33,6 +33,7 @@ from engine.model import Model
 from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
 from engine.planted_codecs import coded_caches
+from engine.planted_prefix import poison
 from engine.prefix import PrefixStore
 from engine.reports import MemoryReport, RewindReport, StepReport
 from engine.sampler import SamplingParams
@@ -116,7 +117,7 @@ class Engine:
         test = self_test(self.model)
         if DEFAULT in self.codecs:  # one stands for all: they differ in tables, not in what is read when
             test = test.and_also(self_test(self.model, max_blocks=1, codec=DEFAULT))
-        self.max_blocks = test.blocks
+        self.max_blocks, self.plan.exact = test.blocks, test.exactness == "bitwise"
         self.costs = measure_costs(self.model, self.valid_tokens)
         return test
 
@@ -210,6 +211,8 @@ class Engine:
             return
         turn.closed = True
         if keep and turn.sequence.intact:
+            if self.options.fault is Fault.POISONED_PREFIX:
+                poison(turn.sequence)
             self.prefixes.put(turn.sequence)
         else:
             self.prefixes.drop(turn.sequence)

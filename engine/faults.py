@@ -41,6 +41,14 @@ class Fault(StrEnum):
     of batch 1 consumed 4 of 8 elements; perplexity, computed in batches, did not notice).
     CODES_DAMAGED: once a turn, a twentieth of the committed codes is overwritten at random, as by rows of another
     sequence in a page that was given away too early, or by bits that flip in memory.
+    POISONED_PREFIX: what is kept of a turn that has speculated is wrong (vLLM #53912, #48375: recurrent states of
+    drafted tokens get into the prefix cache, and all who take it over are wrong until the server restarts). A cold
+    start and whatever was never speculated on are sound.
+    FLIPPED_ARGUMENT: once a turn, a verify step takes the runner-up in place of the token that its row has chosen,
+    inside an argument of a tool call (vLLM #56077, #39598: arguments change under speculation, the call stays
+    well-formed).
+    DEAD_DRAFTER: nothing that is drafted is ever right (vLLM #55357: some 2,000 drafted tokens, none accepted). It
+    costs speed only.
     """
 
     VERIFY_IGNORES_CACHE = "verify-ignores-cache"
@@ -56,6 +64,9 @@ class Fault(StrEnum):
     CODES_SCALED = "codes-scaled"
     VALUES_HALVED = "values-halved"
     CODES_DAMAGED = "codes-damaged"
+    POISONED_PREFIX = "poisoned-prefix"
+    FLIPPED_ARGUMENT = "flipped-argument"
+    DEAD_DRAFTER = "dead-drafter"
 
 
 FAR = 1000
