@@ -126,21 +126,32 @@ class Auditor:
         self._next = self._reference = self._prefix = None
 
     @torch.inference_mode()
-    def before_commit(self, state: SequenceState, step: Step) -> None:
-        """Recomputes the step if that is due; checks in any case that each token is its row's choice."""
+    def before_commit(self, state: SequenceState, step: Step, *, asked: bool = False) -> None:
+        """Recomputes the step if that is due, or asked for and there are drafts; checks in any case that each token is
+        its row's choice."""
         self._reference, self._report = None, self._judge_next(step)
         if self._every and step.drafted:
             report = _judge_choice(AuditReport(len(step.new), None, 0.0), step.new, step.ids[: len(step.new)])
             if report.mismatch is not None:
                 self._note(report)
         rejected = step.drafted + 1 - len(step.new)
-        if self._is_due(step.drafted, rejected):
+        if self._is_due(step.drafted, rejected) or (asked and step.drafted):
             reference = recompute(self._model, state, step.tokens, step.rows, self._written)
             self._reference, self._keep = reference, rejected > 0
             report = reference.report
             if report.mismatch is None:
                 report = _judge_choice(report, step.new, step.chosen(reference.logits))
             self._note(report)
+
+    @property
+    def mismatch(self) -> int | None:
+        """Row of the step before its commit of which the logits differ from those of the row alone."""
+        report = self._report
+        return report.mismatch if report is not None and report.compared in ("rows", "state") else None
+
+    def withdraw(self) -> None:
+        """What the step was compared with is what was wrong."""
+        self._report = self._reference = None
 
     @torch.inference_mode()
     def after_commit(self, state: SequenceState) -> AuditReport | None:

@@ -7,7 +7,7 @@ at any index; `prefill` works in padded chunks whose edges lie at absolute multi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +111,8 @@ class Model:
         self._nbytes = weights.taken_bytes + copied * scored.numel() * scored.element_size()
         self.notes = tuple(notes)
         self._scratch, self._layouts = Scratch(self.device), dict[str, Layout]()
+        self.make_coded: Callable[[Layout], CompressedCache] = CompressedCache
+        """Another one where a fault is planted."""
 
     @classmethod
     def load(
@@ -268,7 +270,7 @@ class Model:
         return -(-max(self.prefill_rows, FLUSH + self.rows) // FLUSH) * FLUSH
 
     def _coded_cache(self, codec: str) -> Cache:
-        return self._cache() if codec == FULL_CODEC else CompressedCache(self._layout(codec))
+        return self._cache() if codec == FULL_CODEC else self.make_coded(self._layout(codec))
 
     def _layout(self, codec: str) -> Layout:
         if codec not in self._layouts:

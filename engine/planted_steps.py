@@ -16,7 +16,6 @@ from engine.deltanet import Ingredients, LinearState
 from engine.faults import Fault
 from engine.state import SequenceState
 
-
 RUNNERS_UP = 8
 
 

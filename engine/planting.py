@@ -1,6 +1,7 @@
 """Where the faults of one turn strike: its rows, its caches, its judgement of drafts.
 
-Must not: know how a fault is found. VERIFY_IGNORES_CACHE is not here, it strikes inside the model.
+Must not: know how a fault is found. VERIFY_IGNORES_CACHE is not here, it strikes inside the model; what strikes where
+codes are written and read is in engine.planted_codecs.
 Invariant: with no fault, or another one, every method leaves everything as it is.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from engine.faults import Fault
 from engine.kv import TILE, KVCache
 from engine.model import Rows
+from engine.planted_codecs import damage
 from engine.sampler import SamplingParams, pick
 
 NAN_POSITION = 8
@@ -31,7 +33,9 @@ class Planted:
         self._struck = False
 
     def after_prefill(self, caches: Sequence[object], prompt: int) -> None:
-        """prompt: positions that were prefilled. TILE_LOST."""
+        """prompt: positions that were prefilled. TILE_LOST, CODES_DAMAGED."""
+        if self._fault is Fault.CODES_DAMAGED and not self._struck:
+            self._struck = damage(caches)
         if self._strikes(Fault.TILE_LOST) and prompt:
             start = (prompt - 1) // TILE * TILE
             for cache in filter(_is_full, caches):

@@ -53,7 +53,7 @@ class PrefixStore:
         self._kept = [sequence for sequence in self._kept if sequence.lineage.sound]
         best, reused = None, 0
         for sequence in (*reversed(self._kept), *self._lent):
-            fits = sequence.intact and sequence.lineage.sound and sequence.holds(codec)
+            fits = sequence.intact and sequence.sound and sequence.lineage.sound and sequence.holds(codec)
             shared = sequence.reusable(prompt) if fits else 0
             if shared > reused:
                 best, reused = sequence, shared
@@ -68,11 +68,23 @@ class PrefixStore:
         self._lent.append(lent)
         return lent
 
+    def fork(self, prompt: Tokens[int], codec: str, into: Sequence) -> bool:
+        """Makes `into`, a sequence that is nobody's, hold what a prompt shares with a kept or lent one, the latest of
+        the best; whether there is one. What is kept does not change, nor its order."""
+        best, reused = None, 0
+        for sequence in (*reversed(self._lent), *reversed(self._kept)):
+            shared = sequence.reusable(prompt) if sequence.intact and sequence.holds(codec) else 0
+            if shared > reused:
+                best, reused = sequence, shared
+        if best is not None:
+            best.fork(reused, into)
+        return best is not None
+
     def put(self, sequence: Sequence) -> None:
         """Takes a lent sequence back; what was used longest ago is dropped when there is no room."""
         self.drop(sequence)
         # half codes, half raw rows: nobody could take it over
-        if not sequence.holds(sequence.codec) or not sequence.lineage.sound:
+        if not (sequence.sound and sequence.lineage.sound and sequence.holds(sequence.codec)):
             return
         sequence.state.skip_log(0)  # only prefilled positions are reused, so nobody rewinds into the response again
         self._kept.append(sequence)
@@ -84,6 +96,15 @@ class PrefixStore:
     def drop(self, sequence: Sequence) -> None:
         """Forgets a lent sequence, for instance one that an exception has left half changed."""
         self._lent = [lent for lent in self._lent if lent is not sequence]
+
+    def distrust(self, codec: str) -> int:
+        """A cache of this codec was found damaged, and no moment is known up to which others were sound: what is kept
+        of it is dropped, what is lent is not reused. Returns how many sequences that concerns."""
+        bad = [sequence for sequence in (*self._kept, *self._lent) if sequence.codec == codec]
+        self._kept = [sequence for sequence in self._kept if sequence.codec != codec]
+        for sequence in bad:
+            sequence.sound = False
+        return len(bad)
 
     def clear(self) -> None:
         """Forgets every kept sequence."""

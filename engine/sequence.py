@@ -61,6 +61,7 @@ class Sequence:
     taken_over: positions from 0 on that an earlier turn has computed. A trusted rewind computes them again, and refuses
     the sequences that share them: a wrong prefix stays wrong for everybody who takes it over (vLLM #53912).
     codec: of a state that is made anew; what the present one was written with is `state.header`.
+    sound: False once its caches were found damaged; it is not reused then either.
     intact: False while something changes, and for good if an exception cut that short; never reuse it then.
     """
 
@@ -73,7 +74,7 @@ class Sequence:
         self.speculated_from: int | None = None
         self.taken_over = 0
         self.lineage = Lineage()
-        self.intact = True
+        self.intact = self.sound = True
         self.drafters: dict[str, Drafter] = dict(drafters or {})
         self._edges: set[int] = set()
         self.pacer = Pacer(depth=model.rows - 1)
@@ -226,10 +227,27 @@ class Sequence:
                 self.state.pins = pins
             for cache in self.state.kv:
                 cache.reserve(self.longest)
-            self.codec, self.speculated_from = FULL, None
+            self.codec, self.speculated_from, self.sound = FULL, None, True
             self._recompute(start, target, width=1 if trusted else self.model.rows)
             self._truncate(length)
             return target - start
+
+    def rebuild(self, length: int) -> int:
+        """`rewind`, with nothing kept of the present state: all of it is computed again by the rules of its codec,
+        generated tokens one at a time. Returns tokens recomputed. Raises ValueError as `rewind` does."""
+        self._check_known(length)
+        with self._change():
+            target = min(length, self.length)
+            prompt = min(target, self.prefilled)
+            pins, self.state = self.state.pins, self._new_state()
+            self.state.pins = pins
+            self._refuse_prefix()
+            self.speculated_from, self.sound = None, True
+            self._recompute(0, prompt, width=1)
+            self._compress()
+            self._recompute(prompt, target, width=1)
+            self._truncate(length)
+            return target
 
     def stop_quantising(self) -> None:
         """What is committed from here on is stored as computed."""

@@ -15,6 +15,7 @@ from functools import partial
 from torch import Tensor
 
 from engine.audit import Auditor, AuditPlan, Step
+from engine.cache_audit import CacheAudit, misread
 from engine.codecs.spec import FULL
 from engine.constraint import ChosenFrom, Constraint, Filtered, cut, filtered
 from engine.detokenizer import StreamDetokenizer
@@ -24,7 +25,7 @@ from engine.model import Rows
 from engine.penalties import Penalties
 from engine.planted_steps import PlantedSteps
 from engine.planting import Planted
-from engine.reports import EndReason, RewindReport, ShadowReport, StepReport, TokenReport
+from engine.reports import CacheReport, EndReason, RewindReport, ShadowReport, StepReport, TokenReport
 from engine.sampler import MAX_TOP, Choice, SamplingParams, choose, pick
 from engine.sequence import Sequence
 from engine.shadow_check import ShadowCheck
@@ -108,6 +109,7 @@ class Turn:
         self._planted, self._planted_steps = Planted(fault), PlantedSteps(fault)
         plan = plan or AuditPlan()
         self._auditor = Auditor(sequence.model, options.audit_every, plan, self._written)
+        self._cache_audit = CacheAudit()
         self._shadow = ShadowCheck(sequence.model, tokenizer.vocab_size)
         self._next_shadow = options.shadow_every
         self.drafter = options.drafter
@@ -142,6 +144,7 @@ class Turn:
         source, drafts = self._draft(self._room() - 1)
         if self._constraint is not None:
             drafts = cut(self._constraint, drafts)
+        self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
         never = self.tokenizer.special_ids - self.tokenizer.eos_ids
         return Draft(source, self._planted_steps.drafted(drafts, never))
 
@@ -157,12 +160,16 @@ class Turn:
         found = self._choose(rows.logits, first, drafts)
         choice = self._taken(found.choice, drafts, rows.logits)
         shadow = self._shadow_check(position, rows.logits[0])
+        cache = self._cache_audit.look(sequence.state.kv, sequence.length)
         accepted = accepted_run(choice.ids, drafts)
         new, tokens, end, stop = self._cut(choice, accepted + 1)
         dead = self._feedback(draft.source, len(drafts), accepted, new) if drafts else None
         block = [sequence.tokens[-1], *new[:-1]]
         chosen = partial(self._chosen, first=first, new=new, replaced=found.replaced)
-        self._auditor.before_commit(sequence.state, Step(block, rows, new, len(drafts), found.choice.ids, chosen))
+        step = Step(block, rows, new, len(drafts), found.choice.ids, chosen)
+        self._auditor.before_commit(sequence.state, step, asked=cache is not None and cache.misread)
+        cache = self._accused(cache, block)
+        sequence.sound = sequence.sound and (cache is None or not cache.faults)
         self._planted_steps.before_commit(sequence.state, len(new))
         sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
         self._planted_steps.after_commit(sequence.state)
@@ -187,6 +194,7 @@ class Turn:
             dead_end=found.dead_end is not None and found.dead_end < len(new),
             expected=tuple(p for p in choice.expected[: len(new)] if p is not None),
             shadow=shadow,
+            cache=cache,
         )
 
     def _choose(self, logits: Tensor, first: int, drafts: list[int]) -> Filtered:
@@ -200,10 +208,31 @@ class Turn:
         choice = choose(logits, positions, sampling, valid, adjusted, top)
         return filtered(self._constraint, choice, drafts, ChosenFrom(logits, first, sampling, valid, adjusted, top))
 
-    def rewind(self, position: int, drafter: str, *, trusted: bool, codec: str | None = None) -> RewindReport:
+    def force(self, tokens: Tokens[int]) -> list[str]:
+        """Takes 1..rows tokens as its own, through one decode step, and returns the text of each.
+
+        What a fault does to a step it does to this one. Raises ValueError for a token that ends a turn.
+        """
+        new, sequence, position = list(tokens), self.sequence, len(self.generated)
+        if ending := self.tokenizer.eos_ids.intersection(new):
+            raise ValueError(f"forced: token {min(ending)} ends a turn")
+        self._planted.after_prefill(sequence.state.kv, self.prompt_tokens - 1)
+        rows = sequence.decode(new[:-1], self.fault)
+        sequence.commit(new, rows.hidden, speculative=len(new) > 1)
+        self._planted.after_commit(sequence.state.kv, sequence.length, len(new), position)
+        self.penalties.extend(new)
+        if self._constraint is not None:
+            for token in new:
+                self._constraint.advance(token)
+        return [self._text(token)[0] for token in new]
+
+    def rewind(
+        self, position: int, drafter: str, *, trusted: bool, codec: str | None = None, clean: bool = False
+    ) -> RewindReport:
         """Keeps the first `position` generated tokens and continues with `drafter`; works after the end too.
 
-        trusted: rebuild the state from a point that no verify step has touched. codec: `full` to leave a compressed
+        trusted: rebuild the state from a point that no verify step has touched. clean: take nothing over from the
+        present caches, which may be damaged. codec: `full` to leave a compressed
         cache as far as that fits (engine.fallback), None = as it is. Raises ValueError if `position` is
         not between 0 and the number of generated tokens, or is behind the last token of a turn that has ended.
         """
@@ -215,7 +244,8 @@ class Turn:
         started = time.perf_counter()
         discarded = self.generated[position:]
         sequence, length = self.sequence, self.prompt_tokens + position - 1
-        back = fall_back(sequence, length, codec or sequence.codec, trusted=trusted)
+        back = fall_back(sequence, length, codec or sequence.codec, trusted=trusted, clean=clean)
+        self._cache_audit = CacheAudit()
         self.penalties.forget(discarded)
         if self.options.constraint is not None:
             self._constraint = self.options.constraint.clone()
@@ -270,6 +300,18 @@ class Turn:
         if pacer.feedback(source, drafted, accepted):
             return source
         return SHORT if hint_died else None
+
+    def _accused(self, cache: CacheReport | None, block: Tokens[int]) -> CacheReport | None:
+        """Where a block and its rows alone differ, and codes are read, either may be the one at fault: a second reading
+        of the single row decides who is accused, the auditor's speculation or the cache."""
+        at, sequence = self._auditor.mismatch, self.sequence
+        if at is None or cache is None:
+            return cache
+        found = misread(sequence.model, sequence.state, block[: at + 1], sequence.length + at)
+        if found:
+            self._auditor.withdraw()
+            return replace(cache, faults=(*cache.faults, *found))
+        return replace(cache, faults=tuple(fault for fault in cache.faults if fault.check != "reading"))
 
     def _chosen(self, logits: Tensor, *, first: int, new: Tokens[int], replaced: Tokens[int]) -> list[int | None]:
         """What the sampler chooses from recomputed rows; None where the constraint has chosen. The new tokens are not

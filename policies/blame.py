@@ -24,10 +24,15 @@ NOT_FINITE = -2
 
 
 class Culprit(StrEnum):
+    """The layers of the engine that can be at fault, the model itself, or nobody that is known.
+
+    PREFIX: a prefix that was taken over; FILTER: decoding under a constraint.
+    """
+
     SPECULATION = "speculation"
     KV = "kv"
-    PREFIX_CACHE = "prefix_cache"
-    GRAMMAR = "grammar"
+    PREFIX = "prefix"
+    FILTER = "filter"
     MODEL = "model"
     UNKNOWN = "unknown"
 
@@ -53,6 +58,7 @@ class Blame:
     """One comparison. start: index of the first discarded token; began: first token that the finding accuses.
 
     exact: the backend passed its bitwise self-test. audited: a recomputed step already proved the fault.
+    proven: whose fault the finding itself proves.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class Blame:
         began: int,
         exact: bool,
         audited: bool = False,
+        proven: Culprit | None = None,
     ) -> None:
         self._before = before
         self._start = start
@@ -72,7 +79,7 @@ class Blame:
         self._difference: int | None = None
         self._whole = start <= began
         self._exact = exact
-        self._audited = audited
+        self._proven = Culprit.SPECULATION if audited else proven
         self._recurred = False
 
     @property
@@ -108,8 +115,8 @@ class Blame:
         )
 
     def _judge(self) -> tuple[Culprit, Literal["certain", "likely", "none"]]:
-        if self._audited:
-            return Culprit.SPECULATION, "certain"
+        if self._proven is not None:
+            return self._proven, "certain"
         if self._difference is not None:
             if not self._before.speculates:
                 return (Culprit.UNKNOWN, "none") if self._before.codec == "full" else (Culprit.KV, "likely")

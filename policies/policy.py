@@ -70,7 +70,7 @@ class Rewind:
 
     to: int
     mode: DecodeMode
-    rebuild: Literal["none", "trusted"]
+    rebuild: Literal["none", "trusted", "clean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,9 @@ class End:
 
 Decision = Continue | Start | Rewind | Wait | Repair | End
 
+ACCUSE_THE_CACHE = ("drift.kv", "drift.shadow")
+"""What these say may be true of every row that is stored, the prompt's included."""
+
 _MENDABLE = ("tool.json", "tool.markup", "tool.schema")
 
 
@@ -128,7 +131,7 @@ def decide(finding: Finding, situation: Situation, policy: Policy) -> Decision:
     if finding.detector.startswith("stall."):  # a step that hangs cannot be interrupted, so nothing can be rewound
         return Continue() if finding.grade is not Grade.ABORT else End("engine_stalled", situation.undelivered)
     if situation.mode != PLAIN and situation.can_rewind and situation.rewinds < policy.max_rewinds:
-        return Rewind(rewind_target(finding, situation), PLAIN, "trusted")
+        return Rewind(rewind_target(finding, situation), PLAIN, rebuild(finding))
     if finding.detector.startswith(("loop.", "struct.")):
         return _decide_loop(finding, situation)
     keep = max(finding.began, situation.undelivered)
@@ -149,6 +152,11 @@ def _decide_loop(finding: Finding, situation: Situation) -> Decision:
     if finding.grade is not Grade.ABORT:
         return Continue(hold=True)
     return End("model_loop", max(_unit_start(finding, situation), situation.undelivered))
+
+
+def rebuild(finding: Finding) -> Literal["trusted", "clean"]:
+    """How much of the present caches may stay: nothing of an accused one."""
+    return "clean" if finding.detector in ACCUSE_THE_CACHE else "trusted"
 
 
 def rewind_target(finding: Finding, situation: Situation) -> int:

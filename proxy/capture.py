@@ -22,6 +22,7 @@ class Capture:
     kept_ids: tokens of the response that stood before the rewind's target (all of them without a rewind); lost_ids:
     those after it, as they were decoded; `policies.blame.END_OF_TURN` and the like are not among them.
     modes: (index of the response's first token, decode mode) of each stretch of kept_ids.
+    response: the text of kept_ids and lost_ids. redacted: kinds of secrets that were taken out; then there are no ids.
     """
 
     request: ChatRequest
@@ -32,6 +33,13 @@ class Capture:
     kept_ids: tuple[int, ...]
     lost_ids: tuple[int, ...] = ()
     modes: tuple[tuple[int, DecodeMode], ...] = ()
+    response: str = ""
+    redacted: tuple[str, ...] = ()
+
+    @property
+    def is_exact(self) -> bool:
+        """Can it be replayed to the token?"""
+        return bool(self.prompt_ids) and not self.redacted
 
     def plain(self) -> dict[str, Any]:
         """JSON data."""
@@ -50,6 +58,8 @@ class Capture:
             kept_ids=tuple(plain["kept_ids"]),
             lost_ids=tuple(plain["lost_ids"]),
             modes=tuple((int(at), DecodeMode.parse(mode)) for at, mode in plain["modes"]),
+            response=str(plain["response"]),
+            redacted=tuple(plain["redacted"]),
         )
 
 

@@ -1,4 +1,4 @@
-"""The command `specguard`: serve, incidents, bench, check-config.
+"""The command `specguard`: serve, incidents, replay, trust, bench, check-config.
 
 Must not: do work that a library user would need (that is in the modules it calls).
 Invariant: a wrong call or configuration ends with status 2 and one clear line, never with a traceback.
@@ -22,6 +22,7 @@ from proxy import config as configuration
 from proxy.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore
 from proxy.report import incident_page, incident_table
+from proxy.trust_cli import add_trust
 
 PIPED_WIDTH = 1000
 """Columns of a table that no terminal limits."""
@@ -96,9 +97,19 @@ def _parser() -> argparse.ArgumentParser:
         view.add_argument("--incidents", metavar="FILE", help="store to read (default: as configured)")
         view.add_argument("--config", type=Path, metavar="FILE", help="configuration that names the store")
 
+    add_trust(commands)
+
     from proxy.bench import add_benchmarks
 
     add_benchmarks(commands, _Wide)
+
+    from proxy.env_cli import add_env
+
+    add_env(commands, _Wide)
+
+    from proxy.replay_cli import add_replay
+
+    add_replay(commands, _Wide, _load)
 
     check = commands.add_parser("check-config", help="check a configuration file and print what it means")
     check.add_argument("config", type=Path, metavar="FILE")
@@ -121,7 +132,7 @@ def _mode(text: str) -> str:
 
 
 def _version() -> str:
-    from proxy.server import own_version
+    from proxy.versions import own_version
 
     return own_version()
 

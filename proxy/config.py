@@ -9,7 +9,9 @@ which key is wrong and what to write instead.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import ipaddress
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from policies.modes import DecodeMode
 
 ENV_PREFIX = "SPECGUARD_"
+RENAMED = {"incidents.keep_prompts": "incidents.capture"}
 
 
 class ConfigProblem(Exception):
@@ -108,11 +111,47 @@ class Guard(_Section):
     max_call_cycles: int = Field(default=20, ge=0, le=64)
 
 
+class Breaker(_Section):
+    """When a decode mode is taken out of service, and how it comes back; see `policies.breaker`, `proxy.canaries`.
+
+    canary_tokens: that one canary may compute; 0 = none runs, and only `specguard trust reset` closes a breaker.
+    """
+
+    trips: int = Field(default=3, ge=1, le=32)
+    window_s: float = Field(default=1800.0, gt=0)
+    cool_down_s: float = Field(default=60.0, gt=0)
+    most_cool_down_s: float = Field(default=3600.0, gt=0)
+    canary_tokens: int = Field(default=65536, ge=0)
+    canary_quiet_s: float = Field(default=2.0, ge=0)
+
+
+class Trust(_Section):
+    """Up to which context decode modes are trusted. qualification: file written by `specguard qualify`, "" = none;
+    ceiling_tokens: where there is none, 0 = the whole window. path: of the breakers' state, "" = beside the incidents.
+    """
+
+    qualification: str = ""
+    ceiling_tokens: int = Field(default=0, ge=0)
+    path: str = ""
+
+
 class Incidents(_Section):
-    """Where incidents are kept. keep_prompts stores the conversation with each incident."""
+    """Where incidents are kept. capture stores with each incident what it takes to replay it; see `proxy.capture`."""
 
     path: str = "specguard-incidents.sqlite"
-    keep_prompts: bool = False
+    capture: bool = False
+
+
+class Replay(_Section):
+    """Responses that were rewound are run again to find the layer at fault, while nobody is served for `quiet_s`.
+
+    max_tokens, max_seconds: for all runs of one incident together.
+    """
+
+    automatic: bool = True
+    max_tokens: int = Field(default=1024, ge=64)
+    max_seconds: float = Field(default=30.0, gt=0)
+    quiet_s: float = Field(default=2.0, ge=0)
 
 
 class Log(_Section):
@@ -126,7 +165,10 @@ class Config(_Section):
     model: Model = Model()
     decode: Decode = Decode()
     guard: Guard = Guard()
+    breaker: Breaker = Breaker()
+    trust: Trust = Trust()
     incidents: Incidents = Incidents()
+    replay: Replay = Replay()
     log: Log = Log()
     plant: str = ""
 
@@ -138,6 +180,13 @@ class Config(_Section):
                 "machine can use the model; set keys or use 127.0.0.1"
             )
         return self
+
+
+def config_sha256(config: Config) -> str:
+    """Of everything that is configured, keys of clients apart: equal for two servers that do the same."""
+    plain = config.model_dump(mode="json")
+    plain["server"]["keys"] = len(config.server.keys)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def is_loopback(host: str) -> bool:
@@ -232,6 +281,8 @@ def _explain(problem: Any) -> str:
     where = ".".join(keys)
     match problem["type"]:
         case "extra_forbidden":
+            if where in RENAMED:
+                return f"{where}: was renamed; write {RENAMED[where]}"
             fields = list(_annotation(keys[:-1]).model_fields)
             near = difflib.get_close_matches(keys[-1], fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"

@@ -18,8 +18,8 @@ from proxy.incidents import Record
 CULPRITS = {
     "speculation": "speculation (draft and verify)",
     "kv": "the compressed KV cache",
-    "prefix_cache": "the prefix cache",
-    "grammar": "the grammar",
+    "prefix": "the prefix cache",
+    "filter": "the filter on tokens (grammar)",
     "model": "the model itself",
     "unknown": "not known",
 }

@@ -7,25 +7,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from detectors.drift.sprt import ShadowAgreement
 from policies.modes import DecodeMode
 from policies.policy import Policy
-from proxy.backends.base import Backend
-from proxy.config import Config
+from proxy.backends.base import Backend, BackendError
+from proxy.canaries import Canaries
+from proxy.config import Config, config_sha256
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
-from proxy.incidents import IncidentStore
+from proxy.incidents import IncidentStore, Origin
+from proxy.metrics import Metrics, Present
+from proxy.replay import AutomaticReplay
 from proxy.session import GuardedSession
+from proxy.sinks import Sinks
+from proxy.trust_keeper import TrustKeeper
+
+MEASURE_S = 1.0
+"""How long a scrape waits for the engine's own numbers."""
 
 
 @dataclass(slots=True)
 class Service:
     """One running server. settled: set when loading has ended, either way. mode: decode mode of the server.
 
-    shadow: what clean recomputations have shown, of all responses.
+    shadow: what clean recomputations have shown, of all responses. sinks: everybody who hears of incidents, the store
+    first; None = the store alone. keeper: of breakers and trust, None = every mode is used everywhere. replays: of
+    incidents, off the requests' path.
     """
 
     config: Config
@@ -40,9 +50,17 @@ class Service:
     in_flight: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    sinks: Sinks | None = None
+    keeper: TrustKeeper | None = None
+    canaries: Canaries | None = None
+    metrics: Metrics | None = None
+    replays: AutomaticReplay | None = None
+    memory: dict[str, int] = field(default_factory=dict)
+    origin: Origin = field(init=False)
 
     def __post_init__(self) -> None:
         self.idle.set()
+        self.origin = Origin(config_sha256(self.config))
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -68,6 +86,45 @@ class Service:
         """The model's own name first, then its aliases."""
         return [self.backend.info.id, *self.config.model.aliases]
 
+    async def begin(self, request: ChatRequest) -> tuple[GuardedSession, str]:
+        """A guarded session in the mode that is trusted at the prompt's length, and why it is not the wanted one.
+
+        A canary that runs makes way. Raises what `session` does, and BackendError for a prompt that cannot be rendered.
+        """
+        session = self.session(request)
+        if self.canaries is not None:
+            await self.canaries.make_way()
+        if self.keeper is None or self.policy.action == "observe":
+            return session, ""
+
+        async def count() -> int:
+            return await self.backend.count_tokens(request.messages, request.tools)
+
+        start = await self.keeper.start(session.mode, count, getattr(self.backend, "fits", None))
+        return replace(session, mode=start.mode), start.why
+
+    async def measure(self) -> None:
+        """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was."""
+        tell = getattr(self.backend, "memory", None)
+        if tell is not None and self.ready:
+            with suppress(TimeoutError, BackendError):
+                async with asyncio.timeout(MEASURE_S):
+                    self.memory = await tell()
+
+    def present(self) -> Present:
+        """For the metrics."""
+        keeper = self.keeper
+        ceilings = {} if keeper is None else keeper.detail(self.mode)["trusted"]
+        return Present(
+            in_flight=self.in_flight,
+            ready=not self.not_ready(),
+            mode=self.mode,
+            breakers={} if keeper is None else keeper.records,
+            ceilings={name: found["tokens"] for name, found in ceilings.items()},
+            memory=self.memory,
+            incidents_dropped=self.incidents.dropped,
+        )
+
     def session(self, request: ChatRequest) -> GuardedSession:
         """A guarded session for a parsed request; a seed that it does not name is the configured one.
 
@@ -86,4 +143,7 @@ class Service:
         if request.sampling.seed is None and self.config.decode.seed >= 0:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
-        return GuardedSession(request, self.backend, self.policy, self.incidents, mode, thinking, self.shadow)
+        sinks = self.sinks or Sinks((self.incidents,))
+        return GuardedSession(
+            request, self.backend, self.policy, sinks, mode, thinking, self.shadow, origin=self.origin
+        )

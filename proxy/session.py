@@ -47,7 +47,7 @@ from proxy.backends.base import Backend, BackendError, Delta, Generation
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.holdback import HoldBack
-from proxy.incidents import IncidentSink, Outcome
+from proxy.incidents import NOWHERE, IncidentSink, Origin, Outcome
 from proxy.logprobs import LogprobLedger
 from proxy.transcript import Transcript
 from proxy.trips import Trips
@@ -64,7 +64,7 @@ class GuardedSession:
 
     mode: what decoding starts in, unless the history shows a loop of calls.
     starts_thinking: the chat template opens `<think>` in the prompt. shadow: what clean recomputations have shown so
-    far, of all responses; None = of this one alone. detectors: the numbers that they go by.
+    far, of all responses; None = of this one alone. detectors: the numbers that they go by. origin: of the rules.
     """
 
     request: ChatRequest
@@ -75,6 +75,7 @@ class GuardedSession:
     starts_thinking: bool = False
     shadow: ShadowAgreement | None = None
     detectors: DetectorSettings = DEFAULT
+    origin: Origin = NOWHERE
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Raises BackendError while nothing was sent, also for a tool with a bad schema; later: Failed."""
@@ -111,7 +112,7 @@ class _Response:
         self._transcript = Transcript()
         logprobs = None if session.request.logprobs is None else LogprobLedger(self._transcript)
         self._holdback = HoldBack(session.request.stop, self._policy.hold_text_chars, logprobs)
-        self._trips = Trips(session.request, session.backend, generation, session.incidents)
+        self._trips = Trips(session.request, session.backend, generation, session.incidents, session.origin)
         self._accused: Finding | None = None
         self._awaited: Finding | None = None
         self._ending: End | None = None
@@ -181,7 +182,7 @@ class _Response:
 
     async def _take(self, delta: Delta) -> Decision:
         """Watches the tokens of one step. Nothing of a step leaves before all of it was watched."""
-        self._transcript.count(delta.step)
+        self._transcript.count(delta)
         if (audit := delta.step.audit) is not None:
             finding = audit_finding(delta.position, audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared)
             if finding is not None:
@@ -322,6 +323,7 @@ class _Response:
             stop_sequence=stop,
             incidents=self._trips.ids,
             token_ids=self._transcript.ids,
+            drafts=self._transcript.drafts,
         )
 
     def _fail(self, kind: str, message: str) -> Finished | Failed:

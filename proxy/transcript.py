@@ -7,8 +7,44 @@ Invariant: `ids` are the kept tokens from index 0 on, without a gap.
 
 from __future__ import annotations
 
-from proxy.backends.base import Delta, Generation, RewindReport, StepStats, Token
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from statistics import fmean
+from typing import Any
+
+from policies.modes import DecodeMode
+from proxy.backends.base import Delta, Generation, RewindReport, Token
 from proxy.events import Timings, Usage
+
+RING = 16
+"""Steps whose numbers are kept for an incident."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One engine step in numbers. position: of its first token. audited, mismatch: what an audit of it said (index of
+    the first row that differs). min_margin, mean_entropy: over its tokens, None where the backend cannot tell.
+
+    shadow_kl: of a position that was computed again from a clean cache, in nats.
+    """
+
+    position: int
+    tokens: int
+    mode: str
+    source: str
+    drafted: int
+    accepted: int
+    milliseconds: float
+    context: int
+    filtered: int
+    audited: bool
+    mismatch: int | None
+    min_margin: float | None
+    mean_entropy: float | None
+    finite: bool
+    shadow_kl: float | None
 
 
 class Transcript:
@@ -24,6 +60,10 @@ class Transcript:
         self.context = 0
         self.decode_ms = 0.0
         self.filtered = 0
+        self._steps: deque[Delta] = deque(maxlen=RING)
+        self._latest: Delta | None = None
+        self._modes: list[tuple[int, DecodeMode]] = []
+        self.drafts: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -39,13 +79,38 @@ class Transcript:
     def tokens(self) -> tuple[Token, ...]:
         return tuple(self._tokens)
 
-    def count(self, step: StepStats) -> None:
+    @property
+    def modes(self) -> tuple[tuple[int, DecodeMode], ...]:
+        """(index of the first token, decode mode) of each stretch of what was decoded and not rewound."""
+        return tuple(self._modes)
+
+    @property
+    def steps(self) -> tuple[dict[str, Any], ...]:
+        """The last steps, oldest first; made when asked for, since few ask."""
+        return tuple(asdict(_step(delta)) for delta in self._steps)
+
+    @property
+    def text(self) -> str:
+        """What the tokens say that stand, and those of the last step that do not yet."""
+        last = self._latest
+        coming = () if last is None else last.tokens[max(0, len(self) - last.position) :]
+        return "".join(token.text for token in (*self._tokens, *coming))
+
+    def count(self, delta: Delta) -> None:
         """Takes what a step cost, whatever becomes of its tokens."""
+        step = delta.step
+        self._steps.append(delta)
+        self._latest = delta
+        if not self._modes or self._modes[-1][1] != step.mode:
+            self._modes.append((delta.position, step.mode))
         self.drafted += step.drafted
         self.accepted += step.accepted
         self.context = step.context
         self.filtered += step.filtered
         self.decode_ms += step.milliseconds
+        if step.drafted:
+            drafted, accepted = self.drafts.get(step.source, (0, 0))
+            self.drafts[step.source] = drafted + step.drafted, accepted + step.accepted
         if step.audit is not None:
             self.audits += 1
             self.mismatches += step.audit.mismatch is not None
@@ -60,6 +125,8 @@ class Transcript:
     def rewound(self, report: RewindReport) -> None:
         """Drops what the backend has discarded."""
         del self._tokens[report.position :]
+        self._latest = None
+        self._modes = [(at, mode) for at, mode in self._modes if at < report.position]
         self.discarded += report.tokens
         self.decode_ms += report.milliseconds
 
@@ -82,3 +149,33 @@ class Transcript:
             draft_n=self.drafted,
             draft_n_accepted=self.accepted,
         )
+
+
+def _step(delta: Delta) -> Step:
+    step, audit = delta.step, delta.step.audit
+    return Step(
+        position=delta.position,
+        tokens=len(delta.tokens),
+        mode=str(step.mode),
+        source=step.source,
+        drafted=step.drafted,
+        accepted=step.accepted,
+        milliseconds=step.milliseconds,
+        context=step.context,
+        filtered=step.filtered,
+        audited=audit is not None,
+        mismatch=None if audit is None else audit.mismatch,
+        min_margin=min(_known(token.margin for token in delta.tokens), default=None),
+        mean_entropy=_mean(_known(token.entropy for token in delta.tokens)),
+        finite=all(token.finite is not False for token in delta.tokens),
+        shadow_kl=None if step.shadow is None else step.shadow.kl,
+    )
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    """Without what is unknown or no number, which JSON cannot tell."""
+    return [value for value in values if value is not None and isfinite(value)]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None

@@ -14,15 +14,18 @@ from dataclasses import asdict, dataclass, replace
 
 import structlog
 
+from detectors.drift.cache import PROOFS
 from detectors.finding import Finding
 from detectors.mended_call import MendedCall
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Decision, End, Repair, Rewind, Start
 from proxy.backends.base import Backend, Generation, RewindReport
+from proxy.capture import Capture
 from proxy.conversation import ChatRequest
-from proxy.incidents import Action, Closure, Incident, IncidentSink, Outcome, new_incident_id
+from proxy.incidents import NOWHERE, Action, Closure, Incident, IncidentSink, Origin, Outcome, new_incident_id
 from proxy.transcript import Transcript
+from proxy.versions import versions
 
 log = structlog.get_logger()
 
@@ -43,8 +46,16 @@ class _Trip:
 class Trips:
     """Of one response. Positions are indices into its tokens."""
 
-    def __init__(self, request: ChatRequest, backend: Backend, generation: Generation, sink: IncidentSink) -> None:
+    def __init__(
+        self,
+        request: ChatRequest,
+        backend: Backend,
+        generation: Generation,
+        sink: IncidentSink,
+        origin: Origin = NOWHERE,
+    ) -> None:
         self._request, self._backend, self._generation, self._sink = request, backend, generation, sink
+        self._origin = origin
         self._exact = backend.capabilities.exactness == "bitwise"
         self._trips: list[_Trip] = []
         self._comparing: Blame | None = None
@@ -80,6 +91,7 @@ class Trips:
                     began=finding.began,
                     exact=self._exact,
                     audited=audited,
+                    proven=_proven(finding),
                 )
                 self._comparing = trip.blame
             case Start():
@@ -91,12 +103,11 @@ class Trips:
             case _:
                 trip.verdict = _without_comparison(finding, mode, acted=False)
         self._trips.append(trip)
-        prompt = _prompt(self._request)
-        incident = self._describe(trip, decision, mode, transcript, lost, prompt)
+        incident = self._describe(trip, decision, mode, transcript, lost)
         if mended is not None:
             evidence = {**incident.evidence, "mended": list(mended.mended)}
             incident = replace(incident, evidence=evidence, texts={"before": mended.before, "after": mended.arguments})
-        self._sink.opened(incident, prompt)
+        self._sink.opened(incident, self._capture(decision, mode, transcript, lost))
         log.warning(
             "incident.opened",
             incident=trip.id,
@@ -189,11 +200,11 @@ class Trips:
         mode: DecodeMode,
         transcript: Transcript,
         lost: tuple[int, ...],
-        prompt: str,
     ) -> Incident:
         request, generation, finding = self._request, self._generation, trip.finding
         rewind = decision if isinstance(decision, Rewind) else None
         after = decision.mode if isinstance(decision, Rewind | Start) else mode
+        tool = finding.evidence.get("tool")
         return Incident(
             id=trip.id,
             request_id=request.request_id,
@@ -217,12 +228,32 @@ class Trips:
             cached_tokens=generation.cached_tokens,
             seed=generation.seed,
             temperature=request.sampling.temperature,
-            prompt_sha256=hashlib.sha256(prompt.encode()).hexdigest(),
+            prompt_sha256=_digest(request),
             rebuild=rewind.rebuild if rewind else "",
+            tool=next((declared.name for declared in request.tools if declared.name == tool), ""),
             evidence=dict(finding.evidence),
             audits={"audited": transcript.audits, "mismatches": transcript.mismatches},
             drafts={"drafted": transcript.drafted, "accepted": transcript.accepted},
+            steps=transcript.steps,
             capabilities=asdict(self._backend.capabilities),
+            origin=self._origin,
+            versions=versions(),
+        )
+
+    def _capture(self, decision: Decision, mode: DecodeMode, transcript: Transcript, lost: tuple[int, ...]) -> Capture:
+        """What a sink needs to run the response again; nothing is copied but the response's own tokens."""
+        kept = decision.to if isinstance(decision, Rewind) else len(transcript)
+        generation = self._generation
+        return Capture(
+            request=self._request,
+            mode=mode,
+            seed=generation.seed,
+            prompt_ids=generation.prompt_ids,
+            cached_tokens=generation.cached_tokens,
+            kept_ids=transcript.ids[:kept],
+            lost_ids=tuple(token for token in lost if token >= 0),
+            modes=tuple((at, each) for at, each in transcript.modes if at < kept),
+            response=transcript.text,
         )
 
 
@@ -233,10 +264,19 @@ def _compared(finding: Finding, start: int, lost: tuple[int, ...]) -> tuple[int,
     return (*lost[:bad], NOT_FINITE, *lost[bad + 1 :])
 
 
+def _proven(finding: Finding) -> Culprit | None:
+    """Whom a finding convicts by a comparison of its own."""
+    if finding.detector == "drift.prefix":
+        return Culprit.PREFIX_CACHE
+    return Culprit.KV if finding.evidence.get("check") in PROOFS else None
+
+
 def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) -> BlameVerdict:
     """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model."""
     if finding.detector == "drift.audit":
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
+    if finding.detector == "drift.prefix":
+        return BlameVerdict(Culprit.PREFIX_CACHE, "certain", finding.position, 0, finding.began, (), ())
     if acted and finding.detector == "loop.history":  # plain decoding served the last copies, here or before a restart
         return BlameVerdict(Culprit.MODEL, "likely", None, 0, finding.began, (), ())
     if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.")):
@@ -244,7 +284,8 @@ def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) 
     return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
 
 
-def _prompt(request: ChatRequest) -> str:
-    """Everything the model was given, as canonical JSON."""
+def _digest(request: ChatRequest) -> str:
+    """SHA-256 of everything the model was given, as canonical JSON."""
     given = {"messages": [asdict(m) for m in request.messages], "tools": [asdict(t) for t in request.tools]}
-    return json.dumps(given, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    text = json.dumps(given, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -17,8 +17,9 @@ from examples.embedded_model.evaluate import TOOLS, Run, run_task
 from examples.embedded_model.tasks import make_task
 from policies.modes import PLAIN, DecodeMode
 from proxy.backends.builtin import BuiltinBackend
+from proxy.capture import Capture
 from proxy.events import Event, Finished, Started, TextDelta, ToolCall
-from proxy.incidents import Closure, Incident
+from proxy.incidents import Closure, Incident, Judgement
 
 TASKS = 20
 FAST = DecodeMode("mtp+ngram")
@@ -32,11 +33,14 @@ class Incidents:
     openings: list[Incident] = field(default_factory=list)
     closures: list[Closure] = field(default_factory=list)
 
-    def opened(self, incident: Incident, prompt: str = "") -> None:
+    def opened(self, incident: Incident, capture: Capture | None = None) -> None:
         self.openings.append(incident)
 
     def closed(self, closure: Closure) -> None:
         self.closures.append(closure)
+
+    def judged(self, judgement: Judgement) -> None:
+        raise AssertionError("nobody judges here")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

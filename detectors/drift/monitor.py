@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from detectors.drift.cache import CacheHealth, CacheNumbers
 from detectors.drift.calibration import Calibration
 from detectors.drift.collapse import Collapse
 from detectors.drift.drafting import DeadDrafter, DraftersAlive, Saturation
@@ -78,6 +79,8 @@ class StepNumbers(Protocol):
     def expected(self) -> tuple[float, ...]: ...
     @property
     def shadow(self) -> ShadowNumbers | None: ...
+    @property
+    def cache(self) -> CacheNumbers | None: ...
 
 
 class DriftMonitor:
@@ -102,6 +105,7 @@ class DriftMonitor:
         """The response goes on from an earlier token, in a mode with this codec: what was drawn before is drawn again
         with the same noise, so it counts no more."""
         self._codec = codec
+        self._cache = CacheHealth(codec, self._settings)
         self._calibration = Calibration(self._settings)
         self._collapse = Collapse(self._settings)
         self._saturation = Saturation(self._settings)
@@ -119,6 +123,7 @@ class DriftMonitor:
         A step is judged as a whole, before its tokens are taken in: a finding begins at its first token or earlier.
         """
         found = [
+            *self._stored(position, step),
             *self._tokens(position, tokens),
             *self._drafts(position, step),
             *self._clean(step),
@@ -137,6 +142,10 @@ class DriftMonitor:
         if not self.saturated:
             return finding
         return replace(finding, evidence={**finding.evidence, "saturated": self._saturation.acceptance})
+
+    def _stored(self, position: int, step: StepNumbers) -> list[Finding]:
+        found = None if step.cache is None else self._cache.feed(position, step.cache)
+        return [] if found is None else [found]
 
     def _tokens(self, position: int, tokens: Sequence[TokenNumbers]) -> list[Finding]:
         found: list[Finding | None] = []
@@ -161,9 +170,11 @@ class DriftMonitor:
         sample = step.shadow
         if sample is None:
             return []
-        found = self._shadow.feed(sample.position, self._codec, step.context, sample.agrees)
+        place = sample.position, self._codec, step.context
+        found = self._shadow.feed(*place, sample.agrees)
+        diverges = self._shadow.divergence.feed(*place, sample.kl)
         if self._exact and self._codec == "full" and not sample.identical:
             evidence = {"kl": sample.kl, "agrees": sample.agrees}
             reason = "a clean recomputation gives other bits"
             return [Finding("drift.shadow", Grade.FALLBACK, "engine", sample.position, 0, reason, evidence)]
-        return [] if found is None else [found]
+        return [each for each in (diverges, found) if each is not None]

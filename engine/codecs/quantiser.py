@@ -61,13 +61,19 @@ class Scratch:
 
 
 class Quantiser(Protocol):
-    """bits: per coordinate; width, dtype: of a packed vector. rotate: fp32 [d, d] into the order in which `decode`
-    hands coordinates out."""
+    """bits: per coordinate; width, dtype: of a packed vector. turn: fp32 [d, d], the rotation; rotate: the same, into
+    the order in which `decode` hands coordinates out."""
 
-    bits: int
-    width: int
-    dtype: torch.dtype
-    rotate: Tensor
+    @property
+    def bits(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def turn(self) -> Tensor: ...
+    @property
+    def rotate(self) -> Tensor: ...
 
     def encode_block(self, x: Tensor) -> Encoded:
         """x: fp32 [64, heads, d]."""
@@ -84,8 +90,8 @@ class LloydMax:
     def __init__(self, bits: int, dim: int, device: torch.device, seed: int = SEED) -> None:
         self.bits, self.dim = bits, dim
         self.width = packed_bytes(bits, dim)
-        self._into = rotation(dim, seed).to(device)
-        self.rotate = self._into[:, coordinate_order(bits, dim).to(device)].contiguous()
+        self.turn = rotation(dim, seed).to(device)
+        self.rotate = self.turn[:, coordinate_order(bits, dim).to(device)].contiguous()
         self._levels = lloyd_max.levels(bits).to(device)
         self._boundaries = lloyd_max.boundaries(bits).to(device)
         # a row of the table is looked up as one element, four times as fast as copying it number by number
@@ -93,7 +99,7 @@ class LloydMax:
         self._table = cell_table(self._levels, bits).view(element).flatten()
 
     def encode_block(self, x: Tensor) -> Encoded:
-        y = (x.reshape(-1, self.dim) @ self._into).view(x.shape)
+        y = (x.reshape(-1, self.dim) @ self.turn).view(x.shape)
         energy = y.square().sum(-1)
         root = self.dim**0.5
         unit = y * (root / energy.sqrt().clamp_min(1e-30))[..., None]
@@ -122,7 +128,7 @@ class Int8:
 
     def __init__(self, dim: int, device: torch.device, seed: int = SEED) -> None:
         self.dim = self.width = dim
-        self.rotate = rotation(dim, seed).to(device)
+        self.rotate = self.turn = rotation(dim, seed).to(device)
 
     def encode_block(self, x: Tensor) -> Encoded:
         y = (x.reshape(-1, self.dim) @ self.rotate).view(x.shape)

@@ -26,9 +26,10 @@ from policies.modes import DecodeMode
 from policies.policy import Policy
 from proxy.backends.base import Backend, Delta, Generation
 from proxy.backends.builtin import BuiltinBackend
+from proxy.capture import Capture
 from proxy.conversation import ChatRequest, Message, PastCall, Tool
 from proxy.events import Event, Finished, TextDelta, ToolCall
-from proxy.incidents import Closure, Incident, IncidentSink
+from proxy.incidents import Closure, Incident, IncidentSink, Judgement
 from proxy.session import GuardedSession
 
 MAX_TURNS = 12
@@ -99,10 +100,13 @@ class Incidents:
     def __init__(self, score: Score) -> None:
         self._score = score
 
-    def opened(self, incident: Incident, prompt: str = "") -> None:
+    def opened(self, incident: Incident, capture: Capture | None = None) -> None:
         self._score.invalid += incident.detector.startswith("tool.")
 
     def closed(self, closure: Closure) -> None:
+        pass
+
+    def judged(self, judgement: Judgement) -> None:
         pass
 
 

@@ -133,7 +133,7 @@ def rotation_skipped_by_one_writer(patch: pytest.MonkeyPatch) -> None:
 
     def faulty(self: LloydMax, x: Tensor) -> Encoded:
         calls.append(1)
-        return whole(self, x if len(calls) < 5 else x @ self._into.T)
+        return whole(self, x if len(calls) < 5 else x @ self.turn.T)
 
     patch.setattr(LloydMax, "encode_block", faulty)
 

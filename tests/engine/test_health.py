@@ -93,7 +93,7 @@ def test_a_failed_rotation_shows() -> None:
     rows.keys[..., 7] *= 15
     sound = health_of(filled(rows, end=150))
     cache = CompressedCache(layout())
-    cache.layout.keys._into = torch.eye(DIM)  # type: ignore[attr-defined]
+    cache.layout.keys.turn = torch.eye(DIM)  # type: ignore[attr-defined]
     rows.fill(cache, 150)
     health = health_of(cache)
     assert sound.warnings == ()

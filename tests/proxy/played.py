@@ -12,9 +12,10 @@ from typing import Any
 
 from policies.modes import DecodeMode
 from policies.policy import Policy
+from proxy.capture import Capture
 from proxy.conversation import ChatRequest, Message, Tool
 from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, ToolCall
-from proxy.incidents import Closure, Incident
+from proxy.incidents import Closure, Incident, Judgement
 from proxy.session import GuardedSession
 from tests.proxy.scripted import FAST, Script, ScriptedBackend, ScriptedGeneration, call_text
 
@@ -34,12 +35,18 @@ class Sink:
 
     incidents: list[Incident] = field(default_factory=list)
     closures: list[Closure] = field(default_factory=list)
+    captures: list[Capture | None] = field(default_factory=list)
+    judgements: list[Judgement] = field(default_factory=list)
 
-    def opened(self, incident: Incident, prompt: str = "") -> None:
+    def opened(self, incident: Incident, capture: Capture | None = None) -> None:
         self.incidents.append(incident)
+        self.captures.append(capture)
 
     def closed(self, closure: Closure) -> None:
         self.closures.append(closure)
+
+    def judged(self, judgement: Judgement) -> None:
+        self.judgements.append(judgement)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.cli import main
 from proxy.incidents import IncidentStore
-from tests.proxy.test_incidents import CLOSURE, INCIDENT
+from tests.proxy.incidents.samples import CLOSURE, INCIDENT
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 100

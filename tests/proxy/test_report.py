@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 
 from proxy.incidents import Closure, Incident, Record
 from proxy.report import CULPRITS, incident_page, incident_table
-from tests.proxy.test_incidents import CLOSURE, INCIDENT
+from tests.proxy.incidents.samples import CLOSURE, INCIDENT
 
 
 def shown(renderable: RenderableType, width: int = 400) -> list[str]:

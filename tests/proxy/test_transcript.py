@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from policies.modes import PLAIN
+import json
+
+from policies.modes import PLAIN, DecodeMode
 from proxy.backends.base import Audit, Delta, RewindReport, StepStats, Token
-from proxy.transcript import Transcript
+from proxy.transcript import RING, Transcript
 from tests.proxy.scripted import FAST
 
 
-def step(audit: Audit | None = None) -> StepStats:
-    return StepStats(FAST, "mtp", 3, 2, 5.0, 40, audit)
+def step(audit: Audit | None = None, mode: DecodeMode = FAST) -> StepStats:
+    return StepStats(mode, "mtp", 3, 2, 5.0, 40, audit)
+
+
+def delta(position: int = 0, *tokens: Token, audit: Audit | None = None, mode: DecodeMode = FAST) -> Delta:
+    return Delta(position, tokens, step(audit, mode))
 
 
 def filled(count: int) -> Transcript:
@@ -29,15 +35,52 @@ def test_tokens_stand_until_they_are_rewound() -> None:
 
 def test_steps_are_counted_whatever_becomes_of_them() -> None:
     transcript = Transcript()
-    transcript.count(step(Audit(4, None)))
-    transcript.count(step(Audit(4, 1)))
-    transcript.count(step())
+    transcript.count(delta(audit=Audit(4, None)))
+    transcript.count(delta(audit=Audit(4, 1)))
+    transcript.count(delta())
     assert (transcript.drafted, transcript.accepted, transcript.decode_ms) == (9, 6, 15.0)
     assert (transcript.audits, transcript.mismatches, transcript.context) == (2, 1, 40)
 
 
 def test_the_rest_of_a_delta() -> None:
-    delta = Delta(3, (Token(3, ""), Token(4, ""), Token(5, "")), step())
-    assert filled(3).end_of(delta) == (3, 4, 5)
-    assert filled(5).end_of(delta) == (5,)
-    assert filled(6).end_of(delta) == ()
+    last = delta(3, Token(3, ""), Token(4, ""), Token(5, ""))
+    assert filled(3).end_of(last) == (3, 4, 5)
+    assert filled(5).end_of(last) == (5,)
+    assert filled(6).end_of(last) == ()
+
+
+def test_the_last_steps_are_kept_as_numbers() -> None:
+    transcript = Transcript()
+    for position in range(RING + 4):
+        numbers = Token(9, "secret", margin=2.0 - position, entropy=float(position), finite=True)
+        transcript.count(delta(position, numbers, Token(8, "", margin=float("nan"), entropy=None)))
+    transcript.count(delta(RING + 4, Token(7, "", finite=False), audit=Audit(4, 1)))
+    steps = transcript.steps
+    assert [step["position"] for step in steps] == list(range(5, RING + 5))
+    assert steps[0] == {
+        "position": 5, "tokens": 2, "mode": str(FAST), "source": "mtp", "drafted": 3, "accepted": 2,
+        "milliseconds": 5.0, "context": 40, "filtered": 0, "audited": False, "mismatch": None,
+        "min_margin": -3.0, "mean_entropy": 5.0, "finite": True, "shadow_kl": None,
+    }  # fmt: skip
+    last = steps[-1]
+    assert (last["audited"], last["mismatch"], last["finite"], last["min_margin"]) == (True, 1, False, None)
+    json.dumps(steps, allow_nan=False)
+
+
+def test_stretches_of_modes_follow_rewinds() -> None:
+    transcript = filled(6)
+    for position, mode in ((0, FAST), (3, FAST), (4, PLAIN)):
+        transcript.count(delta(position, mode=mode))
+    assert transcript.modes == ((0, FAST), (4, PLAIN))
+    transcript.rewound(RewindReport(4, 2, 2, 7.0, PLAIN))
+    assert transcript.modes == ((0, FAST),)
+    transcript.count(delta(4, mode=PLAIN))
+    assert transcript.modes == ((0, FAST), (4, PLAIN))
+
+
+def test_the_text_has_what_comes_and_nothing_that_was_discarded() -> None:
+    transcript = filled(2)
+    transcript.count(delta(1, Token(1, "1"), Token(2, "2"), Token(3, "3")))
+    assert transcript.text == "0123"
+    transcript.rewound(RewindReport(1, 1, 1, 7.0, PLAIN))
+    assert transcript.text == "0"

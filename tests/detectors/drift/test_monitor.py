@@ -44,6 +44,7 @@ class Step:
     context: int = 500
     expected: tuple[float, ...] = ()
     shadow: Shadow | None = None
+    cache: object = None
 
 
 @pytest.mark.parametrize("accepted", [0, 1, 7])
