@@ -33,6 +33,7 @@ from engine.model import Model
 from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
 from engine.planted_codecs import coded_caches
+from engine.planted_device import PlantedDevice
 from engine.planted_prefix import poison
 from engine.prefix import PrefixStore
 from engine.reports import MemoryReport, RewindReport, StepReport
@@ -91,6 +92,7 @@ class Engine:
         self.shadows = ShadowBudget(options.shadow_bytes) if options.shadow_bytes else None
         self.checks = CacheChecks()
         self.plan = AuditPlan()
+        self._device = PlantedDevice(options.fault)
         self.budget = Budget(self.model.device, options.cache_bytes)
         self.max_blocks = 1
         self.costs: Costs = TYPICAL
@@ -126,6 +128,7 @@ class Engine:
 
         The tokens do not depend on which turns stand together.
         """
+        self._device.before_step(turns)
         started = time.perf_counter()
         results: dict[int, StepReport | Exception] = {}
         ready: list[tuple[int, Draft]] = []
@@ -149,6 +152,10 @@ class Engine:
                 except Exception as error:
                     results[index] = error
         return [results[index] for index in range(len(turns))]
+
+    def release(self) -> None:
+        """Lets a step go on that a planted fault has halted; from any thread."""
+        self._device.release()
 
     def memory(self) -> MemoryReport:
         """Bytes of live tensors: weights, and the sequences that are kept or in use."""

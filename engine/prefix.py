@@ -84,7 +84,7 @@ class PrefixStore:
         """Takes a lent sequence back; what was used longest ago is dropped when there is no room."""
         self.drop(sequence)
         # half codes, half raw rows: nobody could take it over
-        if not sequence.sound or not sequence.lineage.sound or not sequence.holds(sequence.codec):
+        if not (sequence.sound and sequence.lineage.sound and sequence.holds(sequence.codec)):
             return
         sequence.state.skip_log(0)  # only prefilled positions are reused, so nobody rewinds into the response again
         self._kept.append(sequence)

@@ -241,6 +241,7 @@ class Sequence:
             prompt = min(target, self.prefilled)
             pins, self.state = self.state.pins, self._new_state()
             self.state.pins = pins
+            self._refuse_prefix()
             self.speculated_from, self.sound = None, True
             self._recompute(0, prompt, width=1)
             self._compress()

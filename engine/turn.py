@@ -144,10 +144,9 @@ class Turn:
         source, drafts = self._draft(self._room() - 1)
         if self._constraint is not None:
             drafts = cut(self._constraint, drafts)
-        never = self.tokenizer.special_ids - self.tokenizer.eos_ids
-        drafts = self._planted_steps.drafted(drafts, never)
         self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
-        return Draft(source, drafts)
+        never = self.tokenizer.special_ids - self.tokenizer.eos_ids
+        return Draft(source, self._planted_steps.drafted(drafts, never))
 
     def accept(self, draft: Draft, rows: Rows, started: float) -> StepReport:
         """The second half: samples from the rows that were decoded for `draft`, commits what agrees, and reports.
@@ -167,11 +166,8 @@ class Turn:
         dead = self._feedback(draft.source, len(drafts), accepted, new) if drafts else None
         block = [sequence.tokens[-1], *new[:-1]]
         chosen = partial(self._chosen, first=first, new=new, replaced=found.replaced)
-        self._auditor.before_commit(
-            sequence.state,
-            Step(block, rows, new, len(drafts), found.choice.ids, chosen),
-            asked=cache is not None and cache.misread,
-        )
+        step = Step(block, rows, new, len(drafts), found.choice.ids, chosen)
+        self._auditor.before_commit(sequence.state, step, asked=cache is not None and cache.misread)
         cache = self._accused(cache, block)
         sequence.sound = sequence.sound and (cache is None or not cache.faults)
         self._planted_steps.before_commit(sequence.state, len(new))
