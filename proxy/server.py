@@ -20,6 +20,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from policies.overrides import HEADER
 from proxy import errors
 from proxy.access import check_access, owner
 from proxy.backends.base import BackendError
@@ -205,8 +206,11 @@ class Handlers:
         return {"id": name, "object": "model", "created": 0, "owned_by": "specguard", "max_model_len": window}
 
     def _check_ready(self) -> None:
-        if reason := self._service.not_ready():
-            raise RequestError("internal" if self._service.failure else "overloaded", reason)
+        service = self._service
+        if reason := service.not_ready():
+            trouble = service.backend.trouble
+            final = service.failure or (trouble is not None and trouble.final)
+            raise RequestError("internal" if final else "overloaded", reason)
 
     async def _respond(
         self, http: web.Request, parsed: Parsed, make_encoder: Callable[[ChatRequest, str, bool], Encoder]
@@ -222,7 +226,9 @@ class Handlers:
             extra["x-specguard-ignored"] = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
         outcome = Outcome(request, service.metrics.meter(request) if service.metrics else None)
         with service.counted(), outcome.logged():
-            session, why = await service.begin(request)
+            session, why = await service.begin(request, owner(http, service.config.server), http.headers)
+            if session.policy.override:
+                extra[HEADER] = session.policy.override
             extra["x-specguard-mode"] = str(session.mode)
             if why:
                 extra["x-specguard-mode-reason"] = re.sub(r"[^ -~]", "?", why)[:300]
