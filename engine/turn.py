@@ -144,10 +144,16 @@ class Turn:
         source, drafts = self._draft(self._room() - 1)
         if self._constraint is not None:
             drafts = cut(self._constraint, drafts)
+<<<<<<< HEAD
         never = self.tokenizer.special_ids - self.tokenizer.eos_ids
         drafts = self._planted_steps.drafted(drafts, never)
         self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
         return Draft(source, drafts)
+=======
+        self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
+        never = self.tokenizer.special_ids - self.tokenizer.eos_ids
+        return Draft(source, self._planted_steps.drafted(drafts, never))
+>>>>>>> 91f0bc91cbc81cdedc2c5b638c3e47151b6670ad
 
     def accept(self, draft: Draft, rows: Rows, started: float) -> StepReport:
         """The second half: samples from the rows that were decoded for `draft`, commits what agrees, and reports.

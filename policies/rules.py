@@ -33,9 +33,8 @@ DETECTORS = (
     "loop.history",
     "struct.run", "struct.misplaced", "struct.think",
     "text.charset",
-    "drift.audit", "drift.nonfinite", "drift.shadow", "drift.kv", "drift.sharpened", "drift.accepted", "drift.collapse",
-    "drift.tool_validity", "drift.prefix",
-    "stall.step", "stall.engine",
+    "drift.audit", "drift.prefix", "drift.nonfinite", "drift.shadow", "drift.kv", "drift.sharpened", "drift.accepted",
+    "drift.collapse", "drift.tool_validity",
     "budget.session",
 )  # fmt: skip
 """Everybody who speaks, so that a rule for nobody can be pointed out."""
