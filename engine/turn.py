@@ -144,9 +144,10 @@ class Turn:
         source, drafts = self._draft(self._room() - 1)
         if self._constraint is not None:
             drafts = cut(self._constraint, drafts)
-        self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
         never = self.tokenizer.special_ids - self.tokenizer.eos_ids
-        return Draft(source, self._planted_steps.drafted(drafts, never))
+        drafts = self._planted_steps.drafted(drafts, never)
+        self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
+        return Draft(source, drafts)
 
     def accept(self, draft: Draft, rows: Rows, started: float) -> StepReport:
         """The second half: samples from the rows that were decoded for `draft`, commits what agrees, and reports.

@@ -20,14 +20,14 @@ import structlog
 from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
 from detectors.finding import Finding, Grade
 from detectors.mended_call import mend_call
-from detectors.stall import StallDetector, StallSettings
+from detectors.stall import StallDetector, StallSettings, engine_finding
 from detectors.tool_schema import ToolSchemas
 from detectors.watch import Said, first_refused
 from policies.blame import END_OF_TURN
 from policies.modes import DecodeMode
 from policies.notice import notice
 from policies.policy import Continue, Decision, End, Policy, Repair, Rewind, Situation, Start, Wait, decide
-from proxy.backends.base import Backend, BackendError, Delta, Generation
+from proxy.backends.base import Backend, BackendError, Delta, EngineLost, Generation
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.hold_clock import HoldClock
@@ -133,6 +133,9 @@ class GuardedResponse:
         except Stalled as stalled:
             self._stalled = True
             self._late(stalled.finding)
+            raise
+        except EngineLost as lost:
+            self._late(engine_finding(len(self._transcript), lost.trouble.reason))
             raise
 
     def _late(self, finding: Finding) -> None:

@@ -88,7 +88,9 @@ class Service:
             return self.failure
         if self.draining:
             return "the server is shutting down"
-        return "" if self.ready else "the model is still loading"
+        if not self.ready:
+            return "the model is still loading"
+        return "" if self.backend.trouble is None else self.backend.trouble.message
 
     def known_models(self) -> list[str]:
         """The model's own name first, then its aliases."""

@@ -152,3 +152,27 @@ def test_a_kept_sequence_holds_no_log_and_a_dropped_one_is_gone(model: Model) ->
     part = sequence.state.log[0][0]
     assert all(t.untyped_storage().nbytes() == t.nbytes for t in (part.conv, part.k, part.u, part.decay))
     assert len(prefixes) == 1
+
+
+def test_a_refused_lineage_is_neither_lent_nor_kept(model: Model) -> None:
+    prefixes, (kept, other) = store(model, ids(200), ids(200, 5))
+    follow = [*ids(200), *ids(40, 1)]
+    branch = prefixes.take([*ids(150), *ids(40, 2)])
+    assert branch is not kept and branch.lineage is kept.lineage
+    branch.begin([*ids(150), *ids(40, 2)])
+    list(branch.prefill())
+    branch.rewind(150, trusted=True)
+    fresh = prefixes.take(follow)
+    assert fresh is not kept and fresh.begin(follow) <= 150 // 64 * 64
+    assert len(prefixes) == 1, "the other conversation stays"
+    assert prefixes.take([*other.tokens, 3]) is other
+
+
+def test_a_running_sequence_of_a_refused_lineage_is_not_taken_back(model: Model) -> None:
+    prefixes, (kept,) = store(model, ids(200))
+    follow = [*kept.tokens, *ids(40, 1)]
+    running = prefixes.take(follow)
+    running.begin(follow)
+    running.lineage.sound = False
+    prefixes.put(running)
+    assert len(prefixes) == 0
