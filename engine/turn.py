@@ -305,6 +305,9 @@ class Turn:
 
     def _shadow_check(self, position: int, logits: Tensor) -> ShadowReport | None:
         """logits: of the step's first row, which saw nothing but what is committed."""
+        checked, self.sequence.checked = self.sequence.checked, None
+        if checked is not None:  # the codes against the full rows, at the end of the prompt
+            return ShadowReport(position, checked.top1, False, checked.kl, checked.doubt, checked.milliseconds)
         every = self.options.shadow_every
         if not every or position < self._next_shadow:
             return None
