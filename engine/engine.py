@@ -33,6 +33,8 @@ from engine.model import Model
 from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
 from engine.planted_codecs import coded_caches
+from engine.planted_device import PlantedDevice
+from engine.planted_prefix import poison
 from engine.prefix import PrefixStore
 from engine.reports import MemoryReport, RewindReport, StepReport
 from engine.sampler import SamplingParams
@@ -90,6 +92,7 @@ class Engine:
         self.shadows = ShadowBudget(options.shadow_bytes) if options.shadow_bytes else None
         self.checks = CacheChecks()
         self.plan = AuditPlan()
+        self._device = PlantedDevice(options.fault)
         self.budget = Budget(self.model.device, options.cache_bytes)
         self.max_blocks = 1
         self.costs: Costs = TYPICAL
@@ -116,7 +119,7 @@ class Engine:
         test = self_test(self.model)
         if DEFAULT in self.codecs:  # one stands for all: they differ in tables, not in what is read when
             test = test.and_also(self_test(self.model, max_blocks=1, codec=DEFAULT))
-        self.max_blocks = test.blocks
+        self.max_blocks, self.plan.exact = test.blocks, test.exactness == "bitwise"
         self.costs = measure_costs(self.model, self.valid_tokens)
         return test
 
@@ -125,6 +128,7 @@ class Engine:
 
         The tokens do not depend on which turns stand together.
         """
+        self._device.before_step(turns)
         started = time.perf_counter()
         results: dict[int, StepReport | Exception] = {}
         ready: list[tuple[int, Draft]] = []
@@ -149,6 +153,10 @@ class Engine:
                     results[index] = error
         return [results[index] for index in range(len(turns))]
 
+    def release(self) -> None:
+        """Lets a step go on that a planted fault has halted; from any thread."""
+        self._device.release()
+
     def memory(self) -> MemoryReport:
         """Bytes of live tensors: weights, and the sequences that are kept or in use."""
         return MemoryReport(weights=self.model.nbytes, sequences=self.prefixes.nbytes, kept=len(self.prefixes))
@@ -169,8 +177,18 @@ class Engine:
         Raises ContextOverflow, and ValueError for a drafter that this model cannot run, a codec that the
         response must not use, or a token that the model lacks.
         """
+        self.check(prompt, options)  # before a kept sequence is touched
+        sequence = self.prefixes.take(prompt, options.codec)
+        try:
+            return self.begin(sequence, prompt, options, marks)
+        except BaseException:
+            self.prefixes.drop(sequence)
+            raise
+
+    def check(self, prompt: Sequence[int], options: TurnOptions) -> None:
+        """Raises as `open` does for what it would refuse."""
         limit = self.model.config.max_context
-        if len(prompt) >= limit:  # before a kept sequence is touched
+        if len(prompt) >= limit:
             raise ContextOverflow(len(prompt), limit)
         if options.drafter not in self.drafters:
             raise ValueError(f"drafter: {options.drafter!r} is not one of {', '.join(self.drafters)}")
@@ -178,28 +196,30 @@ class Engine:
         if options.codec not in self.codecs:
             raise ValueError(f"codec: {options.codec!r} needs head_dim in multiples of {MULTIPLE}; use {FULL!r}")
         check_bias(options.sampling, self.valid_tokens)
-        self.model.make_coded = coded_caches(self.options.fault)
-        sequence = self.prefixes.take(prompt, options.codec)
-        try:
-            turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks, self.plan)
-        except BaseException:
-            self.prefixes.drop(sequence)
-            raise
+
+    def begin(
+        self, sequence: TokenSequence, prompt: Sequence[int], options: TurnOptions, marks: Sequence[int] = ()
+    ) -> Turn:
+        """A turn on a sequence that the caller owns; `open` for everybody else."""
+        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks, self.plan)
         mtp = sequence.drafters.get("mtp")
         if isinstance(mtp, MtpDrafter):
             mtp.sampling, mtp.penalties = options.sampling, turn.penalties
             mtp.max_queued = self.model.prefill_rows if "mtp" in options.drafter else MAX_QUEUED
         return turn
 
-    def close(self, turn: Turn) -> None:
-        """Keeps what the turn has committed for prefix reuse, unless an exception left it half changed.
+    def close(self, turn: Turn, keep: bool = True) -> None:
+        """Keeps what the turn has committed for prefix reuse, unless an exception left it half changed or `keep` is
+        False.
 
         Closing a turn again has no effect.
         """
         if turn.closed:
             return
         turn.closed = True
-        if turn.sequence.intact:
+        if keep and turn.sequence.intact:
+            if self.options.fault is Fault.POISONED_PREFIX:
+                poison(turn.sequence)
             self.prefixes.put(turn.sequence)
         else:
             self.prefixes.drop(turn.sequence)
@@ -210,6 +230,7 @@ class Engine:
         return turn.rewind(position, drafter, trusted=True, codec=codec, clean=True)
 
     def _new_sequence(self) -> TokenSequence:
+        self.model.make_coded = coded_caches(self.options.fault)  # not sooner: the self-test is about the engine
         sequence = TokenSequence(self.model)
         drafters: dict[str, Drafter] = {"ngram": NgramDrafter(), SHORT: NgramDrafter(HINT)}
         if self.model.mtp is not None:

@@ -24,10 +24,15 @@ NOT_FINITE = -2
 
 
 class Culprit(StrEnum):
+    """The layers of the engine that can be at fault, the model itself, or nobody that is known.
+
+    PREFIX: a prefix that was taken over; FILTER: decoding under a constraint.
+    """
+
     SPECULATION = "speculation"
     KV = "kv"
-    PREFIX_CACHE = "prefix_cache"
-    GRAMMAR = "grammar"
+    PREFIX = "prefix"
+    FILTER = "filter"
     MODEL = "model"
     UNKNOWN = "unknown"
 
@@ -52,8 +57,8 @@ class BlameVerdict:
 class Blame:
     """One comparison. start: index of the first discarded token; began: first token that the finding accuses.
 
-    exact: the backend passed its bitwise self-test. audited: a recomputed step already proved the fault. after: the
-    safer mode that is compared with. proven: whose fault the finding itself proves.
+    exact: the backend passed its bitwise self-test. audited: a recomputed step already proved the fault.
+    proven: whose fault the finding itself proves. after: the safer mode that is compared with.
     """
 
     def __init__(
@@ -65,8 +70,8 @@ class Blame:
         began: int,
         exact: bool,
         audited: bool = False,
-        after: DecodeMode = PLAIN,
         proven: Culprit | None = None,
+        after: DecodeMode = PLAIN,
     ) -> None:
         self._before, self._after = before, after
         self._start = start

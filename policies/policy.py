@@ -228,7 +228,7 @@ def _graded(finding: Finding, policy: Policy) -> Finding:
     """A loop over several requests is as grave as the policy says."""
     if finding.detector != "loop.history":
         return finding
-    grave = 0 < policy.max_call_cycles <= finding.evidence["identical"]
+    grave = 0 < policy.max_call_cycles <= finding.evidence.get("identical", 0)
     return replace(finding, grade=Grade.ABORT if grave else Grade.FALLBACK)
 
 
@@ -244,7 +244,7 @@ def rewind_target(finding: Finding, situation: Situation) -> int:
     own step alone. A call is one unit: nothing of it was delivered, and what broke it began before it broke. Otherwise
     what the finding accuses.
     """
-    if finding.detector == "drift.audit":
+    if finding.detector in ("drift.audit", "drift.prefix"):
         return situation.undelivered
     return max(_unit_start(finding, situation), situation.undelivered)
 

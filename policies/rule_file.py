@@ -74,7 +74,7 @@ class _Table(BaseModel):
 
 class _When(_Table):
     detector: Globs = ()
-    at_least: GradeName = "suspect"
+    at_least: GradeName = "fallback"  # whoever writes a rule against loops does not mean every suspicion
     exactly: GradeName | None = None
     channel: Annotated[tuple[ChannelKind, ...], BeforeValidator(_listed)] = ()
     tool: Globs = ()
@@ -87,8 +87,10 @@ class _When(_Table):
         return self
 
     def compiled(self) -> When:
-        exactly = None if self.exactly is None else Grade[self.exactly.upper()]
-        return When(self.detector, Grade[self.at_least.upper()], exactly, self.channel, self.tool, self.mode)
+        least, exactly = Grade[self.at_least.upper()], None
+        if self.exactly is not None:
+            least = exactly = Grade[self.exactly.upper()]
+        return When(self.detector, least, exactly, self.channel, self.tool, self.mode)
 
 
 class _Rule(_Table):

@@ -33,8 +33,8 @@ DETECTORS = (
     "loop.history",
     "struct.run", "struct.misplaced", "struct.think",
     "text.charset",
-    "drift.audit", "drift.nonfinite", "drift.kv", "drift.shadow", "drift.sharpened", "drift.accepted",
-    "drift.collapse", "drift.tool_validity",
+    "drift.audit", "drift.prefix", "drift.nonfinite", "drift.shadow", "drift.kv", "drift.sharpened", "drift.accepted", "drift.collapse",
+    "drift.tool_validity",
     "stall.step",
     "budget.session",
 )  # fmt: skip
@@ -47,7 +47,7 @@ class When:
 
     detectors, tools, modes: globs of detector names, of the name of the call concerned ("" where there is none or it is
     not written yet) and of the present decode mode (`mtp+ngram/k4v4`, `plain`).
-    at_least: least grade; exactly: the only one.
+    at_least: least grade; exactly: the only one, whatever the least one is.
     """
 
     detectors: tuple[str, ...] = ()
@@ -59,14 +59,15 @@ class When:
 
     @property
     def grades(self) -> frozenset[Grade]:
-        return frozenset(g for g in Grade if (g >= self.at_least if self.exactly is None else g == self.exactly))
+        least, exactly = self.at_least, self.exactly
+        return frozenset(grade for grade in Grade if (grade >= least if exactly is None else grade == exactly))
 
     def matches(self, finding: Finding, mode: DecodeMode, tool: str) -> bool:
         """Is the rule for this finding, in this mode, about a call of `tool`?"""
-        if finding.grade < self.at_least or (self.exactly is not None and finding.grade != self.exactly):
-            return False
+        grade = finding.grade
         return (
-            any_matches(self.detectors, finding.detector)
+            (grade >= self.at_least if self.exactly is None else grade == self.exactly)
+            and any_matches(self.detectors, finding.detector)
             and (not self.channels or finding.channel.partition(":")[0] in self.channels)
             and any_matches(self.tools, tool)
             and any_matches(self.modes, str(mode))

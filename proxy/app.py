@@ -14,13 +14,24 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from policies.breaker import BreakerSettings
 from policies.modes import DecodeMode
+from policies.qualification import Qualification, QualificationProblem, parse
+from policies.trust import Served
 from proxy.backends.base import Backend, BackendError
+from proxy.canaries import Canaries, CanarySettings
 from proxy.config import Config
-from proxy.incidents import IncidentStore
+from proxy.incidents import IncidentSink, IncidentStore
+from proxy.metrics import Metrics
 from proxy.policy_source import load_policy
+from proxy.replay import AutomaticReplay, AutomaticSettings
+from proxy.replay_runs import Limits
 from proxy.server import Handlers, middleware
 from proxy.service import Service
+from proxy.sinks import Sinks
+from proxy.trust_keeper import TrustKeeper
+from proxy.trust_store import TrustStore, beside
+from proxy.versions import own_version
 
 log = structlog.get_logger()
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -63,6 +74,7 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
         overrides=overrides,
         mode=DecodeMode.parse(config.decode.mode),
     )
+    _watch_over(service)
     handlers = Handlers(service)
     app = web.Application(client_max_size=config.server.max_body_bytes, middlewares=[middleware(service)])
     app[SERVICE] = service
@@ -74,24 +86,70 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
     app.router.add_get("/v1/models/{model:.+}", handlers.model)
     app.router.add_get("/health", handlers.health)
     app.router.add_get("/ready", handlers.ready)
+    app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/version", handlers.version)
     app.router.add_get("/", handlers.root)
     app.cleanup_ctx.append(_lifetime)
     return app
 
 
+def _watch_over(service: Service) -> None:
+    """Breakers, canaries and metrics, and everybody who hears of incidents."""
+    config, limits = service.config, service.config.breaker
+    path = Path(config.trust.path) if config.trust.path else beside(service.incidents.path)
+    settings = BreakerSettings(limits.trips, limits.window_s, limits.cool_down_s, limits.most_cool_down_s)
+    service.keeper = keeper = TrustKeeper(TrustStore(path), settings)
+    probes = CanarySettings(limits.canary_tokens, limits.canary_quiet_s, needs_hit=config.model.kept_prefixes > 0)
+    service.canaries = Canaries(keeper, service.backend, service.idle, probes)
+    service.metrics = metrics = Metrics(own_version(), service.known_models)
+    metrics.show(service.present)
+    # the store first: what the others do with a record is on its way to disk then
+    members: tuple[IncidentSink, ...] = (service.incidents, keeper, metrics)
+    if config.replay.automatic:
+        replay = config.replay
+        spent = Limits(replay.max_tokens, replay.max_seconds)
+        service.replays = AutomaticReplay(
+            service.backend,
+            lambda judgement: sinks.judged(judgement),
+            service.idle,
+            lambda: service.draining,
+            AutomaticSettings(spent, replay.quiet_s, service.policy.hold_call_chars),
+        )
+        members = (*members, service.replays)
+    sinks = service.sinks = Sinks(members)
+
+
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     service = app[SERVICE]
-    loading = asyncio.create_task(_start(service), name="load-model")
+    tasks = [asyncio.create_task(_start(service), name="load-model")]
+    if service.canaries is not None:
+        tasks.append(asyncio.create_task(_look_after(service, service.canaries), name="canaries"))
     yield
-    loading.cancel()
-    await asyncio.gather(loading, return_exceptions=True)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    if service.replays is not None:
+        await service.replays.close()
     await service.backend.stop()
     await asyncio.to_thread(service.incidents.close)
+    if service.keeper is not None:
+        await asyncio.to_thread(service.keeper.close)
+
+
+async def _look_after(service: Service, canaries: Canaries) -> None:
+    """Canaries, from when there is a model."""
+    await service.settled.wait()
+    if service.ready:
+        try:
+            await canaries.run()
+        except Exception:
+            log.exception("canaries.ended", consequence="open breakers stay open until they are reset")
 
 
 async def _start(service: Service) -> None:
     try:
+        path = service.config.trust.qualification
+        qualification = await asyncio.to_thread(read_qualification, path) if path else None
         await service.backend.start()
     except BackendError as error:
         service.failure = str(error)
@@ -104,8 +162,24 @@ async def _start(service: Service) -> None:
             usable = replace(service.mode, drafter="ngram")
             log.warning("mode.reduced", wanted=str(service.mode), mode=str(usable), reason="the model has no MTP head")
             service.mode = usable
+        if service.keeper is not None:
+            info, modes = service.backend.info, service.backend.capabilities.modes
+            served = Served(info.fingerprint, info.tool_format, info.context_window)
+            ceiling = service.config.trust.ceiling_tokens
+            await asyncio.to_thread(service.keeper.serve, served, modes, qualification, ceiling)
         service.ready = True
         info, capabilities = service.backend.info, service.backend.capabilities
         log.info("model.ready", model=info.id, exactness=capabilities.exactness, **info.details)
     finally:
         service.settled.set()
+
+
+def read_qualification(path: str) -> Qualification:
+    """Raises BackendError, with every line naming the file or a key in it."""
+    try:
+        return parse(Path(path).read_bytes())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BackendError(f"trust.qualification: {path} cannot be read ({reason}); name another, or none") from None
+    except QualificationProblem as problem:
+        raise BackendError(f"trust.qualification: {path}: {problem}") from None

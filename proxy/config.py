@@ -121,11 +121,52 @@ class Guard(_Section):
         return self.model_dump(exclude={"policy"}, exclude_none=True)
 
 
+class Breaker(_Section):
+    """When a decode mode is taken out of service, and how it comes back; see `policies.breaker`, `proxy.canaries`.
+
+    canary_tokens: that one canary may compute; 0 = none runs, and only `specguard trust reset` closes a breaker.
+    """
+
+    trips: int = Field(default=3, ge=1, le=32)
+    window_s: float = Field(default=1800.0, gt=0)
+    cool_down_s: float = Field(default=60.0, gt=0)
+    most_cool_down_s: float = Field(default=3600.0, gt=0)
+    canary_tokens: int = Field(default=65536, ge=0)
+    canary_quiet_s: float = Field(default=2.0, ge=0)
+
+
+class Trust(_Section):
+    """Up to which context decode modes are trusted. qualification: file written by `specguard qualify`, "" = none;
+    ceiling_tokens: where there is none, 0 = the whole window. path: of the breakers' state, "" = beside the incidents.
+    """
+
+    qualification: str = ""
+    ceiling_tokens: int = Field(default=0, ge=0)
+    path: str = ""
+
+
 class Incidents(_Section):
-    """Where incidents are kept. capture stores with each incident what it takes to replay it; see `proxy.capture`."""
+    """Where incidents are kept. capture stores with each incident what it takes to replay it; see `proxy.capture`.
+
+    max_mib, max_days: captures go first, the oldest first; 0 = no limit. See `proxy.incidents.retention`.
+    """
 
     path: str = "specguard-incidents.sqlite"
     capture: bool = False
+    max_mib: int = Field(default=256, ge=0)
+    max_days: int = Field(default=30, ge=0, le=36500)
+
+
+class Replay(_Section):
+    """Responses that were rewound are run again to find the layer at fault, while nobody is served for `quiet_s`.
+
+    max_tokens, max_seconds: for all runs of one incident together.
+    """
+
+    automatic: bool = True
+    max_tokens: int = Field(default=1024, ge=64)
+    max_seconds: float = Field(default=30.0, gt=0)
+    quiet_s: float = Field(default=2.0, ge=0)
 
 
 class Log(_Section):
@@ -139,7 +180,10 @@ class Config(_Section):
     model: Model = Model()
     decode: Decode = Decode()
     guard: Guard = Guard()
+    breaker: Breaker = Breaker()
+    trust: Trust = Trust()
     incidents: Incidents = Incidents()
+    replay: Replay = Replay()
     log: Log = Log()
     plant: str = ""
 

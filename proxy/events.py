@@ -6,6 +6,7 @@ Invariant: Started, then any number of ThinkingDelta | TextDelta | ToolCall, the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -80,7 +81,8 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """reason as OpenAI names it; stop_sequence is the matched string, mode the decode mode at the end."""
+    """reason as OpenAI names it; stop_sequence is the matched string, mode the decode mode at the end. drafts: tokens
+    (drafted, accepted) by drafter."""
 
     reason: FinishReason
     usage: Usage
@@ -89,6 +91,7 @@ class Finished:
     stop_sequence: str | None = None
     incidents: tuple[str, ...] = ()
     token_ids: tuple[int, ...] = field(default=(), repr=False)
+    drafts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Observers:
     def observe(self, delta: Delta, transcript: Transcript, trips: Trips) -> Iterator[Observation]:
         """One step, whose tokens are added to the transcript as they turn out to be numbers at all."""
         if (audit := delta.step.audit) is not None:
-            yield [], audit_finding(delta.position, audit.rows, audit.mismatch, audit.max_abs_diff)
+            yield [], audit_finding(delta.position, audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared)
         yield [], self._drift.feed(delta.position, delta.tokens, delta.step)
         trips.died(self._drift.take_dead())
         for position, token in enumerate(delta.tokens, delta.position):

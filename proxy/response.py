@@ -281,6 +281,7 @@ class GuardedResponse:
             stop_sequence=stop,
             incidents=self._trips.ids,
             token_ids=self._transcript.ids,
+            drafts=self._transcript.drafts,
         )
 
     def _fail(self, kind: str, message: str) -> Finished | Failed:

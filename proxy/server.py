@@ -27,6 +27,7 @@ from proxy.backends.base import BackendError
 from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.kept_responses import KeptResponses
+from proxy.metrics import Metrics
 from proxy.service import Service
 from proxy.streaming import Encoder, Outcome, stream, without_thinking
 from proxy.versions import own_version
@@ -62,28 +63,30 @@ def middleware(service: Service) -> Any:
             check_access(request, service.config.server)
             response = await handler(request)
         except RequestError as error:
-            response = failed(wire, error, request_id)
+            response = failed(wire, error, request_id, service.metrics)
         except BackendError as error:
-            response = failed(wire, errors.translate(wire, error), request_id)
+            response = failed(wire, errors.translate(wire, error), request_id, service.metrics)
         except web.HTTPRequestEntityTooLarge:
             limit = service.config.server.max_body_bytes
             problem = RequestError(
                 "request_too_large", f"the body is larger than {limit} bytes (server.max_body_bytes)"
             )
-            response = failed(wire, problem, request_id)
+            response = failed(wire, problem, request_id, service.metrics)
         except web.HTTPMethodNotAllowed as error:
             allowed = ", ".join(sorted(error.allowed_methods))
             problem = RequestError("method_not_allowed", f"{request.method} is not possible here; use {allowed}")
-            response = failed(wire, problem, request_id)
+            response = failed(wire, problem, request_id, service.metrics)
             response.headers["allow"] = allowed
         except web.HTTPNotFound:
             problem = RequestError("not_found", f"there is no {request.path[:200]}; see GET / for what there is")
-            response = failed(wire, problem, request_id)
+            response = failed(wire, problem, request_id, service.metrics)
         except web.HTTPException:
             raise
         except Exception:
             log.exception("request.failed", request_id=request_id, path=request.path)
-            response = failed(wire, RequestError("internal", "the server failed; its log says why"), request_id)
+            response = failed(
+                wire, RequestError("internal", "the server failed; its log says why"), request_id, service.metrics
+            )
         if not response.prepared:
             response.headers["x-request-id"] = response.headers["request-id"] = request_id
         return response
@@ -91,7 +94,9 @@ def middleware(service: Service) -> Any:
     return outer
 
 
-def failed(wire: errors.Wire, error: RequestError, request_id: str) -> web.Response:
+def failed(wire: errors.Wire, error: RequestError, request_id: str, metrics: Metrics | None = None) -> web.Response:
+    if metrics is not None:
+        metrics.refused(error.kind)
     log.info("request.refused", request_id=request_id, kind=error.kind, param=error.param)
     return web.Response(
         status=errors.status(wire, error),
@@ -169,7 +174,20 @@ class Handlers:
             "planted_fault": service.config.plant or None,
             "in_flight": service.in_flight,
         }
+        if service.keeper is not None:
+            body["trust"] = service.keeper.detail(service.mode)
+        if service.canaries is not None:
+            body["canary"] = service.canaries.last or None
         return _json(body, 503 if reason else 200)
+
+    async def metrics(self, http: web.Request) -> web.StreamResponse:
+        """For Prometheus; under the same access rule as everything else."""
+        service = self._service
+        if service.metrics is None:
+            raise web.HTTPNotFound
+        await service.measure()
+        body, content_type = service.metrics.exposition(http.headers.get("accept", ""))
+        return web.Response(body=body, headers={"content-type": content_type})
 
     async def version(self, _: web.Request) -> web.StreamResponse:
         return _json({"version": own_version()})
@@ -178,7 +196,8 @@ class Handlers:
         """Clients probe the base URL; tell a human what is here."""
         paths = ["chat/completions", "responses", "messages", "messages/count_tokens"]
         posts = [f"POST /v1/{path}" for path in paths]
-        return _json({"service": "specguard", "endpoints": [*posts, "GET /v1/models", "GET /health", "GET /ready"]})
+        gets = [f"GET {path}" for path in ("/v1/models", "/health", "/ready", "/metrics")]
+        return _json({"service": "specguard", "endpoints": [*posts, *gets]})
 
     def _card(self, wire: errors.Wire, name: str) -> dict[str, Any]:
         if wire == "anthropic":
@@ -197,16 +216,19 @@ class Handlers:
         service = self._service
         request = replace(parsed.request, request_id=http[REQUEST], session=session_key(http.headers, parsed.request))
         self._check_ready()
-        session = service.session(request, owner(http, service.config.server), http.headers)
         transcript = http.headers.get("x-specguard-transcript") == "1"
         encoder = make_encoder(request, request.model, transcript)
-        extra = {"x-request-id": http[REQUEST], "request-id": http[REQUEST], "x-specguard-mode": str(session.mode)}
-        if session.policy.override:
-            extra[HEADER] = session.policy.override
+        extra = {"x-request-id": http[REQUEST], "request-id": http[REQUEST]}
         if parsed.ignored:
             extra["x-specguard-ignored"] = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
-        outcome = Outcome(request)
+        outcome = Outcome(request, service.metrics.meter(request) if service.metrics else None)
         with service.counted(), outcome.logged():
+            session, why = await service.begin(request, owner(http, service.config.server), http.headers)
+            if session.policy.override:
+                extra[HEADER] = session.policy.override
+            extra["x-specguard-mode"] = str(session.mode)
+            if why:
+                extra["x-specguard-mode-reason"] = re.sub(r"[^ -~]", "?", why)[:300]
             async with aclosing(session.events()) as guarded:
                 events = outcome.watch(guarded)
                 if not parsed.thinking:

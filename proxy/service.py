@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,22 +16,31 @@ from detectors.drift.memory import DriftMemory
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
-from proxy.backends.base import Backend
+from proxy.backends.base import Backend, BackendError
+from proxy.canaries import Canaries
 from proxy.config import Config, config_sha256
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.incidents import IncidentStore, Origin
+from proxy.metrics import Metrics, Present
 from proxy.policy_source import policy_sha256
+from proxy.replay import AutomaticReplay
 from proxy.session import GuardedSession
 from proxy.session_budget import RewindLedger, SessionBudget
+from proxy.sinks import Sinks
+from proxy.trust_keeper import TrustKeeper
+
+MEASURE_S = 1.0
+"""How long a scrape waits for the engine's own numbers."""
 
 
 @dataclass(slots=True)
 class Service:
     """One running server. settled: set when loading has ended, either way. mode: decode mode of the server.
 
-    shadow: what clean recomputations have shown, of all responses. overrides: of the policy, for some requests;
-    rewinds: of each session.
+    shadow: what clean recomputations have shown, of all responses. sinks: everybody who hears of incidents, the store
+    first; None = the store alone. keeper: of breakers and trust, None = every mode is used everywhere. replays: of
+    incidents, off the requests' path. overrides: of the policy, for some requests; rewinds: of each session.
     """
 
     config: Config
@@ -48,6 +57,12 @@ class Service:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     overrides: Overrides = field(default_factory=Overrides)
     rewinds: RewindLedger = field(default_factory=RewindLedger)
+    sinks: Sinks | None = None
+    keeper: TrustKeeper | None = None
+    canaries: Canaries | None = None
+    metrics: Metrics | None = None
+    replays: AutomaticReplay | None = None
+    memory: dict[str, int] = field(default_factory=dict)
     origin: Origin = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +94,47 @@ class Service:
         """The model's own name first, then its aliases."""
         return [self.backend.info.id, *self.config.model.aliases]
 
+    async def begin(
+        self, request: ChatRequest, owner: str = "", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[GuardedSession, str]:
+        """A guarded session in the mode that is trusted at the prompt's length, and why it is not the wanted one.
+
+        A canary that runs makes way. Raises what `session` does, and BackendError for a prompt that cannot be rendered.
+        """
+        session = self.session(request, owner, headers)
+        if self.canaries is not None:
+            await self.canaries.make_way()
+        if self.keeper is None or session.policy.action == "observe":
+            return session, ""
+
+        async def count() -> int:
+            return await self.backend.count_tokens(request.messages, request.tools)
+
+        start = await self.keeper.start(session.mode, count, getattr(self.backend, "fits", None))
+        return replace(session, mode=start.mode), start.why
+
+    async def measure(self) -> None:
+        """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was."""
+        tell = getattr(self.backend, "memory", None)
+        if tell is not None and self.ready:
+            with suppress(TimeoutError, BackendError):
+                async with asyncio.timeout(MEASURE_S):
+                    self.memory = await tell()
+
+    def present(self) -> Present:
+        """For the metrics."""
+        keeper = self.keeper
+        ceilings = {} if keeper is None else keeper.detail(self.mode)["trusted"]
+        return Present(
+            in_flight=self.in_flight,
+            ready=not self.not_ready(),
+            mode=self.mode,
+            breakers={} if keeper is None else keeper.records,
+            ceilings={name: found["tokens"] for name, found in ceilings.items()},
+            memory=self.memory,
+            incidents_dropped=self.incidents.dropped,
+        )
+
     def session(
         self, request: ChatRequest, owner: str = "", headers: Mapping[str, str] = MappingProxyType({})
     ) -> GuardedSession:
@@ -106,7 +162,7 @@ class Service:
             request,
             self.backend,
             policy,
-            self.incidents,
+            self.sinks or Sinks((self.incidents,)),
             mode,
             thinking,
             self.shadow,
@@ -115,10 +171,10 @@ class Service:
         )
 
     def _policy(self, request: ChatRequest, headers: Mapping[str, str]) -> Policy:
-        if not self.overrides.overrides and HEADER not in headers:
+        lowered = {name.lower(): value for name, value in headers.items()}
+        if not self.overrides.overrides and HEADER not in lowered:
             return self.policy
         tools = tuple(tool.name for tool in request.tools)
-        lowered = {name.lower(): value for name, value in headers.items()}
         traits = Traits((request.model, self.backend.info.id), request.api, tools, lowered)
         try:
             return self.overrides.choose(self.policy, traits)

@@ -20,6 +20,7 @@ from proxy.backends.base import BackendError
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, ThinkingDelta
+from proxy.metrics import Meter
 
 log = structlog.get_logger()
 
@@ -109,16 +110,22 @@ async def without_thinking(events: AsyncIterator[Event]) -> AsyncGenerator[Event
 
 
 class Outcome:
-    """Watches a response pass by and logs one line when it is over; only then its outcome is known."""
+    """Watches a response pass by and logs one line when it is over; only then its outcome is known.
 
-    def __init__(self, request: ChatRequest) -> None:
+    meter: is told of the same.
+    """
+
+    def __init__(self, request: ChatRequest, meter: Meter | None = None) -> None:
         self._request = request
+        self._meter = meter
         self._last: Event | None = None
 
     async def watch(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
         """The same events."""
         async for event in events:
             self._last = event
+            if self._meter is not None:
+                self._meter.saw(event)
             yield event
 
     @contextmanager
@@ -133,6 +140,8 @@ class Outcome:
         finally:
             seconds = round(time.monotonic() - started, 3)
             fields = self._fields() or {"outcome": kind}
+            if self._meter is not None:
+                self._meter.ended(fields["outcome"])
             log.info(
                 "request.end", request_id=self._request.request_id, api=self._request.api, seconds=seconds, **fields
             )

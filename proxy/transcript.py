@@ -63,6 +63,7 @@ class Transcript:
         self._steps: deque[Delta] = deque(maxlen=RING)
         self._latest: Delta | None = None
         self._modes: list[tuple[int, DecodeMode]] = []
+        self.drafts: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -107,6 +108,9 @@ class Transcript:
         self.context = step.context
         self.filtered += step.filtered
         self.decode_ms += step.milliseconds
+        if step.drafted:
+            drafted, accepted = self.drafts.get(step.source, (0, 0))
+            self.drafts[step.source] = drafted + step.drafted, accepted + step.accepted
         if step.audit is not None:
             self.audits += 1
             self.mismatches += step.audit.mismatch is not None

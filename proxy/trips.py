@@ -95,8 +95,8 @@ class Trips:
                     began=finding.began,
                     exact=self._exact,
                     audited=audited,
+                    proven=_proven(finding),
                     after=after,
-                    proven=Culprit.KV if finding.evidence.get("check") in PROOFS else None,
                 )
                 self._comparing = trip.blame
             case Start():
@@ -283,10 +283,19 @@ def _compared(finding: Finding, start: int, lost: tuple[int, ...]) -> tuple[int,
     return (*lost[:bad], NOT_FINITE, *lost[bad + 1 :])
 
 
+def _proven(finding: Finding) -> Culprit | None:
+    """Whom a finding convicts by a comparison of its own."""
+    if finding.detector == "drift.prefix":
+        return Culprit.PREFIX
+    return Culprit.KV if finding.evidence.get("check") in PROOFS else None
+
+
 def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) -> BlameVerdict:
     """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model."""
     if finding.detector == "drift.audit":
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
+    if finding.detector == "drift.prefix":
+        return BlameVerdict(Culprit.PREFIX, "certain", finding.position, 0, finding.began, (), ())
     if acted and finding.detector == "loop.history":  # plain decoding served the last copies, here or before a restart
         return BlameVerdict(Culprit.MODEL, "likely", None, 0, finding.began, (), ())
     if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.", "tool.held")):

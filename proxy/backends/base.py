@@ -8,7 +8,7 @@ the device within one step, and a rewind never races with a step.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from policies.modes import DecodeMode
 from proxy.conversation import ChatRequest, Message, Tool
@@ -50,6 +50,31 @@ class Overloaded(BackendError):
     """Too many requests are waiting; the client should retry after a pause."""
 
     kind = "overloaded"
+
+
+class Preempted(BackendError):
+    """A response is not run again while clients are served or wait; try later."""
+
+    kind = "overloaded"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a backend can serve nobody now. reason: `died` or `stuck`; message: for people, with the remedy; final: it
+    does not pass by itself."""
+
+    reason: Literal["died", "stuck"]
+    message: str
+    final: bool = False
+
+
+class EngineLost(BackendError):
+    """What was asked for will not come. It can be asked for again unless the trouble is final."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.message)
+        self.trouble = trouble
+        self.kind = "internal" if trouble.final else "overloaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,11 +287,61 @@ class Generation(Protocol):
         """Stops and releases the device; what was committed stays usable for prefix reuse."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """How a response is run again. request: for sampling, stop strings and demands; the prompt is `prompt_ids`.
+
+    reuse: positions of the prompt that come from a prefix, 0 = all of it is prefilled. filtered: under what the request
+    demands. forced: first tokens of the response, taken as they are. check_every: tokens between two recomputations
+    from a clean cache, 0 = none; all verify steps are audited.
+    """
+
+    request: ChatRequest
+    prompt_ids: tuple[int, ...]
+    seed: int
+    mode: DecodeMode
+    reuse: int = 0
+    filtered: bool = True
+    forced: tuple[int, ...] = ()
+    check_every: int = 0
+
+
+class Replayed(Protocol):
+    """A response that is run again; single consumer, `close` is idempotent.
+
+    prefix: where the first `reused` positions came from: a prefix that is `kept`, or one `made` for this run.
+    """
+
+    prefix: Literal["kept", "made", "cold"]
+    reused: int
+
+    async def next(self) -> Delta | None:
+        """The forced tokens first, in a delta of their own, then a step each. Raises Preempted, other BackendError."""
+
+    async def close(self) -> None:
+        """Releases everything; nothing of it is kept."""
+
+
+@runtime_checkable
+class Replayer(Protocol):
+    """What some backends can do besides."""
+
+    async def replay(self, rerun: Rerun) -> Replayed:
+        """Prefills, and stands back for clients: between two pieces of work it raises Preempted if there is one.
+
+        Raises BackendError for what the model cannot run.
+        """
+
+
 class Backend(Protocol):
     """A source of generations for one model."""
 
     info: ModelInfo
     capabilities: Capabilities
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why nobody can be served now, though it has started."""
 
     async def start(self) -> None:
         """Loads and self-tests; raises BackendError with a remedy."""

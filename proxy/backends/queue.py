@@ -30,6 +30,11 @@ class TurnQueue:
         """Requests in the queue."""
         return len(self._waiting)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is served and nobody waits."""
+        return not self._running and not self._waiting
+
     async def enter(self) -> None:
         """Returns when there is a place; `leave` gives it back. Raises Overloaded at once if too many wait already."""
         if self._running < self._places and not self._waiting:

@@ -18,7 +18,7 @@ WITHHELD = "withheld"
 _WORDS = frozenset({"keyword", "schema_path", "missing", "exactness", "mended", "scripts"})
 """Evidence that is no number and still none of the model's text: our words, and those of a declared schema."""
 _IDS = frozenset({"token", "id", "ids"})
-_AXIS = frozenset({"axis", "mode", "name", "reason"})
+_AXIS = frozenset({"axis", "mode", "name", "prefix", "reason"})
 
 
 def without_text(kind: Kind, data: Mapping[str, Any]) -> dict[str, Any]:

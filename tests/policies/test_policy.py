@@ -146,7 +146,7 @@ def test_delivered_tokens_are_never_touched_and_plain_is_never_retried(
         case Rewind(to, after, rebuild):
             assert to >= undelivered
             assert is_safer(after, mode)
-            assert rebuild == "trusted"
+            assert rebuild == ("clean" if detector in ("drift.kv", "drift.shadow") else "trusted")
         case End(_, keep):
             assert keep >= undelivered
 
@@ -193,7 +193,8 @@ def before_there_were_rules(finding: Finding, situation: Situation, policy: Poli
         return Continue() if finding.grade is not Grade.ABORT else End("engine_stalled", situation.undelivered)
     if situation.mode != PLAIN and situation.can_rewind and situation.rewinds < policy.max_rewinds:
         to = situation.undelivered if finding.detector == "drift.audit" else max(unit, situation.undelivered)
-        return Rewind(to, PLAIN, "trusted")
+        clean = finding.detector in ("drift.kv", "drift.shadow")
+        return Rewind(to, PLAIN, "clean" if clean else "trusted")
     if finding.detector.startswith(("loop.", "struct.")):
         if finding.grade is not Grade.ABORT:
             return Continue(hold=True)
@@ -255,6 +256,7 @@ BOTH = replace(OPEN, mode=DecodeMode("mtp", "k4v4"))
         ("drift.accepted", "none/k4v4"),
         ("drift.sharpened", "none/k4v4"),
         ("drift.shadow", "mtp/full"),
+        ("drift.kv", "mtp/full"),
         ("drift.nonfinite", "plain"),
         ("tool.schema", "plain"),
         ("loop.period", "plain"),

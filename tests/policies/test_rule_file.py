@@ -28,7 +28,8 @@ def test_the_shipped_file_says_what_the_policy_defaults_to() -> None:
 def test_all_shipped_rules_can_match() -> None:
     assert never_matching(shipped().rules) == []
     assert unknown_detectors(shipped().rules) == []
-    assert shipped().rules[-1].when == When()
+    assert shipped().rules[0].when == When(at_least=Grade.SUSPECT, exactly=Grade.SUSPECT)
+    assert shipped().rules[-1].when == When(at_least=Grade.FALLBACK)
 
 
 def test_an_empty_file_is_the_shipped_policy() -> None:
@@ -51,9 +52,16 @@ def test_a_rule_with_everything() -> None:
     when = When(("tool.*", "loop.*"), Grade.FALLBACK, None, ("tool",), ("e*",), ("*/k*",))
     assert file.rules == (
         Rule("edits", when, ("rewind", "repair", "end"), "kv"),
-        Rule("all", When(exactly=Grade.ABORT), ("none",)),
+        Rule("all", When(at_least=Grade.ABORT, exactly=Grade.ABORT), ("none",)),
     )
     assert not file.shipped_rules
+
+
+def test_a_rule_is_not_for_suspicions_unless_it_says_so() -> None:
+    rules = parse(RULE + 'when.detector = "loop.*"\ndo = ["end"]').rules
+    assert rules[0].when.grades == {Grade.FALLBACK, Grade.ABORT}
+    rules = parse(RULE + 'when.at_least = "suspect"\ndo = ["end"]').rules
+    assert rules[0].when.grades == set(Grade)
 
 
 def test_an_override_with_everything() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from policies.policy import Policy
 from policies.rule_file import shipped
-from proxy.config import Config, ConfigProblem, is_loopback, load
+from proxy.config import Config, ConfigProblem, config_sha256, is_loopback, load
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "config.example.toml"
 
@@ -181,3 +181,21 @@ def test_a_key_that_is_none_opens_no_door(tmp_path: Path, keys: list[str]) -> No
 )
 def test_mistakes_that_are_told_exactly(tmp_path: Path, text: str, message: str) -> None:
     assert problem(tmp_path, text) == message
+
+
+def test_a_key_that_was_renamed_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[incidents]\nkeep_prompts = true\n", encoding="utf-8")
+    renamed = "incidents.keep_prompts: was renamed; write incidents.capture"
+    with pytest.raises(ConfigProblem, match=renamed):
+        load(file, {}, {})
+    with pytest.raises(ConfigProblem, match=renamed):
+        load(None, {"SPECGUARD_INCIDENTS__KEEP_PROMPTS": "true"}, {})
+
+
+def test_the_hash_of_a_configuration_tells_what_it_does_and_no_keys() -> None:
+    def hashed(**flags: object) -> str:
+        return config_sha256(load(None, {}, {name.replace("__", "."): value for name, value in flags.items()}))
+
+    assert hashed() == hashed(log__level="info") != hashed(guard__max_rewinds=3)
+    assert hashed(server__keys=("one",)) == hashed(server__keys=("two",)) != hashed()
