@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
+from engine.audit import Auditor
 from engine.compressed import CompressedCache
 from engine.health import LayerHealth, SideHealth
 from engine.kv import TILE
@@ -125,6 +127,21 @@ def misread(model: Model, state: SequenceState, tokens: Sequence[int], position:
         cache.probe = probe.see
     model.decode(copy, tokens[-1:])
     return [fault for layer, _, probe in probes for fault in _misread(layer, probe, position)]
+
+
+def judged(
+    cache: CacheReport | None, auditor: Auditor, model: Model, state: SequenceState, block: Sequence[int]
+) -> CacheReport | None:
+    """The report before a step of `block` is committed. Where a block and its rows alone differ, and codes are read,
+    either may be at fault: a second reading of the single row decides who is accused, speculation or the cache."""
+    at = auditor.mismatch
+    if cache is None or at is None:
+        return cache
+    found = misread(model, state, block[: at + 1], state.length + at)
+    if found:
+        auditor.withdraw()
+        return replace(cache, faults=(*cache.faults, *found))
+    return replace(cache, faults=tuple(fault for fault in cache.faults if fault.check != "reading"))
 
 
 def _coded(caches: Sequence[object]) -> list[tuple[int, CompressedCache]]:
