@@ -81,7 +81,11 @@ class AutomaticReplay:
             return
         if capture is None or not capture.is_exact or incident.detector.startswith("stall."):
             return
-        self._waiting[incident.id] = _Waiting(incident, capture, _size(capture))
+        waiting = _Waiting(incident, capture, _size(capture))
+        if waiting.nbytes > MAX_BYTES:
+            log.warning("replay.dropped", incident=incident.id, reason="it is too large")
+            return
+        self._waiting[incident.id] = waiting
         while len(self._waiting) > MAX_REMEMBERED or sum(w.nbytes for w in self._waiting.values()) > MAX_BYTES:
             dropped, _ = self._waiting.popitem(last=False)
             log.warning("replay.dropped", incident=dropped, reason="too many wait")
