@@ -20,6 +20,7 @@ import orjson
 from rich.console import Console
 
 from policies.axes import AXES, Axis
+from proxy import logging
 from proxy.backends.base import Backend, BackendError, Replayer
 from proxy.capture import Capture
 from proxy.config import Config, ConfigProblem
@@ -67,6 +68,7 @@ def run(options: argparse.Namespace, config: Config, build: Callable[[Config], B
     capture = captured(record)
     from proxy.app import build_backend
 
+    logging.configure(config.log.level)
     try:
         backend = (build or build_backend)(config)
         found, fingerprint = asyncio.run(_investigate(backend, record, capture, options))
