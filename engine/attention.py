@@ -32,13 +32,15 @@ class AttentionBlock:
     """The rows of one sequence in a forward: they stand at absolute positions position.. of `cache`.
 
     real: the rows that count; those outside are padding and are not stored. visible_from: first KV position that may
-    be seen (0 unless a fault is planted).
+    be seen; occupied: first rows that are not stored, because their slots are taken to be full already (both 0 unless a
+    fault is planted).
     """
 
     cache: Cache
     position: int
     real: slice
     visible_from: int = 0
+    occupied: int = 0
 
 
 class Attention:
@@ -84,10 +86,11 @@ class Attention:
         for index, block in enumerate(blocks):
             at = index * height
             real, end = block.real, block.position + height
+            first_row = min(real.start + block.occupied, real.stop)
             block.cache.write(
-                block.position + real.start,
-                k[at + real.start : at + real.stop],
-                v[at + real.start : at + real.stop],
+                block.position + first_row,
+                k[at + first_row : at + real.stop],
+                v[at + first_row : at + real.stop],
                 clear=height - real.stop,
             )
             parts.append(attend(q[at : at + height], block.cache, block.position, end, block.visible_from))

@@ -53,7 +53,10 @@ def attend_codes(q: Tensor, cache: CompressedCache, position: int, group_rows: i
             coded = coded.and_then(_code_parts(turned, shift, cache, group, edges, position, visible_from))
         back = torch.matmul(coded.mixed, cache.layout.values.rotate.T)
         parts = parts.and_then(Parts(coded.highest, coded.total, back))
-    return parts.output(rows)
+    out = parts.output(rows)
+    if cache.probe is not None:
+        cache.probe(q, cache, position, out)
+    return out
 
 
 def raw_parts(query: Tensor, cache: KVCache, first: int, last: int, at: Tensor, visible_from: int = 0) -> Parts:

@@ -9,6 +9,7 @@ coded in advance, count as `pending`, and are dropped unless `settle` says that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ from engine.codecs.spec import FLUSH, SINKS
 from engine.errors import RewindError
 from engine.health import CacheTally, Tally
 from engine.kv import TILE, KVCache, grown, pieces
+from engine.read_back import read_back
+from engine.seals import BLOCKS, seal
 
 GROWTH = 64
 """Codes grow by a 64th: doubling would waste what they save, and copying them is cheap."""
@@ -69,6 +72,12 @@ class CompressedCache:
         self.tally = CacheTally(Tally(keys.bits), Tally(values.bits))
         self._uncounted: list[tuple[Tensor, Encoded, Tensor, Encoded]] = []
         """Blocks that were coded in advance, in order; they count once they are committed."""
+        self.seals = torch.zeros(0, heads, BLOCKS, dtype=torch.int64, device=device)
+        """Of committed blocks, see engine.seals."""
+        self.unread: list[tuple[int, int, Tensor]] = []
+        """Read-backs that nobody has looked at: first row, rows, fp32 [keys and values, 2]."""
+        self.probe: Callable[[Tensor, CompressedCache, int, Tensor], None] | None = None
+        """Is shown each attention over this cache: queries, cache, first position, result. See engine.reading."""
         self.oldest = self.newest = 0
         """Rows oldest..newest-1 are in the window; those behind the last written one are zero."""
 
@@ -79,6 +88,11 @@ class CompressedCache:
     @property
     def heads(self) -> int:
         return self.layout.heads
+
+    @property
+    def codes(self) -> tuple[Tensor, ...]:
+        """All that is stored of coded rows: codes and scales of keys, then of values."""
+        return self.key_codes, self.key_scale, self.value_codes, self.value_scale
 
     @property
     def nbytes(self) -> int:
@@ -121,10 +135,12 @@ class CompressedCache:
         if self.tail is not None:
             return
         self._code_up_to(edge(length))
-        for block in self._uncounted[: max(edge(length) - self.coded, 0) // FLUSH]:
-            self.tally.keys.add(*block[:2])
-            self.tally.values.add(*block[2:])
+        blocks = self._uncounted[: max(edge(length) - self.coded, 0) // FLUSH]
+        for keys, coded_keys, values, coded_values in blocks:
+            self.tally.keys.add(keys.square().sum(-1), coded_keys)
+            self.tally.values.add(values.square().sum(-1), coded_values)
             self.tally.wants_query = True
+        self._check_and_seal(blocks)
         self.coded = max(edge(length), self.coded)
         self._drop_pending(self.coded)
 
@@ -175,14 +191,13 @@ class CompressedCache:
 
     def committed(self, length: int) -> tuple[Tensor, ...]:
         """Codes and scales of the first rows [heads, edge, ..], then mean, first rows and window as stored."""
-        codes = (self.key_codes, self.key_scale, self.value_codes, self.value_scale)
         first, end = min(length, SINKS), min(edge(length), self.coded)
         raw = [r[:, :first] for r in (self.raw_keys, self.raw_values)]
         if self.tail is None:
             raw += [r[:, self._slots(end, length)] for r in (self.raw_keys, self.raw_values)]
         else:
             raw += self.tail.committed(length - end)
-        return (*(c.transpose(0, 1).flatten(1, 2)[:, :end] for c in codes), self.mean, *raw)
+        return (*(c.transpose(0, 1).flatten(1, 2)[:, :end] for c in self.codes), self.mean, *raw)
 
     def edges(self, at: Tensor) -> Tensor:
         """For rows at the positions `at`: below it keys are codes, from it on they are raw."""
@@ -218,13 +233,13 @@ class CompressedCache:
         other.coded, other.pending = min(self.coded, capacity), min(self.pending, capacity)
         other.oldest, other.newest = self.oldest, self.newest
         other.tally, other._uncounted = CacheTally(Tally(self.layout.keys.bits), Tally(self.layout.values.bits)), []
+        other.seals, other.unread, other.probe = self.seals[:tiles].clone(), list(self.unread), None
         other.tail = self.tail.clone() if self.tail is not None else None
         return other
 
     def _own(self) -> tuple[Tensor, ...]:
-        codes = (self.key_codes, self.key_scale, self.value_codes, self.value_scale)
         tail = self.tail.tensors() if self.tail is not None else ()
-        return (*codes, self.raw_keys, self.raw_values, self.mean, *tail)
+        return (*self.codes, self.seals, self.raw_keys, self.raw_values, self.mean, *tail)
 
     def _slots(self, start: int, end: int) -> Tensor:
         return SINKS + torch.arange(start, end, device=self.layout.device) % self.layout.window
@@ -249,11 +264,29 @@ class CompressedCache:
         coded_keys, coded_values = self.layout.keys.encode_block(keys), self.layout.values.encode_block(values)
         self._store(coded_keys, self.key_codes, self.key_scale, tile, at)
         self._store(coded_values, self.value_codes, self.value_scale, tile, at)
-        self._uncounted.append((keys.square().sum(-1), coded_keys, values.square().sum(-1), coded_values))
+        self._uncounted.append((keys, coded_keys, values, coded_values))
 
     def _store(self, rows: Encoded, codes: Tensor, scale: Tensor, tile: int, at: slice) -> None:
         codes[tile, :, at] = rows.codes.transpose(0, 1)
         scale[tile, :, at] = rows.scale.T
+
+    def _check_and_seal(self, blocks: list[tuple[Tensor, Encoded, Tensor, Encoded]]) -> None:
+        """The blocks from `coded` on are committed: they must read as what was written, and are sealed."""
+        at, layout = 0, self.layout
+        for tile, rows in pieces(self.coded, self.coded + len(blocks) * FLUSH):
+            count = (rows.stop - rows.start) // FLUSH
+            here, at = blocks[at : at + count], at + count
+            sides = (
+                (layout.keys, self.key_codes, self.key_scale, torch.cat([block[0] for block in here])),
+                (layout.values, self.value_codes, self.value_scale, torch.cat([block[2] for block in here])),
+            )
+            found = [
+                read_back(codec, codes[tile, :, rows], scale[tile, :, rows], written, layout.scratch)
+                for codec, codes, scale, written in sides
+            ]
+            self.unread.append((tile * TILE + rows.start, count * FLUSH, torch.stack(found)))
+            sealed = slice(rows.start // FLUSH, rows.stop // FLUSH)
+            self.seals[tile, :, sealed] = seal(self.codes, tile, tile + 1)[0, :, sealed]
 
     def _drop_pending(self, keep: int) -> None:
         """Of codes in advance nothing counts; their scales become zero, because a masked NaN would still spread."""
@@ -269,6 +302,7 @@ class CompressedCache:
         if tiles > self.key_codes.shape[0]:
             self.key_codes, self.value_codes = grown(self.key_codes, tiles), grown(self.value_codes, tiles)
             self.key_scale, self.value_scale = grown(self.key_scale, tiles), grown(self.value_scale, tiles)
+            self.seals = grown(self.seals, tiles)
 
 
 def edge(position: int) -> int:

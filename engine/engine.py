@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from engine.audit import AuditPlan
 from engine.checks import CacheChecks
 from engine.codecs.packing import MULTIPLE
 from engine.codecs.spec import CODECS, DEFAULT, FULL, check_codec
@@ -32,8 +33,10 @@ from engine.model import Model
 from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
 from engine.planted_codecs import coded_caches
+from engine.planted_device import PlantedDevice
+from engine.planted_prefix import poison
 from engine.prefix import PrefixStore
-from engine.reports import MemoryReport, StepReport
+from engine.reports import MemoryReport, RewindReport, StepReport
 from engine.sampler import SamplingParams
 from engine.selftest import SelfTest, self_test
 from engine.sequence import Sequence as TokenSequence
@@ -88,6 +91,8 @@ class Engine:
         self.prefixes = PrefixStore(self._new_sequence, options.keep, options.keep_bytes)
         self.shadows = ShadowBudget(options.shadow_bytes) if options.shadow_bytes else None
         self.checks = CacheChecks()
+        self.plan = AuditPlan()
+        self._device = PlantedDevice(options.fault)
         self.budget = Budget(self.model.device, options.cache_bytes)
         self.max_blocks = 1
         self.costs: Costs = TYPICAL
@@ -114,7 +119,7 @@ class Engine:
         test = self_test(self.model)
         if DEFAULT in self.codecs:  # one stands for all: they differ in tables, not in what is read when
             test = test.and_also(self_test(self.model, max_blocks=1, codec=DEFAULT))
-        self.max_blocks = test.blocks
+        self.max_blocks, self.plan.exact = test.blocks, test.exactness == "bitwise"
         self.costs = measure_costs(self.model, self.valid_tokens)
         return test
 
@@ -123,6 +128,7 @@ class Engine:
 
         The tokens do not depend on which turns stand together.
         """
+        self._device.before_step(turns)
         started = time.perf_counter()
         results: dict[int, StepReport | Exception] = {}
         ready: list[tuple[int, Draft]] = []
@@ -146,6 +152,10 @@ class Engine:
                 except Exception as error:
                     results[index] = error
         return [results[index] for index in range(len(turns))]
+
+    def release(self) -> None:
+        """Lets a step go on that a planted fault has halted; from any thread."""
+        self._device.release()
 
     def memory(self) -> MemoryReport:
         """Bytes of live tensors: weights, and the sequences that are kept or in use."""
@@ -191,7 +201,7 @@ class Engine:
         self, sequence: TokenSequence, prompt: Sequence[int], options: TurnOptions, marks: Sequence[int] = ()
     ) -> Turn:
         """A turn on a sequence that the caller owns; `open` for everybody else."""
-        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks)
+        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks, self.plan)
         mtp = sequence.drafters.get("mtp")
         if isinstance(mtp, MtpDrafter):
             mtp.sampling, mtp.penalties = options.sampling, turn.penalties
@@ -208,9 +218,16 @@ class Engine:
             return
         turn.closed = True
         if keep and turn.sequence.intact:
+            if self.options.fault is Fault.POISONED_PREFIX:
+                poison(turn.sequence)
             self.prefixes.put(turn.sequence)
         else:
             self.prefixes.drop(turn.sequence)
+
+    def rewind(self, turn: Turn, position: int, drafter: str, codec: str) -> RewindReport:
+        """`Turn.rewind` after its cache was accused: neither this turn nor a later one goes on from what is stored."""
+        self.prefixes.distrust(turn.sequence.codec)
+        return turn.rewind(position, drafter, trusted=True, codec=codec, clean=True)
 
     def _new_sequence(self) -> TokenSequence:
         self.model.make_coded = coded_caches(self.options.fault)  # not sooner: the self-test is about the engine

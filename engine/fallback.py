@@ -39,12 +39,16 @@ def best_level(sequence: Sequence, codec: str) -> Level:
     return "L3" if sequence.state.shadow is None else "L2"
 
 
-def fall_back(sequence: Sequence, length: int, codec: str, *, trusted: bool) -> FallBack:
+def fall_back(sequence: Sequence, length: int, codec: str, *, trusted: bool, clean: bool = False) -> FallBack:
     """Keeps the first `length` tokens, the next one pending, and goes on with `codec` or the nearest thing to it.
 
-    trusted: generated tokens are decoded one at a time, as `Sequence.rewind` does. Raises ValueError as that does.
+    trusted: generated tokens are decoded one at a time, as `Sequence.rewind` does. clean: the caches are accused, so
+    nothing of them is kept: where they would stay (L0, and L1 for want of room), all is computed again by their own
+    rules, which is L3 without a change of codec. Raises ValueError as `Sequence.rewind` does.
     """
     level = best_level(sequence, codec)
+    if clean and level in ("L0", "L1"):
+        return FallBack("L3", sequence.rebuild(length))
     if level in ("L2", "L3"):
         return FallBack(level, sequence.restore(length, trusted=trusted))
     rebuilt = sequence.rewind(length, trusted=trusted)

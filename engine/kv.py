@@ -76,6 +76,13 @@ class KVCache:
         """Keys and values [last - first, heads, 256, dim] fp32 of the tiles first..last-1."""
         return self.keys[first:last].float(), self.values[first:last].float()
 
+    def rows(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [end - start, heads, dim] fp32 of these positions, copied."""
+        first = start // TILE
+        at = slice(start - first * TILE, end - first * TILE)
+        keys, values = (x.transpose(1, 2).flatten(0, 1)[at] for x in self.tiles(first, -(-end // TILE)))
+        return keys, values
+
     def committed(self, length: int) -> tuple[Tensor, Tensor]:
         """The first `length` keys and values [heads, length, dim], as stored."""
         keys, values = (x.transpose(0, 1).flatten(1, 2)[:, :length] for x in (self.keys, self.values))

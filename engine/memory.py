@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.codecs.spec import FULL, SINKS, SPECS, layer_codecs
+from engine.codecs.spec import FLUSH, FULL, SINKS, SPECS, layer_codecs
 from engine.config import LINEAR, ModelConfig
 from engine.kv import TILE
 
@@ -27,7 +27,8 @@ def cache_bytes(config: ModelConfig, codec: str, context: int, dtype: torch.dtyp
             continue
         spec = SPECS[name]
         coded = config.head_dim * (spec.key_bits + spec.value_bits) // 8 + 2 * torch.float16.itemsize
-        total += tokens * coded + (SINKS + window) * raw + config.head_dim * torch.float32.itemsize
+        seals = tokens // FLUSH * torch.int64.itemsize
+        total += tokens * coded + seals + (SINKS + window) * raw + config.head_dim * torch.float32.itemsize
     return total * config.num_kv_heads
 
 

@@ -22,7 +22,7 @@ from engine.compressed import Cache, CompressedCache, Layout
 from engine.config import FULL, ModelConfig
 from engine.deltanet import INNER, DeltaNet, Ingredients, LinearState
 from engine.errors import ContextOverflow
-from engine.faults import Fault
+from engine.faults import Fault, first_visible
 from engine.kv import KVCache
 from engine.layers import Linear, Norm, Rope
 from engine.memory import cache_bytes
@@ -185,7 +185,8 @@ class Model:
         states = [block.state for block in blocks]
         reals = [len(block.tokens) for block in blocks]
         starts = [state.length for state in states]
-        seen = [n if fault is Fault.VERIFY_IGNORES_CACHE and r > 1 else 0 for n, r in zip(starts, reals, strict=True)]
+        seen = [first_visible(fault, n, r) for n, r in zip(starts, reals, strict=True)]
+        occupied = [state.rejected if fault is Fault.REJECTED_DRAFTS_KEPT else 0 for state in states]
         x = self._embed([(block.tokens, 0) for block in blocks], self.rows)
         angles = self.rope.blocks(starts, self.rows)
         wanted = (torch.arange(self.rows) < torch.tensor(reals)[:, None]).flatten().to(self.device)
@@ -195,8 +196,8 @@ class Model:
             y = layer.norm_in(x)
             if layer.attention is not None:
                 spans = [
-                    AttentionBlock(state.kv[full], start, slice(0, real), first)
-                    for state, start, real, first in zip(states, starts, reals, seen, strict=True)
+                    AttentionBlock(state.kv[full], start, slice(0, real), first, kept)
+                    for state, start, real, first, kept in zip(states, starts, reals, seen, occupied, strict=True)
                 ]
                 x = x + layer.attention(y, self.rope, angles, spans)
                 full += 1

@@ -52,12 +52,16 @@ class Planted:
 
     def after_commit(self, caches: Sequence[object], length: int, count: int, position: int) -> None:
         """The last `count` of `length` positions were decoded and committed; position: index of the first generated
-        token that came of it. KEYS_SCALED."""
+        token that came of it."""
+        self.after_write(caches, length, count)
+        if self._fault is Fault.NAN_AT_POSITION and position + count > NAN_POSITION:
+            self._struck = True  # in a rejected row it would have gone unseen
+
+    def after_write(self, caches: Sequence[object], length: int, count: int) -> None:
+        """The last `count` of `length` positions were decoded and committed, here or for reference. KEYS_SCALED."""
         if self._fault is Fault.KEYS_SCALED:
             for cache in filter(_is_full, caches):
                 _rewrite(cache, length - count, length, KEY_FACTOR, 1.0)
-        if self._fault is Fault.NAN_AT_POSITION and position + count > NAN_POSITION:
-            self._struck = True  # in a rejected row it would have gone unseen
 
     def judged(
         self, logits: Tensor, drafts: Sequence[int], sampling: SamplingParams, valid_tokens: int
@@ -81,7 +85,5 @@ def _is_full(cache: object) -> TypeGuard[KVCache]:
 
 @torch.inference_mode()
 def _rewrite(cache: KVCache, start: int, end: int, key_factor: float, value_factor: float) -> None:
-    first = start // TILE
-    keys, values = (x.transpose(1, 2).flatten(0, 1) for x in cache.tiles(first, -(-end // TILE)))
-    at = slice(start - first * TILE, end - first * TILE)
-    cache.write(start, keys[at] * key_factor, values[at] * value_factor)
+    keys, values = cache.rows(start, end)
+    cache.write(start, keys * key_factor, values * value_factor)

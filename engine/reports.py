@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 EndReason = Literal["stop", "stop_sequence", "length"]
+Side = Literal["keys", "values", "both"]
+Compared = Literal["rows", "choice", "state", "prefix"]
 Level = Literal["L0", "L1", "L2", "L3"]
 """How far a fall back goes; see engine.fallback."""
 
@@ -48,11 +50,16 @@ class TokenReport:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """A verify step recomputed row by row. mismatch: first row whose logits or hidden state differ in any bit."""
+    """A verify step recomputed row by row. mismatch: first row that differs in any bit, in what `compared` says.
+
+    compared: `rows` = logits and hidden states; `choice` = the tokens that were taken; `state` = what the rows before
+    have left behind; `prefix` = a part of a prefix that was taken over. See engine.audit.
+    """
 
     rows: int
     mismatch: int | None
     max_abs_diff: float
+    compared: Compared = "rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,55 @@ class ShadowReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheFault:
+    """A compressed cache that is not what it should be; nothing here is estimated, so one is proof.
+
+    check: `finite` (a coded vector holds NaN or infinity), `read-back` (codes do not give back what was written),
+    `seal` (codes changed after they were written), `reading` (attention is not what the codes say). layer: index among
+    the attention layers; side: keys, values or both; row: first position concerned; measured, limit: as engine.health,
+    engine.read_back and engine.reading say.
+    """
+
+    check: Literal["finite", "read-back", "seal", "reading"]
+    layer: int
+    side: Side
+    row: int
+    measured: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class CodingReport:
+    """How well one side of the compressed layers is coded, the worst layer of them; see engine.health.SideHealth."""
+
+    bits: int
+    vectors: int
+    cosine: float
+    entropy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What was looked at in a compressed cache since the last report. rows: newly coded, read back; tiles: whose seals
+    were compared; probed: attentions read a second time; keys, values: None while no new rows are coded; sigma: largest
+    predicted score noise."""
+
+    faults: tuple[CacheFault, ...]
+    rows: int
+    tiles: int
+    probed: int
+    keys: CodingReport | None
+    values: CodingReport | None
+    sigma: float | None
+    milliseconds: float
+
+    @property
+    def misread(self) -> bool:
+        """The step's own attention was not what the codes say."""
+        return any(fault.check == "reading" for fault in self.faults)
+
+
+@dataclass(frozen=True, slots=True)
 class StepReport:
     """One step of a turn. position: index of its first token among the turn's generated tokens.
 
@@ -80,7 +136,8 @@ class StepReport:
     dead_drafter: who was switched off after this step, because of 50 drafted tokens in a row none was accepted; the
     text is not affected. filtered: tokens that the constraint put in place of what would have been taken; dead_end: it
     allowed no token at all, so it was given up. expected: the probability of each judged draft (the accepted ones and
-    the first that was not) under the distribution that its row was drawn from; empty where nothing is drawn.
+    the first that was not) under the distribution that its row was drawn from; empty where nothing is drawn. cache:
+    None where no check of the cache fell into this step, or no part of it is compressed.
     """
 
     position: int
@@ -99,6 +156,7 @@ class StepReport:
     dead_end: bool = False
     expected: tuple[float, ...] = ()
     shadow: ShadowReport | None = None
+    cache: CacheReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,8 @@ class SequenceState:
     provisional: tuple[Ingredients, ...] | None = None
     """Ingredients per linear layer of the last decode's rows; None when nothing is provisional."""
     provisional_rows: int = 0
+    rejected: int = 0
+    """Rows of the last step that were not committed; what they left behind the cursor is still there."""
     shadow: Shadow | None = None
     """The prompt's rows in full precision, for level L2."""
     pins: frozenset[int] = frozenset()
@@ -113,6 +115,7 @@ class SequenceState:
             # copies: a view would keep the whole forward alive, other sequences' rows included
             self.log.append(tuple(part.rows(row, row + 1).clone() for part in accepted))
         self.length += count
+        self.rejected = rows - count
         self._settle()
         self._forget_provisional()
         self._shorten_log()
@@ -120,6 +123,7 @@ class SequenceState:
     def skip_log(self, count: int) -> None:
         """`count` rows were prefilled: they advance the cursor and leave no ingredients."""
         self.length += count
+        self.rejected = 0
         self._settle()
         self.log = []
         self.log_start = self.length
@@ -187,6 +191,7 @@ class SequenceState:
         del self.log[max(position - self.log_start, 0) :]
         self.log_start = min(self.log_start, position)
         self.length = position
+        self.rejected = 0
 
     def clone(self) -> SequenceState:
         """An independent copy of the committed state without history: it can be decoded on, not rewound far."""

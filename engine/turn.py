@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from torch import Tensor
 
-from engine.audit import audit_step
+from engine.audit import Auditor, AuditPlan, Step
+from engine.cache_audit import CacheAudit, misread
 from engine.codecs.spec import FULL
 from engine.constraint import ChosenFrom, Constraint, Filtered, cut, filtered
 from engine.detokenizer import StreamDetokenizer
@@ -21,11 +23,13 @@ from engine.fallback import fall_back
 from engine.faults import Fault
 from engine.model import Rows
 from engine.penalties import Penalties
+from engine.planted_steps import PlantedSteps
 from engine.planting import Planted
-from engine.reports import AuditReport, EndReason, RewindReport, ShadowReport, StepReport, TokenReport
-from engine.sampler import MAX_TOP, Choice, SamplingParams, choose
+from engine.reports import CacheReport, EndReason, RewindReport, ShadowReport, StepReport, TokenReport
+from engine.sampler import MAX_TOP, Choice, SamplingParams, choose, pick
 from engine.sequence import Sequence
 from engine.shadow_check import ShadowCheck
+from engine.state import SequenceState
 from engine.stops import StopMatcher
 from engine.tokenizer import Tokenizer
 from engine.verify import accepted_run
@@ -95,19 +99,25 @@ class Turn:
         options: TurnOptions,
         fault: Fault | None = None,
         marks: Tokens[int] = (),
+        plan: AuditPlan | None = None,
     ) -> None:
+        """plan: of the engine, None = this turn is audited as an engine's first one."""
         self.sequence = sequence
         self.tokenizer = tokenizer
         self.options = options
         self.fault = fault
-        self._planted = Planted(fault)
+        self._planted, self._planted_steps = Planted(fault), PlantedSteps(fault)
+        plan = plan or AuditPlan()
+        self._auditor = Auditor(sequence.model, options.audit_every, plan, self._written)
+        self._cache_audit = CacheAudit()
         self._shadow = ShadowCheck(sequence.model, tokenizer.vocab_size)
         self._next_shadow = options.shadow_every
         self.drafter = options.drafter
         self.prompt_tokens = len(prompt)
         self.penalties = Penalties(options.sampling, tokenizer.vocab_size, prompt, sequence.model.device)
         self.cached_tokens = sequence.begin(prompt, marks)
-        self.verify_steps = 0
+        if self.cached_tokens:
+            self._auditor.begin(sequence.state, prompt)
         self._unused: list[int] = []
         self._constraint = None if options.constraint is None else options.constraint.clone()
         self.ended = False
@@ -134,7 +144,9 @@ class Turn:
         source, drafts = self._draft(self._room() - 1)
         if self._constraint is not None:
             drafts = cut(self._constraint, drafts)
-        return Draft(source, drafts)
+        self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
+        never = self.tokenizer.special_ids - self.tokenizer.eos_ids
+        return Draft(source, self._planted_steps.drafted(drafts, never))
 
     def accept(self, draft: Draft, rows: Rows, started: float) -> StepReport:
         """The second half: samples from the rows that were decoded for `draft`, commits what agrees, and reports.
@@ -146,19 +158,23 @@ class Turn:
         first = len(sequence.tokens)
         rows = self._planted.in_rows(rows, position)
         found = self._choose(rows.logits, first, drafts)
-        choice = found.choice
+        choice = self._taken(found.choice, drafts, rows.logits)
         shadow = self._shadow_check(position, rows.logits[0])
+        cache = self._cache_audit.look(sequence.state.kv, sequence.length)
         accepted = accepted_run(choice.ids, drafts)
         new, tokens, end, stop = self._cut(choice, accepted + 1)
-        audit: AuditReport | None = None
-        dead: str | None = None
-        if drafts:
-            if self._audit_is_due():
-                audit = audit_step(sequence.model, sequence.state, [sequence.tokens[-1], *new[:-1]], rows)
-            self.verify_steps += 1
-            dead = self._feedback(draft.source, len(drafts), accepted, new)
+        dead = self._feedback(draft.source, len(drafts), accepted, new) if drafts else None
+        block = [sequence.tokens[-1], *new[:-1]]
+        chosen = partial(self._chosen, first=first, new=new, replaced=found.replaced)
+        step = Step(block, rows, new, len(drafts), found.choice.ids, chosen)
+        self._auditor.before_commit(sequence.state, step, asked=cache is not None and cache.misread)
+        cache = self._accused(cache, block)
+        sequence.sound = sequence.sound and (cache is None or not cache.faults)
+        self._planted_steps.before_commit(sequence.state, len(new))
         sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
+        self._planted_steps.after_commit(sequence.state)
         self._planted.after_commit(sequence.state.kv, sequence.length, len(new), position)
+        audit = self._auditor.after_commit(sequence.state)
         self.penalties.extend(new)
         self.ended = end is not None
         return StepReport(
@@ -178,6 +194,7 @@ class Turn:
             dead_end=found.dead_end is not None and found.dead_end < len(new),
             expected=tuple(p for p in choice.expected[: len(new)] if p is not None),
             shadow=shadow,
+            cache=cache,
         )
 
     def _choose(self, logits: Tensor, first: int, drafts: list[int]) -> Filtered:
@@ -209,10 +226,13 @@ class Turn:
                 self._constraint.advance(token)
         return [self._text(token)[0] for token in new]
 
-    def rewind(self, position: int, drafter: str, *, trusted: bool, codec: str | None = None) -> RewindReport:
+    def rewind(
+        self, position: int, drafter: str, *, trusted: bool, codec: str | None = None, clean: bool = False
+    ) -> RewindReport:
         """Keeps the first `position` generated tokens and continues with `drafter`; works after the end too.
 
-        trusted: rebuild the state from a point that no verify step has touched. codec: `full` to leave a compressed
+        trusted: rebuild the state from a point that no verify step has touched. clean: take nothing over from the
+        present caches, which may be damaged. codec: `full` to leave a compressed
         cache as far as that fits (engine.fallback), None = as it is. Raises ValueError if `position` is
         not between 0 and the number of generated tokens, or is behind the last token of a turn that has ended.
         """
@@ -224,7 +244,8 @@ class Turn:
         started = time.perf_counter()
         discarded = self.generated[position:]
         sequence, length = self.sequence, self.prompt_tokens + position - 1
-        back = fall_back(sequence, length, codec or sequence.codec, trusted=trusted)
+        back = fall_back(sequence, length, codec or sequence.codec, trusted=trusted, clean=clean)
+        self._cache_audit = CacheAudit()
         self.penalties.forget(discarded)
         if self.options.constraint is not None:
             self._constraint = self.options.constraint.clone()
@@ -232,6 +253,7 @@ class Turn:
                 self._constraint.advance(token)
         self.drafter = drafter
         self._shadow.reset()
+        self._auditor.rewound()
         self._next_shadow = position + self.options.shadow_every
         self.ended = False
         self._restart_text()
@@ -279,9 +301,40 @@ class Turn:
             return source
         return SHORT if hint_died else None
 
-    def _audit_is_due(self) -> bool:
-        every = self.options.audit_every
-        return every > 0 and self.verify_steps % every == 0
+    def _accused(self, cache: CacheReport | None, block: Tokens[int]) -> CacheReport | None:
+        """Where a block and its rows alone differ, and codes are read, either may be the one at fault: a second reading
+        of the single row decides who is accused, the auditor's speculation or the cache."""
+        at, sequence = self._auditor.mismatch, self.sequence
+        if at is None or cache is None:
+            return cache
+        found = misread(sequence.model, sequence.state, block[: at + 1], sequence.length + at)
+        if found:
+            self._auditor.withdraw()
+            return replace(cache, faults=(*cache.faults, *found))
+        return replace(cache, faults=tuple(fault for fault in cache.faults if fault.check != "reading"))
+
+    def _chosen(self, logits: Tensor, *, first: int, new: Tokens[int], replaced: Tokens[int]) -> list[int | None]:
+        """What the sampler chooses from recomputed rows; None where the constraint has chosen. The new tokens are not
+        part of the history yet."""
+        adjusted = self.penalties.adjust(logits, new[:-1])
+        positions = range(first, first + len(new))
+        ids = pick(logits, positions, self.options.sampling, self.tokenizer.vocab_size, adjusted).tolist()
+        return [None if row in replaced else int(token) for row, token in enumerate(ids)]
+
+    def _taken(self, choice: Choice, drafts: list[int], logits: Tensor) -> Choice:
+        """The choice as it is, unless a fault is planted that strikes here."""
+        if self.fault is not Fault.FLIPPED_ARGUMENT:
+            return choice
+        run, special = accepted_run(choice.ids, drafts) + 1, self.tokenizer.special_ids
+
+        def text(more: Tokens[int]) -> str:
+            return self.tokenizer.decode([*self.generated, *more])
+
+        ids = self._planted_steps.chosen(choice.ids, run, logits[:, : self.tokenizer.vocab_size], text, special)
+        return replace(choice, ids=ids)
+
+    def _written(self, state: SequenceState, count: int) -> None:
+        self._planted.after_write(state.kv, state.length, count)
 
     def _shadow_check(self, position: int, logits: Tensor) -> ShadowReport | None:
         """logits: of the step's first row, which saw nothing but what is committed."""

@@ -159,7 +159,13 @@ class Breaker:
         return changed
 
     def due(self, fingerprint: str, tool_format: str, now: float) -> Key | None:
-        """The breaker that a canary should look at now: the shortest context first, since it covers the others."""
+        """The breaker that a canary should look at now: the shortest context first, since it covers the others.
+
+        A cool-down that ends later than it can (the clock was set back, or the settings are other ones) begins anew.
+        """
+        for key, record in self._records.items():
+            if record.state == "open" and record.until - now > self.settings.pause(record.openings):
+                self._records[key] = replace(record, until=now + self.settings.pause(record.openings))
         if any(record.state == "half_open" for record in self._records.values()):
             return None
         waiting = [
@@ -172,7 +178,7 @@ class Breaker:
         return min(waiting)[2] if waiting else None
 
     def remaining(self, record: Record, now: float) -> float:
-        """Seconds until the cool-down is over; a clock that was set back cannot make it longer than it is."""
+        """Seconds until the cool-down is over."""
         return min(record.until - now, self.settings.pause(record.openings)) if record.state == "open" else 0.0
 
     def begin(self, key: Key, now: float) -> None:

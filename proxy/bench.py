@@ -1,4 +1,4 @@
-"""`specguard bench`: the benchmarks of all parts behind one form. So far: `engine`, `detectors`.
+"""`specguard bench`: the benchmarks of all parts behind one form. So far: `engine`, `detectors`, `guard`.
 
 Must not: import the engine at its top (the command must start without torch).
 Invariant: exit status 0 when everything was measured, whether or not a bar was missed; a reason that nothing could be
@@ -9,6 +9,7 @@ benchmark, which a bare GPU machine runs without this package.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from typing import Any
 
@@ -54,6 +55,18 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
     )
     detectors.add_argument("--json", action="store_true", help="machine-readable report")
     detectors.set_defaults(run=_detectors)
+    guard = subjects.add_parser(
+        "guard",
+        help="planted engine faults against the guard, false alarms, and what the guard costs",
+        formatter_class=wide,
+        description="Plants each fault in the embedded model's engine and decodes 20 tool calls and 10 texts through "
+        "the guard: who told it, what leaked, whether the client got what a sound engine says, who was blamed. Then "
+        "200 tasks without a fault, and the guard's cost beside the engine alone. Some minutes.",
+    )
+    guard.add_argument("--fault", action="append", default=[], metavar="NAME", help="only this fault (repeatable)")
+    guard.add_argument("--quick", action="store_true", help="two tasks for each fault, to see that everything runs")
+    guard.add_argument("--json", action="store_true", help="machine-readable report")
+    guard.set_defaults(run=_guard)
 
 
 def _engine(options: argparse.Namespace) -> int:
@@ -73,6 +86,34 @@ def _detectors(options: argparse.Namespace) -> int:
     from proxy.bench_detectors import measure
 
     show(measure(options.corpus), console(), as_json=options.json)
+    return 0
+
+
+def _guard(options: argparse.Namespace) -> int:
+    from engine.bench.workloads import conversations
+    from engine.engine import EMBEDDED
+    from engine.faults import Fault
+    from engine.tokenizer import Tokenizer
+    from proxy import app, config, logging
+    from proxy.bench_guard.run import Setting, measure
+
+    for name in options.fault:
+        if name not in set(Fault):
+            raise ConfigProblem(f"--fault: there is no fault {name!r}; known faults: {', '.join(Fault)}")
+    logging.configure("error")
+    tokenizer = Tokenizer.load(EMBEDDED)
+    unwanted = [*tokenizer.eos_ids, *(tokenizer.token_id(tag) for tag in ("<tool_call>", "<|im_start|>"))]
+    quiet = config.Decode(audit_every=0, shadow_every=0)
+    setting = Setting(
+        build=lambda fault: app.build_backend(config.Config(plant=fault)),
+        bare=lambda fault: app.build_backend(config.Config(plant=fault, decode=quiet)),
+        data=conversations(),
+        banned=[token for token in unwanted if token is not None],
+    )
+    report = asyncio.run(
+        measure(setting, lambda line: print(line, file=sys.stderr, flush=True), options.fault, options.quick)
+    )
+    show(report, console(), as_json=options.json)
     return 0
 
 

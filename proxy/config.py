@@ -101,14 +101,24 @@ class Decode(_Section):
 
 
 class Guard(_Section):
-    """What a finding leads to; see `policies.policy`."""
+    """policy: a file of rules, "" = the shipped one. The others win over what it says, None = as it says; see
+    `policies.policy.Policy`.
+    """
 
-    action: Literal["enforce", "observe"] = "enforce"
-    max_rewinds: int = Field(default=2, ge=0, le=16)
-    hold_call_chars: int = Field(default=1 << 20, ge=1024)
-    hold_text_chars: int = Field(default=1 << 18, ge=1024)
-    repair: bool = False
-    max_call_cycles: int = Field(default=20, ge=0, le=64)
+    policy: str = ""
+    action: Literal["enforce", "observe"] | None = None
+    max_rewinds: int | None = Field(default=None, ge=0, le=16)
+    session_rewinds: int | None = Field(default=None, ge=0)
+    session_hours: float | None = Field(default=None, gt=0, le=24 * 365)
+    hold_call_chars: int | None = Field(default=None, ge=1024)
+    hold_call_s: float | None = Field(default=None, ge=0)
+    hold_text_chars: int | None = Field(default=None, ge=1024)
+    repair: bool | None = None
+    max_call_cycles: int | None = Field(default=None, ge=0, le=64)
+
+    def quick(self) -> dict[str, Any]:
+        """What was set here."""
+        return self.model_dump(exclude={"policy"}, exclude_none=True)
 
 
 class Breaker(_Section):
@@ -136,10 +146,15 @@ class Trust(_Section):
 
 
 class Incidents(_Section):
-    """Where incidents are kept. capture stores with each incident what it takes to replay it; see `proxy.capture`."""
+    """Where incidents are kept. capture stores with each incident what it takes to replay it; see `proxy.capture`.
+
+    max_mib, max_days: captures go first, the oldest first; 0 = no limit. See `proxy.incidents.retention`.
+    """
 
     path: str = "specguard-incidents.sqlite"
     capture: bool = False
+    max_mib: int = Field(default=256, ge=0)
+    max_days: int = Field(default=30, ge=0, le=36500)
 
 
 class Replay(_Section):

@@ -101,8 +101,9 @@ class Metrics:
         if incident.mode_before != incident.mode_after:
             before, after = (self._bounded("mode", mode) for mode in (incident.mode_before, incident.mode_after))
             self._fallbacks.labels(before, after).inc()
-        if incident.detector.startswith("tool."):
-            self._calls.labels("mended" if incident.action == "repair" else "refused").inc()
+        result = {"repair": "mended", "rewind": "refused", "end": "refused"}.get(incident.action)
+        if result is not None and incident.detector.startswith("tool."):
+            self._calls.labels(result).inc()
 
     def closed(self, closure: Closure) -> None:
         self._culprits.labels(self._bounded("culprit", str(closure.culprit)), closure.certainty).inc()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -24,7 +23,8 @@ from proxy import logging
 from proxy.app import SERVICE, build_backend, create_app
 from proxy.backends.base import Backend, BackendError
 from proxy.config import Config, ConfigProblem
-from proxy.incidents import IncidentStore
+from proxy.env_cli import DEFAULT_URL
+from proxy.incidents import IncidentStore, Limits
 from proxy.service import Service
 
 log = structlog.get_logger()
@@ -51,7 +51,10 @@ async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
             backend = await asyncio.to_thread(build, config)
     except BackendError as error:
         raise ConfigProblem(str(error)) from None
-    app = create_app(config, backend, IncidentStore(Path(config.incidents.path), config.incidents.capture))
+    kept = config.incidents
+    incidents = IncidentStore(kept.path, kept.capture, Limits(kept.max_mib << 20, kept.max_days))
+    incidents.start()
+    app = create_app(config, backend, incidents)
     service = app[SERVICE]
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_S)
     await runner.setup()
@@ -113,8 +116,9 @@ def announcement(config: Config, service: Service, port: int) -> str:
     host = ANYWHERE.get(config.server.host, config.server.host).strip("[]")
     base = escape(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     info, exactness = service.backend.info, service.backend.capabilities.exactness
-    model = escape(shlex.quote(info.id))
     key = "YOUR-KEY" if config.server.keys else "local"
+    at = "" if base == DEFAULT_URL else f" --url {base}"
+    at += f" --key {key}" if config.server.keys else ""
     claim = {
         "bitwise": "bitwise (same seed, same text, speculation on or off)",
         "distribution": "distribution only (this device does not repeat bits)",
@@ -125,10 +129,9 @@ mode {service.mode}   guard {service.policy.action}   exactness {claim}
 context {info.context_window} tokens   incidents {escape(config.incidents.path)}{fault}
 
 [bold]Claude Code[/]
-  export ANTHROPIC_BASE_URL={base} ANTHROPIC_AUTH_TOKEN={key} ANTHROPIC_MODEL={model}
-  export CLAUDE_CODE_ATTRIBUTION_HEADER=0 CLAUDE_CODE_MAX_CONTEXT_TOKENS={info.context_window}
-[bold]Codex[/]  speaks only /v1/responses, which is not served yet; any chat-completions agent works:
-  export OPENAI_BASE_URL={base}/v1 OPENAI_API_KEY={key}
+  eval "$(specguard env claude{at})"
+[bold]Codex, OpenCode[/]
+  specguard env codex{at}      specguard env opencode{at}
 [bold]Python SDKs[/]
   openai.OpenAI(base_url="{base}/v1", api_key="{key}")
   anthropic.Anthropic(base_url="{base}", api_key="{key}")

@@ -7,8 +7,8 @@ show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -17,11 +17,11 @@ from detectors.audit import audit_finding, nonfinite_finding
 from detectors.drift.monitor import DriftMonitor
 from detectors.drift.sprt import ShadowAgreement
 from detectors.finding import Finding, Grade
-from engine.bench.workloads import Prompt, prompts
+from engine.bench.workloads import Prompt, long_conversation, prompts
 from engine.engine import EMBEDDED, Engine, EngineOptions
 from engine.faults import Fault
 from engine.sampler import SamplingParams
-from engine.turn import TurnOptions
+from engine.turn import Turn, TurnOptions
 
 SHADOW = 16
 """Tokens between two shadow checks; the first step that begins at or after as many is checked."""
@@ -30,21 +30,38 @@ SHADOW = 16
 @dataclass(frozen=True, slots=True)
 class Stated:
     """fault is told by `detector` at a token below `within`. entropy: a response of mean entropy near 1.3 nats that
-    does not end by itself (drawing tells nothing where the model has no doubt)."""
+    does not end by itself (drawing tells nothing where the model has no doubt). far: a prompt of so many tokens.
+    compared: what differed in an audit. later: told about the turn that follows one with the fault. call: a greedy
+    response that calls a tool."""
 
     fault: Fault
     detector: str
     within: int
     prompt: int = 0
     entropy: bool = False
+    codec: str = "full"
+    far: int = 0
+    compared: str = ""
+    later: bool = False
+    call: bool = False
 
 
 TABLE = (
-    Stated(Fault.VERIFY_IGNORES_CACHE, "drift.audit", 8),
+    Stated(Fault.VERIFY_IGNORES_CACHE, "drift.audit", 8, compared="rows"),
+    Stated(Fault.REJECTED_DRAFTS_KEPT, "drift.audit", 24, compared="state"),
+    Stated(Fault.RECURRENT_NOT_ROLLED_BACK, "drift.audit", 24, compared="state"),
+    Stated(Fault.STALE_RECURRENT_SLOT, "drift.audit", 16, compared="state"),
+    Stated(Fault.POISONED_PREFIX, "drift.prefix", 8, prompt=1, compared="prefix", later=True),
+    Stated(Fault.FLIPPED_ARGUMENT, "drift.audit", 24, prompt=1, compared="choice", call=True),
+    Stated(Fault.FAR_CONTEXT, "drift.audit", 8, far=1400, compared="rows"),
     Stated(Fault.NAN_AT_POSITION, "drift.nonfinite", 9),
     Stated(Fault.KEYS_SCALED, "drift.shadow", SHADOW + 8),
     Stated(Fault.TILE_LOST, "drift.shadow", SHADOW + 8),
     Stated(Fault.ARGMAX_ACCEPTANCE, "drift.accepted", 400, prompt=2, entropy=True),
+    Stated(Fault.KEYS_UNROTATED, "drift.kv", 8, codec="k4v4"),
+    Stated(Fault.CODES_SCALED, "drift.kv", 8, codec="k8v4"),
+    Stated(Fault.VALUES_HALVED, "drift.kv", 8, codec="k4v4"),
+    Stated(Fault.CODES_DAMAGED, "drift.kv", 8, codec="k4v4"),
 )
 SLOW_TABLE = tuple(
     Stated(Fault.ARGMAX_ACCEPTANCE, "drift.sharpened", 1500, prompt=prompt, entropy=True) for prompt in range(3)
@@ -68,22 +85,50 @@ def findings(
     turn = engine.open(prompt.tokens, options)
     for _ in turn.sequence.prefill():
         pass
-    monitor = DriftMonitor("full", shadow, exact=True)
+    monitor = DriftMonitor(options.codec, shadow, exact=True)
     while not turn.ended:
         step = turn.step()
         found: list[Finding | None] = [monitor.feed(step.position, step.tokens, step)]
         if step.audit is not None:
             audit = step.audit
-            found.append(audit_finding(step.position, audit.rows, audit.mismatch, audit.max_abs_diff))
+            numbers = (audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared)
+            found.append(audit_finding(step.position, *numbers))
         found += [nonfinite_finding(at, token.finite) for at, token in enumerate(step.tokens, step.position)]
         yield from (finding for finding in found if finding is not None)
     engine.close(turn)
 
 
+def prompt_of(engine: Engine, stated: Stated) -> Prompt:
+    if stated.later or stated.call:
+        return prompts(engine, "agent", False)[stated.prompt]
+    if stated.far:
+        return Prompt("far", long_conversation(engine, stated.far)[1], SamplingParams(), 64)
+    return prompts(engine, "fresh", False)[stated.prompt]
+
+
+def faulty(stated: Stated) -> Engine:
+    """An engine with the fault, where it takes an earlier turn after that one."""
+    engine = Engine(EMBEDDED, EngineOptions(fault=stated.fault))
+    if stated.later:
+        earlier = prompts(engine, "agent", False)[stated.prompt - 1]
+        finished(engine, earlier.tokens, TurnOptions(drafter="mtp+ngram", max_tokens=16))
+    return engine
+
+
+def finished(engine: Engine, prompt: Sequence[int], options: TurnOptions) -> Turn:
+    """A whole turn, given back."""
+    turn = engine.open(prompt, options)
+    list(turn.sequence.prefill())
+    while not turn.ended:
+        turn.step()
+    engine.close(turn)
+    return turn
+
+
 def told(stated: Stated, drafter: str = "mtp+ngram") -> list[Finding]:
     """Until the intended detector speaks."""
-    engine = Engine(EMBEDDED, EngineOptions(fault=stated.fault))
-    prompt = prompts(engine, "fresh", False)[stated.prompt]
+    engine = faulty(stated)
+    prompt = prompt_of(engine, stated)
     endless = tuple((token, -100.0) for token in engine.tokenizer.eos_ids)
     sampling = SamplingParams(
         temperature=1.0,
@@ -91,7 +136,10 @@ def told(stated: Stated, drafter: str = "mtp+ngram") -> list[Finding]:
         frequency_penalty=0.6 if stated.entropy else 0.0,
         logit_bias=endless,
     )
+    if stated.call:
+        sampling = SamplingParams()
     options = TurnOptions(sampling, drafter, stated.within, shadow_every=0 if stated.entropy else SHADOW)
+    options = replace(options, codec=stated.codec)
     found = []
     for finding in findings(engine, prompt, options):
         found.append(finding)
@@ -107,6 +155,7 @@ def test_a_fault_is_told_by_its_detector_in_time(stated: Stated) -> None:
     assert found[-1].detector == stated.detector
     assert found[-1].position < stated.within
     assert found[-1].grade is Grade.FALLBACK
+    assert found[-1].evidence.get("compared", "") == stated.compared
 
 
 @pytest.mark.slow
@@ -116,9 +165,87 @@ def test_argmax_acceptance_is_told_on_any_text_with_doubt_in_it(stated: Stated, 
     assert told(stated, drafter)[-1].position < stated.within
 
 
+SPECULATION = tuple(stated for stated in TABLE if stated.compared)
+
+
+@pytest.mark.parametrize("stated", SPECULATION, ids=lambda stated: str(stated.fault))
+@pytest.mark.parametrize(
+    "sampling", [SamplingParams(), SamplingParams(temperature=1.0, seed=9)], ids=["greedy", "drawn"]
+)
+def test_falling_back_gives_what_a_sound_plain_engine_gives(
+    sound: Engine, stated: Stated, sampling: SamplingParams
+) -> None:
+    """From the first token that nobody has seen on: what differed there may have been wrong before."""
+    prompt = prompt_of(sound, stated)
+    plain = finished(sound, prompt.tokens, TurnOptions(sampling, "none", 48)).generated
+    engine = faulty(stated)
+    turn = engine.open(prompt.tokens, TurnOptions(sampling, "mtp+ngram", 48))
+    list(turn.sequence.prefill())
+    while (step := turn.step()).audit is None or step.audit.mismatch is None:
+        assert not turn.ended or stated.call, "nothing was told"
+        if turn.ended:
+            pytest.skip("this draw calls no tool")
+        assert turn.generated == plain[: len(turn.generated)], "a wrong token was not told in its step"
+    turn.rewind(step.position, "none", trusted=True)
+    while not turn.ended:
+        turn.step()
+    assert turn.generated == plain
+
+
+def test_a_refused_prefix_poisons_nobody_else(sound: Engine) -> None:
+    """Whoever comes next starts cold or on what the fall back has computed anew."""
+    first, second, third = (prompt.tokens for prompt in prompts(sound, "agent", False)[:3])
+    engine = Engine(EMBEDDED, EngineOptions(fault=Fault.POISONED_PREFIX))
+    finished(engine, first, TurnOptions(drafter="mtp+ngram", max_tokens=16))
+    branch = engine.open([*first[:-20], *second[-20:]], TurnOptions(max_tokens=8))  # shares rows with what is poisoned
+    assert branch.cached_tokens
+    turn = engine.open(second, TurnOptions(drafter="mtp+ngram", max_tokens=48))
+    list(turn.sequence.prefill())
+    assert turn.cached_tokens
+    report = turn.step().audit
+    assert report is not None and report.compared == "prefix"
+    turn.rewind(0, "none", trusted=True)
+    while not turn.ended:
+        turn.step()
+    engine.close(turn)
+    engine.close(branch)
+    assert len(engine.prefixes) == 1, "only what was computed anew is kept"
+    for prompt in (second, third):
+        again = finished(engine, prompt, TurnOptions(max_tokens=48))
+        assert again.cached_tokens
+        assert again.generated == finished(sound, prompt, TurnOptions(max_tokens=48)).generated
+
+
+def test_a_dead_drafter_is_an_event_and_no_finding() -> None:
+    """Within 50 drafted tokens per drafter; the text is what it is without it."""
+    engine = Engine(EMBEDDED, EngineOptions(fault=Fault.DEAD_DRAFTER))
+    prompt = prompts(engine, "fresh", False)[0]
+    endless = tuple((token, -100.0) for token in engine.tokenizer.eos_ids)
+    sampling = SamplingParams(temperature=1.0, seed=1, logit_bias=endless)
+    turn = engine.open(prompt.tokens, TurnOptions(sampling, "mtp", 120))
+    list(turn.sequence.prefill())
+    monitor, found, dead = DriftMonitor("full", None, exact=True), [], []
+    while not turn.ended:
+        step = turn.step()
+        found.append(monitor.feed(step.position, step.tokens, step))
+        if step.audit is not None:
+            found.append(audit_finding(step.position, step.audit.rows, step.audit.mismatch, step.audit.max_abs_diff))
+        if step.dead_drafter is not None:
+            dead.append((step.dead_drafter, step.position))
+    assert [name for name, _ in dead] == ["mtp"]
+    assert dead[0][1] < 80
+    assert not any(found)
+    assert monitor.dead
+    plain = finished(Engine(EMBEDDED), prompt.tokens, TurnOptions(sampling, "none", 120))
+    assert turn.generated == plain.generated
+
+
+ELSEWHERE = {Fault.DEAD_DRAFTER}
+"""Told by no finding about tokens: a performance event above; the device's own in tests/proxy/backends."""
+
+
 def test_the_table_holds_every_fault() -> None:
-    codecs = {Fault.KEYS_UNROTATED, Fault.CODES_SCALED, Fault.VALUES_HALVED, Fault.CODES_DAMAGED}
-    assert {stated.fault for stated in TABLE} | codecs == set(Fault)
+    assert {stated.fault for stated in TABLE} | ELSEWHERE == set(Fault)
 
 
 def quiet(engine: Engine, temperature: float, drafter: str, workload: str, count: int, limit: int, every: int) -> int:

@@ -1,8 +1,7 @@
 """All drift detectors of one response behind one call per step.
 
 Must not: import what a step is; it reads the fields that it names below, None = this backend does not tell.
-Invariant: a response has its own monitor and `rewound` makes it new; only the shadow tests live on, in the object
-that the process shares.
+Invariant: a response has its own monitor and `rewound` makes it new; only what `DriftMemory` holds lives on.
 
 The exactness audit and the check for numbers that are none are in `detectors.audit`: one occurrence convicts.
 """
@@ -13,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from detectors.drift.cache import CacheHealth, CacheNumbers
 from detectors.drift.calibration import Calibration
 from detectors.drift.collapse import Collapse
 from detectors.drift.drafting import DeadDrafter, DraftersAlive, Saturation
+from detectors.drift.memory import DriftMemory
 from detectors.drift.settings import DEFAULT, DriftSettings
-from detectors.drift.sprt import ShadowAgreement
 from detectors.finding import Finding, Grade
 
 DETERMINISTIC = frozenset({"ngram"})
@@ -64,7 +64,8 @@ class ShadowNumbers(Protocol):
 
 
 class StepNumbers(Protocol):
-    """One step. expected: probability of each judged draft, empty = unknown."""
+    """One step. expected: probability of each judged draft, empty = unknown; dead_drafter: whom the engine itself has
+    given up."""
 
     @property
     def source(self) -> str: ...
@@ -78,22 +79,26 @@ class StepNumbers(Protocol):
     def expected(self) -> tuple[float, ...]: ...
     @property
     def shadow(self) -> ShadowNumbers | None: ...
+    @property
+    def dead_drafter(self) -> str | None: ...
+    @property
+    def cache(self) -> CacheNumbers | None: ...
 
 
 class DriftMonitor:
-    """codec: of the KV cache; shadow: shared by all responses; exact: the device gives the same bits for the same
+    """codec: of the KV cache; memory: shared by all responses; exact: the device gives the same bits for the same
     work, so that a lossless codec's clean recomputation must be identical."""
 
     def __init__(
         self,
         codec: str,
-        shadow: ShadowAgreement | None = None,
+        memory: DriftMemory | None = None,
         *,
         exact: bool = False,
         settings: DriftSettings = DEFAULT,
     ) -> None:
         self._settings = settings
-        self._shadow = ShadowAgreement(settings) if shadow is None else shadow
+        self._memory = DriftMemory(settings) if memory is None else memory
         self._alive = DraftersAlive(settings)
         self._exact = exact
         self.rewound(codec)
@@ -102,6 +107,7 @@ class DriftMonitor:
         """The response goes on from an earlier token, in a mode with this codec: what was drawn before is drawn again
         with the same noise, so it counts no more."""
         self._codec = codec
+        self._cache = CacheHealth(codec, self._settings)
         self._calibration = Calibration(self._settings)
         self._collapse = Collapse(self._settings)
         self._saturation = Saturation(self._settings)
@@ -119,11 +125,14 @@ class DriftMonitor:
         A step is judged as a whole, before its tokens are taken in: a finding begins at its first token or earlier.
         """
         found = [
+            *self._stored(position, step),
             *self._tokens(position, tokens),
             *self._drafts(position, step),
             *self._clean(step),
         ]
         dead = self._alive.feed(step.source, step.drafted, step.accepted)
+        if step.dead_drafter is not None:
+            dead = DeadDrafter(step.dead_drafter, self._settings.dead_drafts)
         if dead is not None:
             self.dead.append(dead)
         known = [token.entropy for token in tokens if token.entropy is not None]
@@ -132,11 +141,24 @@ class DriftMonitor:
         worst = max(found, key=lambda finding: finding.grade, default=None)
         return None if worst is None else replace(worst, began=min(worst.began, position))
 
+    def take_dead(self) -> list[DeadDrafter]:
+        """Performance events since the last call."""
+        dead, self.dead = self.dead, []
+        return dead
+
+    def called(self, position: int, mode: str, context: int, valid: bool) -> Finding | None:
+        """Takes a tool call that was judged; see `ToolValidity`."""
+        return self._memory.validity.feed(position, mode, context, valid)
+
     def corroborated(self, finding: Finding) -> Finding:
         """A loop's finding with what acceptance adds to it."""
-        if not self.saturated:
+        if not self.saturated or not finding.detector.startswith(("loop.", "struct.")):
             return finding
         return replace(finding, evidence={**finding.evidence, "saturated": self._saturation.acceptance})
+
+    def _stored(self, position: int, step: StepNumbers) -> list[Finding]:
+        found = None if step.cache is None else self._cache.feed(position, step.cache)
+        return [] if found is None else [found]
 
     def _tokens(self, position: int, tokens: Sequence[TokenNumbers]) -> list[Finding]:
         found: list[Finding | None] = []
@@ -161,9 +183,11 @@ class DriftMonitor:
         sample = step.shadow
         if sample is None:
             return []
-        found = self._shadow.feed(sample.position, self._codec, step.context, sample.agrees)
+        place = sample.position, self._codec, step.context
+        found = self._memory.agreement.feed(*place, sample.agrees)
+        diverges = self._memory.divergence.feed(*place, sample.kl)
         if self._exact and self._codec == "full" and not sample.identical:
             evidence = {"kl": sample.kl, "agrees": sample.agrees}
             reason = "a clean recomputation gives other bits"
             return [Finding("drift.shadow", Grade.FALLBACK, "engine", sample.position, 0, reason, evidence)]
-        return [] if found is None else [found]
+        return [each for each in (diverges, found) if each is not None]

@@ -6,6 +6,7 @@ Invariant: a `DriftSettings` that exists is usable: what cannot work is refused 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -24,6 +25,14 @@ class DriftSettings:
     it was measured. agreement_drop: how much lower counts as broken: .10 is a third of the way to the 32 % that a
     broken codec shows. agreement_alpha: chance per test that a sound engine is convicted; agreement_beta: chance per
     test that a broken one is acquitted (the next test begins at once, so it only costs time).
+
+    divergence: upper bound of a sound codec's mean KL from a clean recomputation, nats, by codec; of 8k tokens .0067,
+    .0117 and .0148 are published for 8, 4 and 3 bits (LLMKube 601). divergence_by_bucket: (codec, bucket) where it was
+    measured. divergence_samples: mean samples between two false convictions, a bound and no estimate; there is at most
+    one sample per token.
+
+    cosines, entropies: least mean cosine of coded vectors and least bits per code, by bits per coordinate; below them
+    the rotation has failed, or the model's vectors are such that it cannot help. coded_vectors: so many must be seen.
 
     calibration_tokens: mean tokens between two false convictions of each calibration test: proven, not estimated, so
     that all three together stay below one in 10^6 tokens. sharpening: assumed drift as a share of the largest likely
@@ -51,6 +60,18 @@ class DriftSettings:
     agreement_drop: float = 0.10
     agreement_alpha: float = 1e-3
     agreement_beta: float = 0.05
+    divergence: Mapping[str, float] = field(
+        default_factory=lambda: MappingProxyType(
+            {"full": 0.001, "k8v8": 0.02, "k8v4": 0.04, "k4v4": 0.05, "k4v2": 0.15, "k3v3": 0.15}
+        )
+    )
+    divergence_by_bucket: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    divergence_samples: float = 1e6
+    cosines: Mapping[int, float] = field(
+        default_factory=lambda: MappingProxyType({2: 0.85, 3: 0.95, 4: 0.98, 8: 0.998})
+    )
+    entropies: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({2: 1.5, 4: 3.0}))
+    coded_vectors: int = 128
     calibration_tokens: float = 1e7
     sharpening: float = 0.5
     odds: float = 3.0
@@ -80,12 +101,21 @@ class DriftSettings:
                 raise ValueError(f"agreement: {key} must be above agreement_drop and below 1, not {rate}")
         if self.agreement_alpha + self.agreement_beta >= 1:
             raise ValueError("agreement_alpha: together with agreement_beta it must be below 1")
+        for key, mean in [*self.divergence.items(), *self.divergence_by_bucket.items()]:
+            if not 0 < mean < math.inf:
+                raise ValueError(f"divergence: {key} must be a number of nats above 0, not {mean}")
+        for bits, least in self.cosines.items():
+            if not 0 < least < 1:
+                raise ValueError(f"cosines: of {bits} bits must be between 0 and 1, both excluded, not {least}")
+        for bits, least in self.entropies.items():
+            if not 0 < least < bits:
+                raise ValueError(f"entropies: of {bits} bits must be between 0 and {bits}, both excluded, not {least}")
         if self.validity_drop >= self.validity_baseline:
             raise ValueError(f"validity_drop: must be below validity_baseline, not {self.validity_drop}")
-        for name in ("calibration_tokens", "odds"):
+        for name in ("calibration_tokens", "odds", "divergence_samples"):
             if not getattr(self, name) > 1:
                 raise ValueError(f"{name}: must be above 1, not {getattr(self, name)}")
-        for name in ("collapse_tokens", "saturation_drafts", "dead_drafts", "validity_calls"):
+        for name in ("collapse_tokens", "saturation_drafts", "dead_drafts", "validity_calls", "coded_vectors"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}: must be at least 2, not {getattr(self, name)}")
         for name in ("collapse_entropy", "saturation_entropy"):
@@ -100,6 +130,11 @@ class DriftSettings:
         """Expected agreement; of an unknown codec, the lowest of the known ones."""
         known = self.agreement_by_bucket.get((codec, bucket), self.agreement.get(codec))
         return min(self.agreement.values()) if known is None else known
+
+    def divergence_of(self, codec: str, bucket: int) -> float:
+        """Most that the mean KL may be; of an unknown codec, the highest of the known ones."""
+        known = self.divergence_by_bucket.get((codec, bucket), self.divergence.get(codec))
+        return max(self.divergence.values()) if known is None else known
 
 
 DEFAULT = DriftSettings()

@@ -13,10 +13,11 @@ from typing import Literal, Protocol, runtime_checkable
 from policies.modes import DecodeMode
 from proxy.conversation import ChatRequest, Message, Tool
 
-Rebuild = Literal["none", "trusted"]
+Rebuild = Literal["none", "trusted", "clean"]
 """How a rewind gets its state: `none` = cursor, checkpoint and logged ingredients; `trusted` = back to the newest
 checkpoint that no draft-verify step has touched (at worst a new prefill of the whole prompt), from there along the
-recorded provenance, generated tokens decoded one by one."""
+recorded provenance, generated tokens decoded one by one; `clean` = the caches are accused: the same, but nothing that
+they hold is taken over, neither by this response nor, from kept prefixes of the same codec, by later ones."""
 
 
 class BackendError(Exception):
@@ -55,6 +56,25 @@ class Preempted(BackendError):
     """A response is not run again while clients are served or wait; try later."""
 
     kind = "overloaded"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a backend can serve nobody now. reason: `died` or `stuck`; message: for people, with the remedy; final: it
+    does not pass by itself."""
+
+    reason: Literal["died", "stuck"]
+    message: str
+    final: bool = False
+
+
+class EngineLost(BackendError):
+    """What was asked for will not come. It can be asked for again unless the trouble is final."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.message)
+        self.trouble = trouble
+        self.kind = "internal" if trouble.final else "overloaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +120,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """A verify step recomputed row by row and compared bitwise. mismatch: index of the first differing row or None."""
+    """A verify step recomputed row by row and compared bitwise. mismatch: index of the first differing row or None;
+    compared: what differed there: `rows`, `choice`, `state` or `prefix`, see engine.audit."""
 
     rows: int
     mismatch: int | None
     max_abs_diff: float = 0.0
+    compared: str = "rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +137,43 @@ class Shadow:
     agrees: bool
     identical: bool
     kl: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFault:
+    """A compressed KV cache that is not what it should be; a comparison, so one is proof. check: `finite`, `read-back`,
+    `seal` or `reading`; layer: among the attention layers; side: keys, values or both; row: first position.
+    """
+
+    check: str
+    layer: int
+    side: str
+    row: int
+    measured: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """How well keys or values are coded, in the worst layer. cosine: mean between a vector and its code; entropy: bits
+    per code, None where it was not counted."""
+
+    bits: int
+    vectors: int
+    cosine: float
+    entropy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHealth:
+    """What was looked at in a compressed cache in this step. rows: newly coded; keys, values: None while there are
+    none; sigma: largest predicted standard deviation of a score's error."""
+
+    faults: tuple[CacheFault, ...]
+    rows: int
+    keys: Coding | None
+    values: Coding | None
+    sigma: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +196,7 @@ class StepStats:
     filtered: int = 0
     expected: tuple[float, ...] = ()
     shadow: Shadow | None = None
+    cache: CacheHealth | None = None
 
 
 EndReason = Literal["stop", "stop_sequence", "length"]
@@ -275,6 +335,10 @@ class Backend(Protocol):
 
     info: ModelInfo
     capabilities: Capabilities
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why nobody can be served now, though it has started."""
 
     async def start(self) -> None:
         """Loads and self-tests; raises BackendError with a remedy."""

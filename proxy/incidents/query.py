@@ -36,6 +36,7 @@ class Selection:
     culprit: str = ""
     session: str = ""
     prefix: str = ""
+    id: str = ""
 
     def where(self) -> tuple[str, list[str]]:
         conditions = {
@@ -45,6 +46,7 @@ class Selection:
             f"{_CULPRIT} = ?": self.culprit,
             "json_extract(o.data, '$.session') = ?": self.session,
             "substr(o.incident, 1, length(?)) = ?": self.prefix,
+            "o.incident = ?": self.id,
         }
         used = {condition: value for condition, value in conditions.items() if value}
         values = [value for condition, value in used.items() for _ in range(condition.count("?"))]

@@ -11,37 +11,31 @@ secrets at all leaves `incidents.capture` off.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from proxy.capture import Capture
 
 MARK = "[redacted:"
 
-SHAPES: Mapping[str, tuple[re.Pattern[str], tuple[str, ...]]] = {
+SHAPES: Mapping[str, tuple[tuple[str, ...], re.Pattern[str]]] = {
     "private_key": (
-        re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)", re.DOTALL),
         ("-----BEGIN ",),
+        re.compile(r"[A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)", re.DOTALL),
     ),
-    "jwt": (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"), ("eyJ",)),
-    "api_key": (re.compile(r"\b(?:sk|pk|rk)[-_][A-Za-z0-9_-]{16,}"), ("k-", "k_")),
-    "github_token": (
-        re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})"),
-        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
-    ),
-    "gitlab_token": (re.compile(r"\bglpat-[A-Za-z0-9_-]{16,}"), ("glpat-",)),
-    "aws_key": (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), ("AKIA", "ASIA")),
-    "google_key": (re.compile(r"\bAIza[A-Za-z0-9_-]{30,}"), ("AIza",)),
-    "slack_token": (re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"), ("xox",)),
-    "hub_token": (
-        re.compile(r"\b(?:hf_[A-Za-z0-9]{24,}|npm_[A-Za-z0-9]{24,}|pypi-[A-Za-z0-9_-]{24,})"),
-        ("hf_", "npm_", "pypi-"),
-    ),
-    "url_password": (re.compile(r"(?<=://)[^\s/:@]{1,128}:[^\s/@]{1,256}(?=@)"), ("://",)),
+    "jwt": (("eyJ",), re.compile(r"[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*")),
+    "api_key": (("sk-", "sk_", "pk-", "pk_", "rk-", "rk_"), re.compile(r"[A-Za-z0-9_-]{16,}")),
+    "github_token": (("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), re.compile(r"[A-Za-z0-9_]{20,}")),
+    "gitlab_token": (("glpat-",), re.compile(r"[A-Za-z0-9_-]{16,}")),
+    "aws_key": (("AKIA", "ASIA"), re.compile(r"[A-Z0-9]{16}(?![A-Za-z0-9])")),
+    "google_key": (("AIza",), re.compile(r"[A-Za-z0-9_-]{30,}")),
+    "slack_token": (("xoxa-", "xoxb-", "xoxe-", "xoxo-", "xoxp-", "xoxr-", "xoxs-"), re.compile(r"[A-Za-z0-9-]{10,}")),
+    "hub_token": (("hf_", "npm_", "pypi-"), re.compile(r"[A-Za-z0-9_-]{24,}")),
+    "url_password": (("://",), re.compile(r"[^\s/:@]{1,128}:[^\s/@]{1,256}(?=@)")),
 }
-"""Kind -> (what it looks like, texts of which one must be there, which is much faster to look for)."""
+"""Kind -> (how it begins, in one of several ways, how it goes on). Beginnings are found without regular expressions,
+which is 20 times as fast, and no thread waits for a search through a whole prompt."""
 
 _WORDS = (
     r"password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key|secret[_-]?key"
@@ -53,18 +47,21 @@ _NO_SECRET = re.compile(
     r"(?:.*[_.-])?(?:page|next|prev|previous|continuation|cancellation|eos|bos|pad|unk|sep|cls|mask|special|stop)[_.-]?token",
     re.IGNORECASE | re.DOTALL,
 )
-_TRIGGERS = tuple("passw passphrase pwd secret token key credential authorization cookie bearer jwt connection".split())
-_HEADER = re.compile(
-    r"\b((?:proxy-)?authorization|(?:set-)?cookie)(\\?[\"']?\s*[:=]\s*\\?[\"']?)([^\n\"'\\]{4,})", re.IGNORECASE
+_BEGINNINGS = (
+    "passw passphrase pwd secret token key credential authorization cookie bearer jwt connection basic".split()
 )
-_SCHEME = re.compile(r"\b(bearer|basic)( +)([A-Za-z0-9._~+/-]{16,}=*)", re.IGNORECASE)
-_PARAMETER = re.compile(r"<parameter=([^>\n]{1,128})>(\s*)(.*?)(?=\s*</parameter>|\Z)", re.DOTALL)
+_HEADER = re.compile(
+    r"(authorization|cookie)\\?[\"']?\s{0,8}[:=]\s{0,8}\\?[\"']?(?P<value>[^\n\"'\\]{4,})", re.IGNORECASE
+)
+_SCHEME = re.compile(r"(bearer|basic) +(?P<value>[A-Za-z0-9._~+/-]{16,}=*)", re.IGNORECASE)
 _PAIR = re.compile(
-    rf"(?P<key>{_WORDS})(?P<between>\\?[\"']?\s{{0,8}}(?:=>|[:=])\s{{0,8}})"
-    r"(?:\"(?P<double>(?:[^\"\\\n]|\\.){4,1024}+)|'(?P<single>(?:[^'\\\n]|\\.){4,1024}+)|\\\"(?P<escaped>[^\"\\\n]{4,1024}+)"
-    r"|(?P<bare>[^\s\"'`,;(){}\[\]<>\\]{4,1024}+))",
+    r"(?P<key>password|passwd|passphrase|pwd|secret|token|key(?:[_-]?id)?|credentials?|authorization|cookie|bearer|jwt"
+    r"|connection[_-]?string)(?P<between>\\?[\"']?\s{0,8}(?:=>|[:=])\s{0,8})"
+    r"(?:\"(?P<double>(?:[^\"\\\n]|\\.){4,}+)|'(?P<single>(?:[^'\\\n]|\\.){4,}+)|\\\"(?P<escaped>[^\"\\\n]{4,}+)"
+    r"|(?P<bare>[^\s\"'`,;(){}\[\]<>\\]{4,}+))",
     re.IGNORECASE,
 )
+_PARAMETER = re.compile(r"([^>\n]{1,128})>\s{0,8}")
 _BEFORE = re.compile(r"[A-Za-z0-9_.-]{0,40}\Z")
 _PLAIN_WORDS = frozenset(
     "string number null none true false object boolean integer bytes password passwd token secret required optional "
@@ -72,6 +69,11 @@ _PLAIN_WORDS = frozenset(
 )
 _KNOWN_CHARS = 6
 """A value that is shorter than this is not looked for elsewhere: it would be found inside of words."""
+
+_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+Span = tuple[int, int, str]
+"""Start, end and kind of something that looks secret."""
 
 
 class Redactor:
@@ -83,16 +85,11 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """The text without what looks secret."""
-        for kind, (shape, triggers) in SHAPES.items():
-            if any(trigger in text for trigger in triggers):
-                text = shape.sub(partial(self._shape, kind), text)
-        lowered = text.lower()
-        if any(trigger in lowered for trigger in _TRIGGERS):
-            for pattern in (_HEADER, _SCHEME):
-                text = pattern.sub(lambda found: found[1] + found[2] + self._found(_kind(found[1]), found[3]), text)
-            text = _PARAMETER.sub(self._parameter, text)
-            text = _PAIR.sub(self._pair, text)
-        return text
+        pieces, done = [], 0
+        for start, end, kind in _merged(_spans(text)):
+            pieces += [text[done:start], self._found(kind, text[start:end])]
+            done = end
+        return "".join(pieces) + text[done:]
 
     def tree(self, value: Any, keys: bool = True) -> Any:
         """JSON data without what looks secret. keys: also whatever stands under a key that looks secret."""
@@ -109,10 +106,14 @@ class Redactor:
 
     def elsewhere(self, value: Any) -> Any:
         """JSON data without any value that was found secret at some other place."""
-        if not self._values:
-            return value
-        pattern = re.compile("|".join(re.escape(secret) for secret in sorted(self._values, key=len, reverse=True)))
-        return _map_text(value, lambda text: pattern.sub(lambda found: self._values[found[0]], text))
+        secrets = sorted(self._values.items(), key=lambda item: -len(item[0]))
+
+        def change(text: str) -> str:
+            for secret, marked in secrets:
+                text = text.replace(secret, marked)
+            return text
+
+        return _map_text(value, change) if secrets else value
 
     def _under(self, key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -122,25 +123,6 @@ class Redactor:
         if value is None or isinstance(value, bool) or value == "":
             return value
         return self._found(_kind(key), str(value))
-
-    def _shape(self, kind: str, found: re.Match[str]) -> str:
-        return self._found(kind, found[0])
-
-    def _parameter(self, found: re.Match[str]) -> str:
-        if not found[3] or not _is_secret(found[1]):
-            return found[0]
-        return f"<parameter={found[1]}>{found[2]}{self._found(_kind(found[1]), found[3])}"
-
-    def _pair(self, found: re.Match[str]) -> str:
-        group = found.lastgroup or "bare"
-        value, key = found[group], found["key"]
-        before = _BEFORE.search(found.string[max(0, found.start() - 40) : found.start()])
-        name = (before[0] if before else "") + key
-        if not _is_secret(name) or value.lower() in _PLAIN_WORDS or value.startswith(("<|", "${", "{{", "$(")):
-            return found[0]
-        if group == "bare" and not _is_bare_secret(value, name, found["between"]):
-            return found[0]
-        return found[0][: -len(value)] + self._found(_kind(key), value)
 
     def _found(self, kind: str, value: str) -> str:
         if value.startswith(MARK):
@@ -176,6 +158,82 @@ def redact_capture(capture: Capture) -> Capture:
     return replace(parsed, redacted=kinds, prompt_ids=(), kept_ids=(), lost_ids=())
 
 
+def _spans(text: str) -> Iterator[Span]:
+    for kind, (beginnings, rest) in SHAPES.items():
+        for beginning in beginnings:
+            done = 0
+            for at in _all(beginning, text):
+                if at < done or (beginning[0].isalpha() and text[at - 1 : at].isalnum()):
+                    continue
+                if found := rest.match(text, at + len(beginning)):
+                    done = found.end()
+                    yield (at if kind != "url_password" else found.start()), done, kind
+    yield from _parameters(text)
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a few letters become two
+        lowered = text.translate(_LOWER)
+    for word in _BEGINNINGS:
+        done = 0
+        for at in _all(word, lowered):
+            if at >= done:
+                for span in filter(None, (_value(text, at), _pair(text, at))):
+                    done = max(done, span[1])
+                    yield span
+
+
+def _all(beginning: str, text: str) -> Iterator[int]:
+    at = text.find(beginning)
+    while at >= 0:
+        yield at
+        at = text.find(beginning, at + len(beginning))
+
+
+def _parameters(text: str) -> Iterator[Span]:
+    """Arguments as the model writes them: `<parameter=name>`, a line with the value, `</parameter>`."""
+    opening, done = "<parameter=", 0
+    for at in _all(opening, text):
+        head = _PARAMETER.match(text, at + len(opening)) if at >= done else None
+        if head and _is_secret(head[1]):
+            end = text.find("</parameter>", head.end())
+            done = len(text) if end < 0 else end
+            value = text[head.end() : done].rstrip()
+            if value:
+                yield head.end(), head.end() + len(value), _kind(head[1])
+
+
+def _value(text: str, at: int) -> Span | None:
+    """Of a header, or of a scheme of authorization."""
+    found = _HEADER.match(text, at) or _SCHEME.match(text, at)
+    return found and (*found.span("value"), _kind(found[1]))
+
+
+def _pair(text: str, at: int) -> Span | None:
+    """The value of a key in whatever notation."""
+    found = _PAIR.match(text, at)
+    if found is None:
+        return None
+    group = found.lastgroup or "bare"
+    before = _BEFORE.search(text[max(0, at - 40) : at])
+    value, name = found[group], (before[0] if before else "") + found["key"]
+    if not _is_secret(name) or value.lower() in _PLAIN_WORDS or value.startswith(("<|", "${", "{{", "$(")):
+        return None
+    if group == "bare" and not _is_bare_secret(value, name, found["between"]):
+        return None
+    return (*found.span(group), _kind(name))
+
+
+def _merged(spans: Iterable[Span]) -> list[Span]:
+    """In order; those that overlap become one, of the kind of the first."""
+    merged: list[Span] = []
+    for start, end, kind in sorted(spans):
+        if merged and start < merged[-1][1]:
+            first, last, name = merged[-1]
+            merged[-1] = (first, max(last, end), name)
+        else:
+            merged.append((start, end, kind))
+    return merged
+
+
 def _is_secret(key: str) -> bool:
     name = _CAMEL.sub("_", key)
     return _KEY.fullmatch(name) is not None and _NO_SECRET.fullmatch(name) is None
@@ -200,7 +258,7 @@ def _map_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {name: _map_text(inner, change) for name, inner in value.items()}
+        return {name: inner if name == "role" else _map_text(inner, change) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_map_text(inner, change) for inner in value]
     return value

@@ -247,6 +247,9 @@ def test_a_clock_that_was_set_back_keeps_nothing_open_for_longer_than_its_cool_d
     bench.trip(weight=CERTAIN)
     bench.now -= 1e6
     assert bench.breaker.remaining(bench.breaker.records[key()], bench.now) == 60
+    assert bench.due() is None
+    bench.now += 60
+    assert bench.due() == key()
 
 
 def test_reset_forgets_by_the_beginning_of_the_key(bench: Bench) -> None:

@@ -143,13 +143,16 @@ class Gate:
 
 @asynccontextmanager
 async def serving(
-    backend: ScriptedBackend | Script | str, wait_until_ready: bool = True, **sections: dict[str, Any]
+    backend: ScriptedBackend | Script | str,
+    wait_until_ready: bool = True,
+    folder: Path | None = None,
+    **sections: dict[str, Any],
 ) -> AsyncIterator[Live]:
-    """sections: configuration, such as `server={"keys": ("k",)}`."""
+    """folder: of the stores, None = one that is gone afterwards. sections: configuration: `server={"keys": ("k",)}`."""
     if isinstance(backend, Script | str):
         backend = ScriptedBackend(backend)
-    with TemporaryDirectory() as folder:
-        store = IncidentStore(Path(folder) / "incidents.sqlite")
+    with TemporaryDirectory() as temporary:
+        store = IncidentStore((folder or Path(temporary)) / "incidents.sqlite")
         app = create_app(Config.model_validate(sections), backend, store)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
         await runner.setup()

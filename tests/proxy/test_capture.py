@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,8 @@ CAPTURE = Capture(
     (4, 5),
     (6,),
     ((0, DecodeMode("mtp")), (1, PLAIN)),
+    "said",
+    ("password",),
 )
 
 
@@ -51,3 +54,9 @@ def test_a_capture_comes_back_equal() -> None:
 def test_what_is_no_capture_is_refused(broken: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         Capture.parse(broken)
+
+
+def test_exact_is_what_has_its_tokens() -> None:
+    assert replace(CAPTURE, redacted=()).is_exact
+    assert not CAPTURE.is_exact
+    assert not replace(CAPTURE, redacted=(), prompt_ids=()).is_exact

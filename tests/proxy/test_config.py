@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proxy.config import Config, ConfigProblem, is_loopback, load
+from policies.policy import Policy
+from policies.rule_file import shipped
+from proxy.config import Config, ConfigProblem, config_sha256, is_loopback, load
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "config.example.toml"
 
@@ -26,12 +29,18 @@ def problem(folder: Path, text: str = "", environment: dict[str, str] | None = N
 
 
 def test_the_example_holds_every_key_with_its_default() -> None:
-    shown, known = tomllib.loads(EXAMPLE.read_text(encoding="utf-8")), Config().model_dump()
+    """A key of `guard` that has none stands there as a comment: the policy says it, and the shipped one says this."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    said = re.sub(r"(?m)^# ([a-z_]+ = )", r"\1", text)
+    shown, known = tomllib.loads(said), Config().model_dump()
     assert {name: sorted(value) for name, value in shown.items() if isinstance(value, dict)} == {
         name: sorted(value) for name, value in known.items() if isinstance(value, dict)
     }
     assert sorted(shown) == sorted(known)
     assert load(EXAMPLE, {}, {}) == Config()
+    quick = Config.model_validate(shown).guard.quick()
+    assert quick == {name: getattr(Policy(), name) for name in quick}
+    assert set(quick) == set(Config().guard.model_dump()) - {"policy"} == set(shipped().settings)
 
 
 def test_nothing_given_is_the_default() -> None:
@@ -172,3 +181,21 @@ def test_a_key_that_is_none_opens_no_door(tmp_path: Path, keys: list[str]) -> No
 )
 def test_mistakes_that_are_told_exactly(tmp_path: Path, text: str, message: str) -> None:
     assert problem(tmp_path, text) == message
+
+
+def test_a_key_that_was_renamed_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[incidents]\nkeep_prompts = true\n", encoding="utf-8")
+    renamed = "incidents.keep_prompts: was renamed; write incidents.capture"
+    with pytest.raises(ConfigProblem, match=renamed):
+        load(file, {}, {})
+    with pytest.raises(ConfigProblem, match=renamed):
+        load(None, {"SPECGUARD_INCIDENTS__KEEP_PROMPTS": "true"}, {})
+
+
+def test_the_hash_of_a_configuration_tells_what_it_does_and_no_keys() -> None:
+    def hashed(**flags: object) -> str:
+        return config_sha256(load(None, {}, {name.replace("__", "."): value for name, value in flags.items()}))
+
+    assert hashed() == hashed(log__level="info") != hashed(guard__max_rewinds=3)
+    assert hashed(server__keys=("one",)) == hashed(server__keys=("two",)) != hashed()

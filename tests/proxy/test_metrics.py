@@ -87,6 +87,7 @@ def test_incidents_fall_backs_and_refused_calls() -> None:
     trip = replace(BASE, detector="tool.schema", grade="fallback", action="rewind", mode_before="mtp/full")
     metrics.opened(replace(trip, mode_after="plain"))
     metrics.opened(replace(trip, action="repair", mode_after="mtp/full"))
+    metrics.opened(replace(trip, action="none", mode_after="mtp/full"))  # observed: it was sent
     metrics.opened(replace(trip, detector="loop.period", action="end", mode_after="mtp/full"))
     metrics.closed(Closure("i", "recovered", "speculation", "certain", "stop", 250.0, 3, 5, 3, level="L1"))
     metrics.closed(Closure("i", "ended", "model", "likely", "stop", 0.0, 0, 5, 3))

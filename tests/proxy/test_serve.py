@@ -88,8 +88,8 @@ def test_what_a_pipe_gets_and_the_end_by_a_signal(tmp_path: Path) -> None:
     assert "\x1b" not in out
     lines = out.splitlines()
     assert (
-        f"  export ANTHROPIC_BASE_URL={base} ANTHROPIC_AUTH_TOKEN=local ANTHROPIC_MODEL=scripted" in lines
-        and f"  export OPENAI_BASE_URL={base}/v1 OPENAI_API_KEY=local" in lines
+        f'  eval "$(specguard env claude --url {base})"' in lines
+        and f"  specguard env codex --url {base}      specguard env opencode --url {base}" in lines
         and f'  anthropic.Anthropic(base_url="{base}", api_key="local")' in lines
     ), out
     assert max(map(len, lines)) > 80, "the case that a narrow console would wrap"
@@ -177,17 +177,21 @@ def announced(name: str = "scripted", **sections: Any) -> str:
     ],
 )
 def test_the_address_is_one_to_connect_to(host: str, base: str) -> None:
-    assert f"OPENAI_BASE_URL={base}/v1 " in announced(server={"host": host, "keys": ["secret"]})
+    shown = announced(server={"host": host, "keys": ["secret"]})
+    assert f"env codex --url {base} --key YOUR-KEY" in shown
+    assert f'base_url="{base}/v1"' in shown
 
 
-def test_a_name_with_blanks_is_quoted_for_the_shell() -> None:
-    assert "ANTHROPIC_MODEL='my model'\n" in announced("my model")
+def test_the_usual_address_need_not_be_named() -> None:
+    backend, config = ScriptedBackend("fine"), Config()
+    service = Service(config, backend, IncidentStore(config.incidents.path), Policy(), DecodeMode("ngram"))
+    assert 'eval "$(specguard env claude)"\n' in announcement(config, service, 8787)
 
 
 def test_a_key_is_never_shown() -> None:
     shown = announced(server={"keys": ["secret"]})
     assert "secret" not in shown
-    assert "OPENAI_API_KEY=YOUR-KEY" in shown
+    assert "env claude --url http://127.0.0.1:9000 --key YOUR-KEY" in shown
 
 
 def test_a_planted_fault_is_announced() -> None:

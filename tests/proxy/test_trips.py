@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 from detectors.finding import Finding, Grade
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Continue, Decision, End, Rewind, Start
+from proxy.backends.base import Delta, StepStats, Token
+from proxy.capture import Capture
+from proxy.conversation import Sampling
+from proxy.incidents import NOWHERE, Origin
 from proxy.transcript import Transcript
 from proxy.trips import Trips
-from tests.proxy.played import REQUEST, Sink
-from tests.proxy.scripted import FAST, ScriptedBackend
+from proxy.versions import versions
+from tests.proxy.played import REQUEST, Sink, play
+from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text, token_ids
 
 BACK = Rewind(5, PLAIN, "trusted")
 
@@ -23,12 +29,12 @@ def finding(detector: str = "tool.schema", began: int = 5, **evidence: Any) -> F
 class Response:
     """A response whose trips are told by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, origin: Origin = NOWHERE) -> None:
         backend = ScriptedBackend("x")
         self.sink = Sink()
         self.transcript = Transcript()
         generation = asyncio.run(backend.generate(REQUEST, FAST))
-        self.trips = Trips(REQUEST, backend, generation, self.sink)
+        self.trips = Trips(REQUEST, backend, generation, self.sink, origin)
 
     def open(self, found: Finding, decision: Decision, mode: DecodeMode = FAST, lost: tuple[int, ...] = ()) -> None:
         self.trips.open(found, decision, mode, self.transcript, lost)
@@ -143,3 +149,42 @@ def test_a_stall_is_not_the_model_s() -> None:
     response = Response()
     response.open(Finding("stall.step", Grade.ABORT, "engine", 5, 5, ""), End("engine_stalled", 5), PLAIN)
     assert response.close() == [("ended", "unknown", "none")]
+
+
+def test_a_rewind_s_capture_holds_what_stood_and_what_was_discarded() -> None:
+    script = Script("one two six four five", fast="one two six fxxx nine", audited={2}, width=2)
+    played = play(script, sampling=Sampling(seed=7))
+    incident, capture = played.sink.incidents[0], played.sink.captures[0]
+    assert capture is not None
+    assert capture.request.messages == REQUEST.messages
+    assert (capture.mode, capture.seed, capture.cached_tokens) == (FAST, 7, 0)
+    assert len(capture.prompt_ids) == incident.prompt_tokens
+    assert capture.kept_ids + capture.lost_ids == token_ids("one two six fxxx")
+    assert (len(capture.kept_ids), len(capture.lost_ids)) == (incident.rewound_to, incident.tokens_rewound) == (2, 2)
+    assert capture.response == "one two six fxxx"
+    assert capture.modes == ((0, FAST),)
+    assert Capture.parse(json.loads(json.dumps(capture.plain()))) == capture
+
+
+def test_a_second_trip_s_capture_knows_both_modes() -> None:
+    bad = call_text("ls", path="src", more="x")
+    played = play(Script(f"one two six {bad}", fast="one two six fxxx nine", audited={2}, width=2))
+    assert [incident.detector for incident in played.sink.incidents] == ["drift.audit", "tool.schema"]
+    capture = played.sink.captures[1]
+    assert capture is not None
+    assert (capture.mode, capture.modes) == (PLAIN, ((0, FAST), (2, PLAIN)))
+    assert capture.lost_ids == ()
+    assert capture.response.startswith("one two six <tool_call>")
+
+
+def test_incidents_say_under_which_rules_and_with_what() -> None:
+    origin = Origin("c" * 64, "strict", "p" * 64)
+    response = Response(origin)
+    response.transcript.count(Delta(0, (Token(1, "a"),), StepStats(FAST, "mtp", 3, 0, 0.5, 9)))
+    response.open(finding(tool="ls"), BACK)
+    response.open(finding(tool="a tool that nobody declared"), BACK)
+    first, second = response.sink.incidents
+    assert first.origin == origin
+    assert first.versions == versions()
+    assert [step["source"] for step in first.steps] == ["mtp"]
+    assert (first.tool, second.tool) == ("ls", "")

@@ -1,0 +1,62 @@
+"""`specguard env CLIENT`: asks a running server what it serves and prints the settings of a client.
+
+Must not: start anything, or change a client's configuration itself.
+Invariant: standard output holds the settings alone, so that `eval "$(specguard env claude)"` works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+from proxy.client_settings import CLIENTS, Endpoint
+from proxy.config import ConfigProblem
+
+DEFAULT_URL = "http://127.0.0.1:8787"
+LIMIT_S = 5.0
+
+
+def add_env(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
+    """Adds `env` to the command's subparsers."""
+    env = commands.add_parser(
+        "env",
+        help="print the settings that point a client at a running server",
+        formatter_class=wide,
+        description="Asks the server for its model and context window, and prints what the client needs: shell lines "
+        'for claude and openai (eval "$(specguard env claude)"), a configuration file for codex and opencode.',
+    )
+    env.add_argument("client", choices=sorted(CLIENTS), help="which client")
+    env.add_argument("--url", default=DEFAULT_URL, help=f"where the server listens (default {DEFAULT_URL})")
+    env.add_argument("--key", default=os.environ.get("SPECGUARD_KEY", ""), help="server key (default $SPECGUARD_KEY)")
+    env.set_defaults(run=_env)
+
+
+def _env(options: argparse.Namespace) -> int:
+    print(CLIENTS[options.client](ask(options.url, options.key)))
+    return 0
+
+
+def ask(url: str, key: str = "") -> Endpoint:
+    """What the server at `url` serves. Raises ConfigProblem with a remedy."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigProblem(f"--url: {url!r} is no address; write one such as {DEFAULT_URL}")
+    base = f"{parts.scheme}://{parts.netloc}"
+    request = urllib.request.Request(f"{base}/v1/models", headers={"authorization": f"Bearer {key}"} if key else {})
+    try:
+        with urllib.request.urlopen(request, timeout=LIMIT_S) as response:
+            model = json.load(response)["data"][0]
+            return Endpoint(base, str(model["id"]), int(model["max_model_len"]), key or "local")
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            raise ConfigProblem(f"--key: {base} asks for a key that it knows; give one of server.keys") from None
+        raise ConfigProblem(f"--url: {base} answers with status {error.code}; is it a specguard server?") from None
+    except (OSError, TimeoutError):
+        raise ConfigProblem(f"--url: nothing answers at {base}; start `specguard serve` or name its address") from None
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise ConfigProblem(f"--url: {base} does not answer as a specguard server; name another address") from None

@@ -1,0 +1,180 @@
+"""Secrets in every place and shape that a captured conversation has; and what is none and must stay."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.conversation import ChatRequest, Demands, Message, PastCall, Tool
+from proxy.incidents.redaction import MARK, SHAPES, redact_capture, redact_text
+from tests.proxy.incidents.samples import CAPTURE
+
+LINE = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7"
+SECRETS = {
+    "api_key": "sk-proj-Ab0_9xYz0123456789",
+    "github_token": "ghp_0123456789abcdefghijklmnopqrstuvwxyz",
+    "gitlab_token": "glpat-0123456789abcdefghij",
+    "aws_key": "AKIAIOSFODNN7EXAMPLE",
+    "google_key": "AIzaSyA0123456789abcdefghijklmnopqrstuv",
+    "slack_token": "xoxb-0123456789-abcdefghij",
+    "hub_token": "hf_abcdefghijklmnopqrstuvwxyz012345",
+    "jwt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
+    "private_key": f"-----BEGIN RSA PRIVATE KEY-----\n{LINE}\n{LINE}\n-----END RSA PRIVATE KEY-----",
+    "url_password": "alice:hunter2pass",
+}
+
+
+def test_every_shape_has_an_example() -> None:
+    assert set(SECRETS) == set(SHAPES)
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.parametrize("around", ["{}", "use {} now", "x='{}'", '{{"a": "{}"}}', "({})", "\n{}\n", "a={},b"])
+def test_shapes_are_found_anywhere(kind: str, around: str) -> None:
+    secret = SECRETS[kind]
+    text = around.format(f"postgres://{secret}@db/x" if kind == "url_password" else secret)
+    clean, kinds = redact_text(text)
+    assert secret not in clean
+    assert kind in kinds
+    assert clean.startswith(around.partition("{}")[0].replace("{{", "{"))
+
+
+def test_a_private_key_that_was_cut_off_is_one_too() -> None:
+    assert redact_text(f"cat id\n-----BEGIN OPENSSH PRIVATE KEY-----\n{LINE}")[0] == f"cat id\n{MARK}private_key]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: HIDDEN1x",
+        'password = "HIDDEN 1x"',
+        "DB_PASSWORD=HIDDENx",
+        "export AWS_SECRET_ACCESS_KEY=HIDDEN1x/y+z",
+        '{"apiKey": "HIDDEN"}',
+        '{\\"api_key\\": \\"HIDDEN1x\\"}',
+        '{"accessToken":"HIDDEN1x"}',
+        "'client-secret' => 'HIDDENx'",
+        "Authorization: Bearer HIDDEN1x",
+        "curl -H 'Authorization: Basic HIDDEN1x'",
+        "curl -H 'X-Api-Key: HIDDEN1x'",
+        "Cookie: session=HIDDEN1x; theme=HIDDEN",
+        "set-cookie: id=HIDDEN1x; Path=/",
+        "send bearer HIDDEN1xHIDDEN1xHIDDEN1x along",
+        "<function=login>\n<parameter=password>\nHIDDEN one\n</parameter>",
+        "<parameter=api_key>\nHIDDEN",
+        'passphrase: "it\'s HIDDEN \\"quoted\\" HIDDEN"',
+        "pin\npwd: 998877HIDDEN",
+    ],
+)
+def test_values_of_keys_are_found_in_text(text: str) -> None:
+    clean, kinds = redact_text(text)
+    assert "HIDDEN" not in clean
+    assert kinds
+    assert redact_text(clean) == (clean, frozenset())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def login(password: str, token: str | None) -> None: ...",
+        "max_tokens: 128000, tokens = tokenizer.encode(text)",
+        "the password is checked in auth.py: see login()",
+        "password = get_password()",
+        "token = self.tokens[3]",
+        '"token": "string"',
+        "next_page_token: CAEQAA12",
+        "eos_token = '<|im_end|>'",
+        "api_key=${API_KEY}",
+        "a secret: nobody knows it",
+        "https://example.org/a:b@c and user@host.example",
+        "cookies are sweet; sk-1; skip-0123456789abcdefghijk",
+        "risk-0123456789abcdefghijkl",
+        "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+        "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert redact_text(text) == (text, frozenset())
+
+
+def test_a_conversation_without_secrets_stays_exact() -> None:
+    assert redact_capture(CAPTURE) == CAPTURE
+    assert CAPTURE.is_exact
+
+
+def test_every_place_of_a_request_is_searched() -> None:
+    key = SECRETS["api_key"]
+    request = ChatRequest(
+        "openai.chat",
+        "m",
+        (
+            Message("system", f"system {key}"),
+            Message("assistant", f"text {key}", f"thought {key}", (PastCall("c", "f", {"deep": [{"x": f"a {key}"}]}),)),
+            Message("tool", json.dumps({"out": key}), call_id="c"),
+        ),
+        (Tool("f", f"described {key}", {"properties": {"x": {"default": key}}}),),
+        stop=(f"stop {key}",),
+        demands=Demands(text_schema={"const": key}),
+    )
+    clean = redact_capture(replace(CAPTURE, request=request, response=f"said {key}"))
+    assert key not in json.dumps(clean.plain())
+    assert json.dumps(clean.plain()).count(f"{MARK}api_key]") == 10
+    assert clean.redacted == ("api_key",)
+    assert clean.request.messages[1].calls[0].name == "f"
+
+
+def test_tokens_go_with_what_they_would_spell() -> None:
+    clean = redact_capture(replace(CAPTURE, response="password: hunter22"))
+    assert (clean.prompt_ids, clean.kept_ids, clean.lost_ids) == ((), (), ())
+    assert (clean.redacted, clean.is_exact) == (("password",), False)
+    assert redact_capture(clean) == clean
+
+
+def test_arguments_are_searched_by_key() -> None:
+    arguments = {
+        "password": "hunter2",
+        "auth": {"apiKey": "k1", "refresh-token": ["r1", {"v": 9}]},
+        "PIN_PASSWORD": 1234,
+        "max_tokens": 5,
+        "token": True,
+        "page_token": "p1",
+        "path": "src",
+    }
+    messages = (
+        Message("assistant", "", "", (PastCall("c", "login", arguments),)),
+        Message("tool", "logged in: hunter2"),
+    )
+    clean = redact_capture(replace(CAPTURE, request=replace(CAPTURE.request, messages=messages)))
+    assert clean.request.messages[0].calls[0].arguments == {
+        "password": f"{MARK}password]",
+        "auth": {"apiKey": f"{MARK}key]", "refresh-token": [f"{MARK}token]", {"v": f"{MARK}token]"}]},
+        "PIN_PASSWORD": f"{MARK}password]",
+        "max_tokens": 5,
+        "token": True,
+        "page_token": "p1",
+        "path": "src",
+    }
+    assert clean.request.messages[1].text == f"logged in: {MARK}password]"
+
+
+def test_a_word_that_is_somebody_s_password_does_not_break_the_conversation() -> None:
+    messages = (Message("user", "password: 'assistant'"), Message("assistant", "an assistant"))
+    clean = redact_capture(replace(CAPTURE, request=replace(CAPTURE.request, messages=messages)))
+    assert [message.role for message in clean.request.messages] == ["user", "assistant"]
+    assert clean.request.messages[1].text == f"an {MARK}password]"
+
+
+def test_a_schema_may_have_a_property_that_is_called_password() -> None:
+    schema = {"properties": {"password": {"type": "string", "description": "of the user"}}, "required": ["password"]}
+    request = replace(CAPTURE.request, tools=(Tool("login", "", schema),))
+    assert redact_capture(replace(CAPTURE, request=request)).is_exact
+
+
+@given(st.text() | st.text(alphabet='pasword:=" \n\\sk-1aZ{}'))
+def test_twice_changes_nothing_more(text: str) -> None:
+    clean, _ = redact_text(text)
+    assert redact_text(clean) == (clean, frozenset())
