@@ -20,7 +20,7 @@ from proxy.backends.builtin import BuiltinBackend
 from proxy.conversation import ChatRequest, Demands, Message
 from proxy.events import Event
 from proxy.incidents import Judgement
-from proxy.replay import MAX_BYTES, MAX_PREEMPTED, MAX_REMEMBERED, AutomaticReplay, AutomaticSettings, trouble_of
+from proxy.replay import MAX_BYTES, MAX_PREEMPTED, MAX_REMEMBERED, AutomaticReplay, AutomaticSettings, tripped_of
 from proxy.session import GuardedSession
 from proxy.sinks import Sinks
 from tests.proxy.live import Gate
@@ -67,7 +67,7 @@ async def test_codes_that_no_reader_expects_are_the_codecs_fault() -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sound() -> AsyncIterator[BuiltinBackend]:
-    async with started(shadow_every=8) as backend:
+    async with started(audit_every=0, shadow_every=8) as backend:
         yield backend
 
 
@@ -76,35 +76,41 @@ on_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 @on_one_loop
 async def test_a_poisoned_prefix_is_found_while_it_is_kept(sound: BuiltinBackend) -> None:
-    sound.engine.prefixes.clear()
-    first, second, *_ = turns()
-    sink = await judged(sound, [first])
-    assert not sink.incidents
+    """Found by what the model says after it. The rewind refuses the prefix, so it is put back for the replay."""
+    sink, replays = await after_poison(sound)
+    kept = sound.engine.prefixes._kept[:]
     poison(sound)
-    sink = await judged(sound, [second])
+    await replays.settled()
     assert verdict(sink) == ("prefix", "certain")
-    rows = {row["axis"]: row for row in sink.judgements[0].axes}
-    assert rows["none"]["prefix"] == "kept" and rows["prefix"]["prefix"] == "cold"
-    assert rows["prefix"]["cures"] and not rows["draft"]["cures"]
+    assert sound.engine.prefixes._kept == kept
+    assert [row["prefix"] for row in sink.judgements[0].axes] == ["cold", "kept"]
 
 
 @on_one_loop
 async def test_a_poisoned_prefix_that_is_gone_is_not_reproduced(sound: BuiltinBackend) -> None:
     """The closed record's verdict stands."""
+    sink, replays = await after_poison(sound)
     sound.engine.prefixes.clear()
-    first, second, *_ = turns()
-    await judged(sound, [first])
-    poison(sound)
-    sink, idle = Sink(), asyncio.Event()
-    replays = AutomaticReplay(sound, sink.judged, idle, settings=AT_ONCE)
-    await guarded(sound, second, Sinks((sink, replays)))
-    sound.engine.prefixes.clear()
-    idle.set()
     await replays.settled()
     judgement = sink.judgements[0]
     assert (judgement.culprit, judgement.certainty) == (sink.closures[0].culprit, sink.closures[0].certainty)
-    assert "no longer kept" in judgement.note
+    assert "prefix as it was kept then" in judgement.note
     assert [row["prefix"] for row in judgement.axes if row["cached"]] == ["made", "made"]
+
+
+async def after_poison(backend: BuiltinBackend) -> tuple[Sink, AutomaticReplay]:
+    """An incident of a response that took over a poisoned prefix; it is not judged before the next `settled`."""
+    backend.engine.prefixes.clear()
+    first, second, *_ = turns()
+    sink, idle = Sink(), asyncio.Event()
+    await guarded(backend, first, sink)
+    assert not sink.incidents
+    poison(backend)
+    replays = AutomaticReplay(backend, sink.judged, idle, settings=AT_ONCE)
+    await guarded(backend, second, Sinks((sink, replays)))
+    assert sink.incidents
+    idle.set()
+    return sink, replays
 
 
 NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 7, "maximum": 7}, "minItems": 90}
@@ -320,7 +326,7 @@ async def test_a_secret_that_was_taken_out_leaves_nothing_to_run() -> None:
 
 def test_a_trouble_is_what_the_record_says() -> None:
     backend = ScriptedBackend()
-    assert trouble_of("loop.period", "fallback", 7, backend).grade is Grade.FALLBACK
-    assert trouble_of("loop.period", "abort", 7, backend).exact
+    assert tripped_of("loop.period", "fallback", 7, backend).grade is Grade.FALLBACK
+    assert tripped_of("loop.period", "abort", 7, backend).exact
     with pytest.raises(KeyError):
-        trouble_of("loop.period", "worst", 7, backend)
+        tripped_of("loop.period", "worst", 7, backend)

@@ -14,7 +14,7 @@ from policies.modes import PLAIN, DecodeMode
 from proxy.backends.base import BackendError, BadPrompt, Rerun
 from proxy.capture import Capture
 from proxy.conversation import Demands, Tool
-from proxy.replay_runs import WINDOW, Judged, Limits, Trouble, case_of, investigate, kin
+from proxy.replay_runs import WINDOW, Judged, Limits, Tripped, case_of, investigate, kin
 from tests.proxy.played import REQUEST, play
 from tests.proxy.replayable import LOOP, SOUND, VARIED, Replayable, capture
 from tests.proxy.scripted import Script, call_text, token_ids
@@ -23,7 +23,7 @@ FAST = DecodeMode("mtp+ngram")
 AMPLE = Limits(100_000, float("inf"))
 LOOPED_AT = 258
 """Four copies over 256 tokens."""
-TROUBLE = Trouble("loop.period", Grade.FALLBACK, LOOPED_AT, exact=True)
+TROUBLE = Tripped("loop.period", Grade.FALLBACK, LOOPED_AT, exact=True)
 
 
 def faulty(rerun: Rerun) -> str:
@@ -31,9 +31,9 @@ def faulty(rerun: Rerun) -> str:
 
 
 def run(
-    backend: Replayable, given: Capture, trouble: Trouble = TROUBLE, limits: Limits = AMPLE, **how: object
+    backend: Replayable, given: Capture, tripped: Tripped = TROUBLE, limits: Limits = AMPLE, **how: object
 ) -> Judged:
-    return asyncio.run(investigate(backend, trouble, given, limits, **how))  # type: ignore[arg-type]
+    return asyncio.run(investigate(backend, tripped, given, limits, **how))  # type: ignore[arg-type]
 
 
 def test_a_loop_of_the_drafts_is_found_in_the_text_of_the_runs() -> None:
@@ -100,10 +100,10 @@ def test_of_a_long_response_only_the_end_is_decoded_again() -> None:
     long = VARIED + LOOP
     ids = token_ids(long)
     at = len(ids) - 1
-    trouble = replace(TROUBLE, position=at)
+    tripped = replace(TROUBLE, position=at)
     given = capture(long, kept=at - 60)
     backend = Replayable(lambda rerun: long)
-    run(backend, given, trouble, Limits(2 * at, float("inf")))
+    run(backend, given, tripped, Limits(2 * at, float("inf")))
     assert len(backend.reruns[0].forced) == at + 1 + WINDOW - at // 2
 
 
@@ -163,8 +163,8 @@ def test_a_refused_call_recurs_whichever_detector_speaks() -> None:
     good, bad = call_text("ls", path="src"), call_text("ls", paths="src")
     ids = token_ids(bad)
     given = replace(capture(bad, kept=0), request=REQUEST)
-    trouble = Trouble("tool.markup", Grade.FALLBACK, len(ids) - 1, exact=True)
-    found = run(Replayable(lambda rerun: bad if rerun.mode.speculates else good), given, trouble)
+    tripped = Tripped("tool.markup", Grade.FALLBACK, len(ids) - 1, exact=True)
+    found = run(Replayable(lambda rerun: bad if rerun.mode.speculates else good), given, tripped)
     assert found.verdict.culprit is Culprit.SPECULATION
 
 
