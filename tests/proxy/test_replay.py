@@ -39,18 +39,23 @@ def verdict(sink: Sink) -> tuple[str, str]:
     return judgement.culprit, judgement.certainty
 
 
-@pytest.mark.parametrize(
-    ("plant", "options", "mode", "temperature", "expected"),
-    [
-        ("verify-ignores-cache", {}, FAST, 0.0, ("speculation", "certain")),
-        ("verify-ignores-cache", {"audit_every": 0}, FAST, 0.0, ("speculation", "certain")),
-        ("verify-ignores-cache", {"audit_every": 0}, CODED, 0.8, ("speculation", "certain")),
-        ("keys-scaled", {"shadow_every": 8}, FAST, 0.0, ("kv", "certain")),
-        ("tile-lost", {"shadow_every": 8}, FAST, 0.0, ("kv", "certain")),
-        ("values-halved", {}, CODED, 0.0, ("kv", "likely")),
-        ("nan-at-position", {}, FAST, 0.0, ("model", "likely")),
-    ],
-)
+SLOW = pytest.mark.slow
+PLANTS = [
+    ("verify-ignores-cache", {"audit_every": 0}, FAST, 0.0, ("speculation", "certain")),
+    ("keys-scaled", {"audit_every": 0, "shadow_every": 8}, FAST, 0.0, ("kv", "certain")),
+    pytest.param("verify-ignores-cache", {"audit_every": 0}, CODED, 0.8, ("speculation", "certain"), marks=SLOW),
+    pytest.param("verify-ignores-cache", {}, FAST, 0.0, ("speculation", "certain"), marks=SLOW),
+    pytest.param("recurrent-not-rolled-back", {"audit_every": 0}, FAST, 0.0, ("speculation", "certain"), marks=SLOW),
+    pytest.param("stale-recurrent-slot", {"audit_every": 0}, FAST, 0.0, ("speculation", "certain"), marks=SLOW),
+    pytest.param("rejected-drafts-kept", {"audit_every": 0}, FAST, 0.0, ("speculation", "certain"), marks=SLOW),
+    pytest.param("tile-lost", {"audit_every": 0, "shadow_every": 8}, FAST, 0.0, ("kv", "certain"), marks=SLOW),
+    pytest.param("values-halved", {}, CODED, 0.0, ("kv", "certain"), marks=SLOW),
+    pytest.param("codes-damaged", {}, CODED, 0.0, ("kv", "certain"), marks=SLOW),
+    pytest.param("nan-at-position", {}, FAST, 0.0, ("model", "likely"), marks=SLOW),
+]
+
+
+@pytest.mark.parametrize(("plant", "options", "mode", "temperature", "expected"), PLANTS)
 async def test_a_planted_fault_is_found_in_its_layer(
     plant: str, options: dict[str, int], mode: DecodeMode, temperature: float, expected: tuple[str, str]
 ) -> None:
@@ -59,9 +64,10 @@ async def test_a_planted_fault_is_found_in_its_layer(
         assert verdict(sink) == expected
 
 
+@SLOW
 async def test_codes_that_no_reader_expects_are_the_codecs_fault() -> None:
     """Found by what the model says, not by numbers: keys are coded unrotated."""
-    async with started("keys-unrotated") as backend:
+    async with started("keys-unrotated", audit_every=0) as backend:
         assert verdict(await judged(backend, turns(), CODED)) == ("kv", "likely")
 
 
