@@ -219,7 +219,9 @@ class Turn:
             raise ValueError(f"forced: token {min(ending)} ends a turn")
         self._planted.after_prefill(sequence.state.kv, self.prompt_tokens - 1)
         rows = sequence.decode(new[:-1], self.fault)
+        self._planted_steps.before_commit(sequence.state, len(new))
         sequence.commit(new, rows.hidden, speculative=len(new) > 1)
+        self._planted_steps.after_commit(sequence.state)
         self._planted.after_commit(sequence.state.kv, sequence.length, len(new), position)
         self.penalties.extend(new)
         if self._constraint is not None:
