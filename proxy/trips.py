@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import structlog
 
@@ -19,7 +20,7 @@ from detectors.finding import Finding
 from detectors.mended_call import MendedCall
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
-from policies.policy import Decision, End, Repair, Rewind, Start
+from policies.policy import Decision, End, Repair, Rewind, Situation, Start
 from proxy.backends.base import Backend, Generation, RewindReport
 from proxy.capture import Capture
 from proxy.conversation import ChatRequest
@@ -73,15 +74,17 @@ class Trips:
         transcript: Transcript,
         lost: tuple[int, ...] = (),
         mended: MendedCall | None = None,
+        situation: Situation | None = None,
     ) -> None:
-        """Records a trip before it is acted on. lost: ids that a rewind discards, or END_OF_TURN."""
+        """Records a trip before it is acted on. lost: ids that a rewind discards, or END_OF_TURN. situation: that was
+        decided in, None before the first token."""
         if isinstance(decision, End | Repair) and (before := self._same_before(finding)) is not None:
             before.outcome = "ended"
             if isinstance(decision, End):
                 return
         trip = _Trip(new_incident_id(), finding, "observed", mode == PLAIN or decision == Start(PLAIN))
         match decision:
-            case Rewind(to):
+            case Rewind(to, after):
                 audited = finding.detector == "drift.audit"
                 trip.outcome = "recovered"
                 trip.blame = Blame(
@@ -92,6 +95,7 @@ class Trips:
                     exact=self._exact,
                     audited=audited,
                     proven=Culprit.KV if finding.evidence.get("check") in PROOFS else None,
+                    after=after,
                 )
                 self._comparing = trip.blame
             case Start():
@@ -104,6 +108,7 @@ class Trips:
                 trip.verdict = _without_comparison(finding, mode, acted=False)
         self._trips.append(trip)
         incident = self._describe(trip, decision, mode, transcript, lost)
+        incident = replace(incident, rule=decision.rule, situation=self._stood(situation))
         if mended is not None:
             evidence = {**incident.evidence, "mended": list(mended.mended)}
             incident = replace(incident, evidence=evidence, texts={"before": mended.before, "after": mended.arguments})
@@ -115,6 +120,7 @@ class Trips:
             detector=incident.detector,
             reason=incident.reason,
             action=incident.action,
+            rule=incident.rule,
             position=incident.position,
             tokens_rewound=incident.tokens_rewound,
         )
@@ -181,6 +187,13 @@ class Trips:
                     proof=asdict(verdict),
                 )
             )
+
+    def _stood(self, situation: Situation | None) -> dict[str, Any]:
+        """As JSON data; the name of a tool that nobody declared is the model's text, and no record's."""
+        if situation is None:
+            return {}
+        tool = situation.tool if any(situation.tool == tool.name for tool in self._request.tools) else ""
+        return {**asdict(situation), "mode": str(situation.mode), "tool": tool}
 
     def _same_before(self, finding: Finding) -> _Trip | None:
         """The last rewind if it did not help: plain decoding said the same, and the same detector speaks again."""
@@ -270,7 +283,7 @@ def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) 
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
     if acted and finding.detector == "loop.history":  # plain decoding served the last copies, here or before a restart
         return BlameVerdict(Culprit.MODEL, "likely", None, 0, finding.began, (), ())
-    if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.")):
+    if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.", "tool.held")):
         return BlameVerdict(Culprit.MODEL, "certain", None, 0, finding.began, (), ())
     return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
 
