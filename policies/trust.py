@@ -4,7 +4,7 @@ Must not: count tokens or look into a request; a context length is an argument.
 Invariant: plain decoding in full precision is always trusted, so there always is an answer.
 
 A mode is trusted up to the context that it was qualified for; without a qualification, up to `ceiling_tokens`. The
-answer is for the length of the prompt; `Start.until` says how long a response may grow before it would be another.
+answer is for the length of the prompt; `Start.limit` says how long a response may grow before it would be another.
 """
 
 from __future__ import annotations
@@ -71,13 +71,21 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """A mode is used up to so many tokens of context, beyond them `mode` is."""
+
+    tokens: int
+    mode: DecodeMode
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
-    """mode: to start in. why: the wanted mode is not used; empty if it is. until: tokens of context up to which the
-    answer holds, None = to the end of the window."""
+    """mode: to start in. why: the wanted mode is not used; empty if it is. limit: None = it may be used to the end of
+    the window."""
 
     mode: DecodeMode
     why: str = ""
-    until: int | None = None
+    limit: Limit | None = None
 
 
 def start_mode(
@@ -97,14 +105,19 @@ def start_mode(
     def with_room(tokens: int) -> DecodeMode:
         return _choose(wanted, tokens, trust, breaker, possible, lambda _: True)[0]
 
-    later = [edge for edge in _turns(wanted, trust) if edge > context]
-    until = next((at - 1 for at in later if with_room(at) != with_room(context)), None)
-    return Start(mode, why, until)
+    turns = [turn for turn in _turns(wanted, trust) if turn > context]
+    later = [with_room(turn) for turn in turns]
+    first = next((i for i, other in enumerate(later) if other != with_room(context)), None)
+    if first is None:
+        return Start(mode, why)
+    # a response changes its mode once, so into one that lasts
+    lasts = all(other == later[first] for other in later[first:])
+    return Start(mode, why, Limit(turns[first] - 1, later[first] if lasts else PLAIN))
 
 
 def depends_on_length(wanted: DecodeMode, trust: Trust, breaker: Breaker, possible: Collection[str] = ()) -> bool:
     """Whether prompts of different length start in different modes, so that somebody has to count tokens."""
-    return start_mode(wanted, 0, trust, breaker, possible).until is not None
+    return start_mode(wanted, 0, trust, breaker, possible).limit is not None
 
 
 def _choose(

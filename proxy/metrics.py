@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,9 +18,10 @@ from prometheus_client.registry import Collector
 
 from policies.breaker import Key, Record, bucket_name
 from policies.modes import DecodeMode
+from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, Started, ToolCall
-from proxy.incidents import Closure, Incident
+from proxy.incidents import Closure, Incident, Judgement
 
 OTHER = "other"
 MOST_VALUES = 64
@@ -95,7 +95,7 @@ class Metrics:
     def refused(self, kind: str) -> None:
         self._refused.labels(kind).inc()
 
-    def opened(self, incident: Incident, capture: Any = None) -> None:
+    def opened(self, incident: Incident, capture: Capture | None = None) -> None:
         detector = self._bounded("detector", incident.detector)
         self._incidents.labels(detector, incident.grade, incident.action).inc()
         if incident.mode_before != incident.mode_after:
@@ -110,7 +110,7 @@ class Metrics:
         if closure.level:
             self._fallback.observe(closure.milliseconds / 1e3)
 
-    def judged(self, judgement: Any) -> None:
+    def judged(self, judgement: Judgement) -> None:
         """Counted when it was closed."""
 
     def _bounded(self, label: str, value: str) -> str:

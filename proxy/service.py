@@ -111,7 +111,7 @@ class Service:
             return await self.backend.count_tokens(request.messages, request.tools)
 
         start = await self.keeper.start(session.mode, count, getattr(self.backend, "fits", None))
-        return replace(session, mode=start.mode), start.why
+        return replace(session, mode=start.mode, limit=start.limit), start.why
 
     async def measure(self) -> None:
         """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was."""

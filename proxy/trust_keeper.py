@@ -22,7 +22,8 @@ from policies.breaker import Breaker, BreakerSettings, Key, Record, Trip, bucket
 from policies.modes import DecodeMode
 from policies.qualification import Qualification
 from policies.trust import Served, Start, Trust, depends_on_length, safer, start_mode
-from proxy.incidents import Closure, Incident
+from proxy.capture import Capture
+from proxy.incidents import Closure, Incident, Judgement
 from proxy.trust_store import TrustStore
 
 log = structlog.get_logger()
@@ -98,7 +99,7 @@ class TrustKeeper:
                 wanted, tokens, self.trust, self._breaker, self._modes, lambda mode: fitting(mode, tokens)
             )
 
-    def opened(self, incident: Incident, capture: Any = None) -> None:
+    def opened(self, incident: Incident, capture: Capture | None = None) -> None:
         self._incidents[incident.id] = entry = _Opened(incident)
         while len(self._incidents) > REMEMBERED:
             self._incidents.popitem(last=False)
@@ -109,7 +110,7 @@ class TrustKeeper:
             entry.outcome = closure.outcome
             self._weigh(entry, str(closure.culprit), closure.certainty)
 
-    def judged(self, judgement: Any) -> None:
+    def judged(self, judgement: Judgement) -> None:
         """A replay has found out more than the response did: its verdict replaces the other one."""
         if (entry := self._incidents.pop(judgement.id, None)) is not None and judgement.certainty != "none":
             self._weigh(entry, str(judgement.culprit), judgement.certainty)

@@ -98,6 +98,13 @@ async def test_a_planted_fault_opens_and_its_removal_heals(tmp_path: Path) -> No
         assert healed.headers["x-specguard-mode"] == "mtp+ngram/full"
         assert _said(healed) == _said(first)
 
+    prompt = healed.json["usage"]["prompt_tokens"]
+    async with serving(sound, folder=tmp_path, trust={"ceiling_tokens": prompt + 25}) as live:
+        grown = await live.post(CHAT, **ASKS)
+        assert grown.headers["x-specguard-mode"] == "mtp+ngram/full"
+        assert 0 < grown.json["timings"]["draft_n"] < healed.json["timings"]["draft_n"], "it went on in plain"
+        assert _said(grown) == _said(first)
+
 
 @pytest.mark.parametrize(
     ("plant", "mode", "context", "outcome"),

@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.trust_store import read
 from tests.policies.test_qualification import changed
-from tests.proxy.live import CHAT, MESSAGES, Answer, Live, serving
-from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text
+from tests.proxy.live import CHAT, MESSAGES, OPENAI_TOOLS, Answer, Live, serving
+from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text, cut
 
 PLAIN_TEXT = "All is well and the work is done."
 BAD_CALL = call_text("nope", path="x")
@@ -144,6 +144,28 @@ async def test_beyond_the_ceiling_responses_start_plain() -> None:
         assert answer.headers["x-specguard-mode-reason"] == reason
         trusted = (await live.ask("GET", "/ready")).json["trust"]["trusted"]
         assert trusted[str(FAST)]["tokens"] == 20 and trusted["plain"]["tokens"] == 8192
+
+
+@pytest.mark.parametrize("before", ["", "thought.</think>", "Here: "])
+async def test_a_response_that_grows_beyond_the_ceiling_goes_on_in_plain(before: str) -> None:
+    call = call_text("ls", path=" ".join(f"part{number}" for number in range(60)))
+    plain = f"{before}{call}" if before else "".join(f"Line {number} is {number * 7} long. " for number in range(40))
+    right = len(cut(plain)) // 2
+    broken = Script(plain, fast="".join(cut(plain)[:right]) + " and then nonsense" * 3)
+    async with serving(engine(broken, "bitwise"), trust={"ceiling_tokens": right}) as live:
+        asked: dict[str, Any] = {"tools": OPENAI_TOOLS} if before else {}
+        answer = await live.post(CHAT, **asked)
+        assert answer.headers["x-specguard-mode"] == str(FAST)
+        ((at, mode, rebuild),) = live.backend.generations[0].rewinds
+        assert (mode, rebuild) == ("plain", "none") and right - 32 < at <= right
+        assert not await live.incidents()
+        message = answer.json["choices"][0]["message"]
+        if before:
+            assert json.loads(message["tool_calls"][0]["function"]["arguments"])["path"].endswith("part59")
+        else:
+            assert message["content"] == plain
+        assert answer.json["usage"]["completion_tokens"] == len(cut(plain))
+        assert answer.json["timings"]["draft_n"] > 0
 
 
 async def test_a_qualification_file_is_read_and_its_words_reach_no_header_unchecked(tmp_path: Path) -> None:
