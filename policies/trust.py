@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from policies.accusation import Axis
 from policies.breaker import EDGES, Breaker
+from policies.ladder import safer
 from policies.modes import PLAIN, DecodeMode
 from policies.qualification import Ceiling, Qualification
 
@@ -131,7 +132,7 @@ def _choose(
     distrust = trust.distrust(wanted, context, breaker)
     if distrust is None:
         return wanted, ""
-    for mode in safer(wanted, distrust.axis):
+    for mode in rungs(wanted, distrust.axis):
         known = not possible or str(mode) in possible
         if known and fits(mode) and trust.distrust(mode, context, breaker) is None:
             return mode, distrust.why
@@ -139,17 +140,16 @@ def _choose(
     return codec_alone, f"{distrust.why}, and a full cache has no room for {context} tokens"
 
 
-def safer(mode: DecodeMode, axis: Axis | None) -> list[DecodeMode]:
-    """What to try instead. An accused half goes; both do if nobody knows which. Where nothing is accused, one half
+def rungs(mode: DecodeMode, axis: Axis | None) -> list[DecodeMode]:
+    """What to try instead: the ladder's next rung for what is accused, then plain. Where nothing is accused, one half
     alone may be known to be sound: the exact cache is tried first."""
-    no_drafts, full = DecodeMode("none", mode.codec), DecodeMode(mode.drafter, "full")
-    halves = {"speculation": [no_drafts], "kv": [full], "unknown": [], None: [full, no_drafts]}[axis]
-    return [each for each in (*halves, PLAIN) if each != mode]
+    halves = [DecodeMode(mode.drafter, "full"), DecodeMode("none", mode.codec)] if axis is None else [safer(mode, axis)]
+    return [each for each in dict.fromkeys((*halves, PLAIN)) if each is not None and each != mode]
 
 
 def _turns(wanted: DecodeMode, trust: Trust) -> list[int]:
     """Context lengths at which the answer may change, rising: one beyond each edge and ceiling."""
-    modes = (wanted, *safer(wanted, None))
+    modes = (wanted, *rungs(wanted, None))
     edges = {*EDGES, *(trust.ceiling(mode).tokens for mode in modes)}
     return sorted(edge + 1 for edge in edges if edge < trust.served.window)
 

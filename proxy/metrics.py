@@ -66,6 +66,7 @@ class Metrics:
         self._incidents = counter("incidents", "Trips of detectors", "detector", "grade", "action")
         self._culprits = counter("culprits", "Closed incidents, by who is to blame", "culprit", "certainty")
         self._fallbacks = counter("fallbacks", "Changes of the decode mode by the guard", "from", "to")
+        self._starts = counter("safer_starts", "Responses begun in another mode than was wanted", "from", "to")
         self._fallback = histogram("fallback_seconds", "Time that a rewind took", SECONDS)
         self._calls = counter("tool_calls", "Tool calls: sent, refused, or sent after mending", "result")
         self._drafted = counter("draft_tokens", "Drafted tokens in finished responses", "drafter")
@@ -94,6 +95,10 @@ class Metrics:
 
     def refused(self, kind: str) -> None:
         self._refused.labels(kind).inc()
+
+    def safer_start(self, wanted: DecodeMode, mode: DecodeMode) -> None:
+        """An open breaker or the end of trust decided otherwise."""
+        self._starts.labels(str(wanted), str(mode)).inc()
 
     def opened(self, incident: Incident, capture: Capture | None = None) -> None:
         detector = self._bounded("detector", incident.detector)

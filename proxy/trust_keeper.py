@@ -21,7 +21,7 @@ from policies.accusation import Accusation, accuse
 from policies.breaker import Breaker, BreakerSettings, Key, Record, Trip, bucket_name, bucket_of
 from policies.modes import DecodeMode
 from policies.qualification import Qualification
-from policies.trust import Served, Start, Trust, depends_on_length, safer, start_mode
+from policies.trust import Served, Start, Trust, depends_on_length, rungs, start_mode
 from proxy.capture import Capture
 from proxy.incidents import Closure, Incident, Judgement
 from proxy.trust_store import TrustStore
@@ -170,7 +170,7 @@ class TrustKeeper:
             breakers.append(shown)
         ceilings = {
             str(each): {"tokens": found.tokens, "why": found.why or None}
-            for each, found in ((each, self.trust.ceiling(each)) for each in (mode, *safer(mode, None)))
+            for each, found in ((each, self.trust.ceiling(each)) for each in (mode, *rungs(mode, None)))
         }
         source = "configured" if self.trust.qualification is None else self.trust.qualification.created
         return {"breakers": breakers, "trusted": ceilings, "qualified": source, "note": self.note or None}

@@ -275,7 +275,8 @@ async def scraped(live: Live, **headers: str) -> dict[str, float]:
 async def test_metrics_of_a_running_server() -> None:
     async with serving(engine(PROVEN, "bitwise"), breaker=STAYS) as live:
         await live.post(CHAT)
-        await live.post(MESSAGES, stream=True)
+        streamed = await live.post(MESSAGES, stream=True)
+        assert streamed.headers["x-specguard-mode"] == "plain"
         for number in range(40):
             assert (await live.post(CHAT, model=f"guess-{number}")).status == 404
         await live.post(CHAT, messages="nonsense")
@@ -288,6 +289,7 @@ async def test_metrics_of_a_running_server() -> None:
         "specguard_refusals_total[kind=invalid_request]": 1,
         "specguard_incidents_total[action=rewind,detector=drift.audit,grade=fallback]": 1,
         "specguard_fallbacks_total[from=mtp+ngram/full,to=plain]": 1,
+        "specguard_safer_starts_total[from=mtp+ngram/full,to=plain]": 1,
         "specguard_breaker_state[bucket=0-1k,mode=mtp+ngram/full]": 2,
         "specguard_engine_mode[mode=mtp+ngram/full]": 1,
         "specguard_trust_ceiling_tokens[mode=plain]": 8192,
