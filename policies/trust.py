@@ -101,6 +101,9 @@ def start_mode(
 
     Where not even plain decoding has room, the wanted codec stays, without drafts: it is what can be served at all.
     """
+    window = trust.served.window
+    if trust.ceiling(wanted).tokens >= window and trust.distrust(wanted, max(window, context), breaker) is None:
+        return Start(wanted)  # as nearly always: nothing speaks against it at any length
     mode, why = _choose(wanted, context, trust, breaker, possible, fits)
 
     def with_room(tokens: int) -> DecodeMode:

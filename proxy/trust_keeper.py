@@ -27,6 +27,8 @@ from proxy.incidents import Closure, Incident, Judgement
 from proxy.trust_store import TrustStore
 
 log = structlog.get_logger()
+LOOK_S = 1.0
+"""How often the store is looked at for changes by others; not for each request, because some disks are slow."""
 REMEMBERED = 1024
 """Incidents whose closure or judgement may still come."""
 
@@ -58,6 +60,7 @@ class TrustKeeper:
         self._incidents: OrderedDict[str, _Opened] = OrderedDict()
         self._lock = threading.RLock()
         self._modes: tuple[str, ...] = ()
+        self._looked = 0.0
 
     def serve(
         self,
@@ -84,8 +87,10 @@ class TrustKeeper:
 
         fits: whether a mode's cache has room for so many tokens; None = all have.
         """
-        if self.store.changed_elsewhere():
-            await asyncio.to_thread(self._reload)
+        if abs(self._now() - self._looked) >= LOOK_S:
+            self._looked = self._now()
+            if self.store.changed_elsewhere():
+                await asyncio.to_thread(self._reload)
         if fits is None or wanted.codec == "full":  # then nothing takes more room than what was wanted
             fits = _all_fit
         with self._lock:
