@@ -82,7 +82,7 @@ class Limit:
 @dataclass(frozen=True, slots=True)
 class Start:
     """mode: to start in. why: the wanted mode is not used; empty if it is. limit: None = it may be used to the end of
-    the window."""
+    the window; so if there is none at 0 tokens, nobody has to count those of a prompt."""
 
     mode: DecodeMode
     why: str = ""
@@ -117,11 +117,6 @@ def start_mode(
     # a response changes its mode once, so into one that lasts
     lasts = all(other == later[first] for other in later[first:])
     return Start(mode, why, Limit(turns[first] - 1, later[first] if lasts else PLAIN))
-
-
-def depends_on_length(wanted: DecodeMode, trust: Trust, breaker: Breaker, possible: Collection[str] = ()) -> bool:
-    """Whether prompts of different length start in different modes, so that somebody has to count tokens."""
-    return start_mode(wanted, 0, trust, breaker, possible).limit is not None
 
 
 def _choose(

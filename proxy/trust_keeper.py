@@ -21,7 +21,7 @@ from policies.accusation import Accusation, accuse
 from policies.breaker import Breaker, BreakerSettings, Key, Record, Trip, bucket_name, bucket_of
 from policies.modes import DecodeMode
 from policies.qualification import Qualification
-from policies.trust import Served, Start, Trust, depends_on_length, rungs, start_mode
+from policies.trust import Served, Start, Trust, rungs, start_mode
 from proxy.capture import Capture
 from proxy.incidents import Closure, Incident, Judgement
 from proxy.trust_store import TrustStore
@@ -94,9 +94,8 @@ class TrustKeeper:
         if fits is None or wanted.codec == "full":  # then nothing takes more room than what was wanted
             fits = _all_fit
         with self._lock:
-            same_for_all = not depends_on_length(wanted, self.trust, self._breaker, self._modes)
             start = start_mode(wanted, 0, self.trust, self._breaker, self._modes)
-        if same_for_all and (start.mode == wanted or fits is _all_fit):
+        if start.limit is None and (start.mode == wanted or fits is _all_fit):
             return start
         tokens, fitting = await count(), fits
         with self._lock:

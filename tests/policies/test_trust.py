@@ -13,7 +13,7 @@ from policies.accusation import CERTAIN, LIKELY, Accusation, Axis
 from policies.breaker import EDGES, Breaker, Key, Trip, bucket_of
 from policies.modes import CODECS, DRAFTERS, PLAIN, DecodeMode
 from policies.qualification import Qualification, parse
-from policies.trust import Limit, Served, Start, Trust, depends_on_length, start_mode
+from policies.trust import Limit, Served, Start, Trust, start_mode
 
 BOTH, DRAFTS, CODES = DecodeMode("mtp+ngram", "k4v4"), DecodeMode("mtp+ngram"), DecodeMode("none", "k4v4")
 SERVED = Served("f00d", "qwen_xml", 40_000)
@@ -37,7 +37,7 @@ def qualified(*rows: tuple[DecodeMode, int]) -> Qualification:
 
 def test_a_trusted_mode_is_used_to_the_end_of_the_window() -> None:
     assert start_mode(BOTH, 39_000, Trust(SERVED), Breaker()) == Start(BOTH)
-    assert not depends_on_length(BOTH, Trust(SERVED), Breaker())
+    assert start_mode(BOTH, 0, Trust(SERVED), Breaker()).limit is None, "nobody has to count tokens"
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,9 @@ def test_a_shorter_prompt_starts_in_the_wanted_mode_and_knows_how_far() -> None:
     breaker = opened(DRAFTS, 5000, "speculation")
     assert start_mode(DRAFTS, 4096, Trust(SERVED), breaker) == Start(DRAFTS, "", Limit(4096, PLAIN))
     assert start_mode(DRAFTS, 4097, Trust(SERVED), breaker).mode == PLAIN
-    assert depends_on_length(DRAFTS, Trust(SERVED), breaker)
-    assert not depends_on_length(DRAFTS, Trust(SERVED), opened(DRAFTS, 5, "speculation")), "plain at any length"
+    assert start_mode(DRAFTS, 0, Trust(SERVED), breaker).limit is not None
+    short = opened(DRAFTS, 5, "speculation")
+    assert start_mode(DRAFTS, 0, Trust(SERVED), short).limit is None, "plain at any length"
 
 
 def test_without_a_qualification_the_configured_ceiling_holds() -> None:
