@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import structlog
 
-from detectors.drift.sprt import ShadowAgreement
+from detectors.drift.memory import DriftMemory
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
@@ -54,7 +54,7 @@ class Service:
     ready: bool = False
     failure: str = ""
     draining: bool = False
-    shadow: ShadowAgreement = field(default_factory=ShadowAgreement)
+    shadow: DriftMemory = field(default_factory=DriftMemory)
     in_flight: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
