@@ -50,8 +50,8 @@ _closing: set[asyncio.Task[None]] = set()
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a response is made with. mode: that it begins in; clock: seconds that the engine's work is measured by; limit:
-    of the context up to which `mode` is trusted."""
+    """What a response is made with. mode: that it begins in; clock: seconds that the engine works by; limit: of the
+    context up to which `mode` is trusted."""
 
     request: ChatRequest
     backend: Backend
