@@ -27,7 +27,8 @@ from policies.blame import END_OF_TURN
 from policies.modes import DecodeMode
 from policies.notice import notice
 from policies.policy import Continue, Decision, End, Policy, Repair, Rewind, Situation, Start, Wait, decide
-from proxy.backends.base import Backend, BackendError, Delta, EngineLost, Generation
+from policies.trust import Limit
+from proxy.backends.base import Backend, BackendError, Delta, EngineLost, Generation, RewindReport
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.hold_clock import HoldClock
@@ -41,13 +42,16 @@ from proxy.trips import Trips
 from proxy.watchdog import Stalled, Watchdog
 
 log = structlog.get_logger()
+NEXT_STEP = 16
+"""Tokens that a step may commit at most; it must not reach beyond a limit."""
 _closing: set[asyncio.Task[None]] = set()
 """Generations that are closed behind a step which may never end; the event loop itself keeps no task alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a response is made with. mode: that it begins in; clock: seconds that the engine's work is measured by."""
+    """What a response is made with. mode: that it begins in; clock: seconds that the engine works by; limit: of the
+    context up to which `mode` is trusted."""
 
     request: ChatRequest
     backend: Backend
@@ -59,6 +63,7 @@ class Setting:
     budget: SessionBudget | None
     clock: Callable[[], float]
     stall: StallSettings
+    limit: Limit | None = None
 
 
 class GuardedResponse:
@@ -67,7 +72,7 @@ class GuardedResponse:
     def __init__(self, setting: Setting, generation: Generation, observers: Observers) -> None:
         self._setting, self._generation, self._observers = setting, generation, observers
         self._request, self._policy = setting.request, setting.policy
-        self._mode = setting.mode
+        self._mode, self._limit = setting.mode, setting.limit
         self._rewinds = 0
         self._transcript = Transcript()
         logprobs = None if self._request.logprobs is None else LogprobLedger(self._transcript)
@@ -102,6 +107,7 @@ class GuardedResponse:
                         yield event
                     if delta.end is not None:
                         break
+                    await self._keep_within(delta.step.context)
                 delta = await self._next()
             for event in self._end(decision) if isinstance(decision, End) else self._finish(delta):
                 yield event
@@ -223,17 +229,37 @@ class GuardedResponse:
         return (*self._transcript.ids[to:], *self._transcript.end_of(delta), *end)
 
     async def _rewind(self, decision: Rewind) -> None:
+        self._trips.rewound(await self._go_on(decision))
+        self._rewinds, self._awaited, self._limit = self._rewinds + 1, None, None
+        if self._setting.budget is not None:
+            self._setting.budget.spend()
+
+    async def _keep_within(self, context: int) -> None:
+        """Leaves a mode where trust in it ends. Nothing is wrong, so nothing is discarded and no rewind is spent."""
+        limit = self._limit
+        if limit is None or context + NEXT_STEP <= limit.tokens or not self._setting.backend.capabilities.rewinds:
+            return
+        self._limit = None
+        before = self._mode
+        await self._go_on(Rewind(len(self._transcript), limit.mode, "none"))
+        log.info(
+            "mode.left",
+            request_id=self._request.request_id,
+            mode_before=str(before),
+            mode_after=str(self._mode),
+            context=context,
+        )
+
+    async def _go_on(self, decision: Rewind) -> RewindReport:
         """Discards, then says the kept tokens again: the client gets of them what it has not got."""
         with self._hold_clock.working():
             report = await self._generation.rewind(decision.to, decision.mode, decision.rebuild)
-        self._trips.rewound(report)
         self._transcript.rewound(report)
-        self._mode, self._rewinds, self._awaited = report.mode, self._rewinds + 1, None
-        if self._setting.budget is not None:
-            self._setting.budget.spend()
+        self._mode = report.mode
         self._holdback.restart()
         for said in self._observers.rewound(report.mode, self._transcript.tokens):
             self._push(said)
+        return report
 
     # Something leaves
 

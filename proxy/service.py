@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+import structlog
+
 from detectors.drift.memory import DriftMemory
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
@@ -30,6 +32,7 @@ from proxy.session_budget import RewindLedger, SessionBudget
 from proxy.sinks import Sinks
 from proxy.trust_keeper import TrustKeeper
 
+log = structlog.get_logger()
 MEASURE_S = 1.0
 """How long a scrape waits for the engine's own numbers."""
 
@@ -113,7 +116,11 @@ class Service:
             return await self.backend.count_tokens(request.messages, request.tools)
 
         start = await self.keeper.start(session.mode, count, getattr(self.backend, "fits", None))
-        return replace(session, mode=start.mode), start.why
+        if start.why:
+            log.info("mode.safer", request_id=request.request_id, mode=str(start.mode), reason=start.why)
+            if self.metrics is not None:
+                self.metrics.safer_start(session.mode, start.mode)
+        return replace(session, mode=start.mode, limit=start.limit), start.why
 
     async def measure(self) -> None:
         """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was."""
