@@ -101,6 +101,16 @@ class Watch:
         """First token of the open call."""
         return self._channels.call_began
 
+    @property
+    def call_name(self) -> str:
+        """Name of the open call, "" outside calls and until it is written."""
+        return self._call.name if self._call is not None and self.call_began is not None else ""
+
+    @property
+    def call_chars(self) -> int:
+        """Characters of the open call."""
+        return self._channels.body_chars
+
     def feed(self, position: int, token: int, text: str) -> tuple[list[Said], Finding | None]:
         """Takes one token; a finding is about this token or what it completes."""
         events = self._channels.feed(position, text)

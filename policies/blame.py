@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from policies.modes import DecodeMode
+from policies.modes import PLAIN, DecodeMode
 
 PROOF_TOKENS = 64
 END_OF_TURN = -1
@@ -58,7 +58,7 @@ class Blame:
     """One comparison. start: index of the first discarded token; began: first token that the finding accuses.
 
     exact: the backend passed its bitwise self-test. audited: a recomputed step already proved the fault.
-    proven: whose fault the finding itself proves.
+    proven: whose fault the finding itself proves. after: the safer mode that is compared with.
     """
 
     def __init__(
@@ -71,8 +71,9 @@ class Blame:
         exact: bool,
         audited: bool = False,
         proven: Culprit | None = None,
+        after: DecodeMode = PLAIN,
     ) -> None:
-        self._before = before
+        self._before, self._after = before, after
         self._start = start
         self._discarded = tuple(discarded)
         self._redecoded: list[int] = []
@@ -118,12 +119,15 @@ class Blame:
         if self._proven is not None:
             return self._proven, "certain"
         if self._difference is not None:
-            if not self._before.speculates:
-                return (Culprit.UNKNOWN, "none") if self._before.codec == "full" else (Culprit.KV, "likely")
-            if self._before.codec != "full":
+            undrafted, restored = self._before.drafter != self._after.drafter, self._before.codec != self._after.codec
+            if undrafted and restored:
                 return Culprit.UNKNOWN, "none"  # two things were switched off at once
-            return Culprit.SPECULATION, "certain" if self._exact else "likely"
+            if restored:
+                return Culprit.KV, "likely"
+            if undrafted:
+                return Culprit.SPECULATION, "certain" if self._exact else "likely"
+            return Culprit.UNKNOWN, "none"
         reproduced = bool(self._discarded) and len(self._redecoded) == len(self._discarded)
-        if self._recurred or reproduced:
+        if (self._recurred or reproduced) and self._after == PLAIN:  # else what is still switched on may be to blame
             return Culprit.MODEL, "certain" if self._exact and self._whole else "likely"
         return Culprit.UNKNOWN, "none"

@@ -20,6 +20,10 @@ def notice(finding: Finding, end: End) -> str:
             what = _loop(finding)
         case "truncated_call":
             what = "A tool call was not sent: the token limit cut it off."
+        case "late_call":
+            what = f"{_call(finding)} was not sent: it was not complete after {finding.evidence.get('limit_s'):g} s."
+        case "by_rule":
+            what = f"Stopped by the rule `{end.rule}`: {finding.reason}."
         case _:
             what = _invalid_call(finding)
     line = " ".join("".join(c if c.isprintable() else " " for c in f"{MARKER} {what}").split())
@@ -50,8 +54,7 @@ def _loop(finding: Finding) -> str:
 
 def _invalid_call(finding: Finding) -> str:
     evidence = finding.evidence
-    tool = evidence.get("tool")
-    name = f"A call of tool `{tool}`" if tool else "A tool call"
+    name = _call(finding)
     match finding.detector:
         case "tool.unknown":
             return f"{name} was not sent: no such tool was declared."
@@ -69,3 +72,8 @@ def _invalid_call(finding: Finding) -> str:
             return "A tool call was not sent: the model ended inside it."
         case _:
             return f"{name} was not sent: {finding.reason.replace('_', ' ')}."
+
+
+def _call(finding: Finding) -> str:
+    tool = finding.evidence.get("tool")
+    return f"A call of tool `{tool}`" if tool else "A tool call"

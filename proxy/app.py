@@ -16,7 +16,6 @@ from aiohttp import web
 
 from policies.breaker import BreakerSettings
 from policies.modes import DecodeMode
-from policies.policy import Policy
 from policies.qualification import Qualification, QualificationProblem, parse
 from policies.trust import Served
 from proxy.backends.base import Backend, BackendError
@@ -24,6 +23,7 @@ from proxy.canaries import Canaries, CanarySettings
 from proxy.config import Config
 from proxy.incidents import IncidentSink, IncidentStore
 from proxy.metrics import Metrics
+from proxy.policy_source import load_policy
 from proxy.replay import AutomaticReplay, AutomaticSettings
 from proxy.replay_runs import Limits
 from proxy.server import Handlers, middleware
@@ -61,20 +61,17 @@ def build_backend(config: Config) -> Backend:
 
 
 def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> web.Application:
-    """The server; the backend loads in the background, `/ready` tells when it is done."""
-    guard = config.guard
+    """The server; the backend loads in the background, `/ready` tells when it is done.
+
+    Raises ConfigProblem for a policy file that cannot be used.
+    """
+    policy, overrides = load_policy(config.guard)
     service = Service(
         config=config,
         backend=backend,
         incidents=incidents,
-        policy=Policy(
-            guard.action,
-            guard.max_rewinds,
-            guard.hold_call_chars,
-            guard.hold_text_chars,
-            guard.repair,
-            max_call_cycles=guard.max_call_cycles,
-        ),
+        policy=policy,
+        overrides=overrides,
         mode=DecodeMode.parse(config.decode.mode),
     )
     _watch_over(service)

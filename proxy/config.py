@@ -101,14 +101,24 @@ class Decode(_Section):
 
 
 class Guard(_Section):
-    """What a finding leads to; see `policies.policy`."""
+    """policy: a file of rules, "" = the shipped one. The others win over what it says, None = as it says; see
+    `policies.policy.Policy`.
+    """
 
-    action: Literal["enforce", "observe"] = "enforce"
-    max_rewinds: int = Field(default=2, ge=0, le=16)
-    hold_call_chars: int = Field(default=1 << 20, ge=1024)
-    hold_text_chars: int = Field(default=1 << 18, ge=1024)
-    repair: bool = False
-    max_call_cycles: int = Field(default=20, ge=0, le=64)
+    policy: str = ""
+    action: Literal["enforce", "observe"] | None = None
+    max_rewinds: int | None = Field(default=None, ge=0, le=16)
+    session_rewinds: int | None = Field(default=None, ge=0)
+    session_hours: float | None = Field(default=None, gt=0, le=24 * 365)
+    hold_call_chars: int | None = Field(default=None, ge=1024)
+    hold_call_s: float | None = Field(default=None, ge=0)
+    hold_text_chars: int | None = Field(default=None, ge=1024)
+    repair: bool | None = None
+    max_call_cycles: int | None = Field(default=None, ge=0, le=64)
+
+    def quick(self) -> dict[str, Any]:
+        """What was set here."""
+        return self.model_dump(exclude={"policy"}, exclude_none=True)
 
 
 class Breaker(_Section):

@@ -20,6 +20,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from policies.overrides import HEADER
 from proxy import errors
 from proxy.access import check_access, owner
 from proxy.backends.base import BackendError
@@ -222,7 +223,9 @@ class Handlers:
             extra["x-specguard-ignored"] = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
         outcome = Outcome(request, service.metrics.meter(request) if service.metrics else None)
         with service.counted(), outcome.logged():
-            session, why = await service.begin(request)
+            session, why = await service.begin(request, owner(http, service.config.server), http.headers)
+            if session.policy.override:
+                extra[HEADER] = session.policy.override
             extra["x-specguard-mode"] = str(session.mode)
             if why:
                 extra["x-specguard-mode-reason"] = re.sub(r"[^ -~]", "?", why)[:300]

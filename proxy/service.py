@@ -6,12 +6,15 @@ Must not: handle a request. Invariant: `ready` is True only after the backend ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
 
-from detectors.drift.sprt import ShadowAgreement
+from detectors.drift.memory import DriftMemory
 from policies.modes import DecodeMode
+from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
 from proxy.backends.base import Backend, BackendError
 from proxy.canaries import Canaries
@@ -20,8 +23,10 @@ from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.incidents import IncidentStore, Origin
 from proxy.metrics import Metrics, Present
+from proxy.policy_source import policy_sha256
 from proxy.replay import AutomaticReplay
 from proxy.session import GuardedSession
+from proxy.session_budget import RewindLedger, SessionBudget
 from proxy.sinks import Sinks
 from proxy.trust_keeper import TrustKeeper
 
@@ -35,7 +40,7 @@ class Service:
 
     shadow: what clean recomputations have shown, of all responses. sinks: everybody who hears of incidents, the store
     first; None = the store alone. keeper: of breakers and trust, None = every mode is used everywhere. replays: of
-    incidents, off the requests' path.
+    incidents, off the requests' path. overrides: of the policy, for some requests; rewinds: of each session.
     """
 
     config: Config
@@ -46,10 +51,12 @@ class Service:
     ready: bool = False
     failure: str = ""
     draining: bool = False
-    shadow: ShadowAgreement = field(default_factory=ShadowAgreement)
+    shadow: DriftMemory = field(default_factory=DriftMemory)
     in_flight: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    overrides: Overrides = field(default_factory=Overrides)
+    rewinds: RewindLedger = field(default_factory=RewindLedger)
     sinks: Sinks | None = None
     keeper: TrustKeeper | None = None
     canaries: Canaries | None = None
@@ -60,7 +67,8 @@ class Service:
 
     def __post_init__(self) -> None:
         self.idle.set()
-        self.origin = Origin(config_sha256(self.config))
+        name = Path(self.config.guard.policy).name or "shipped"
+        self.origin = Origin(config_sha256(self.config), name, policy_sha256(self.policy, self.overrides))
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -86,15 +94,17 @@ class Service:
         """The model's own name first, then its aliases."""
         return [self.backend.info.id, *self.config.model.aliases]
 
-    async def begin(self, request: ChatRequest) -> tuple[GuardedSession, str]:
+    async def begin(
+        self, request: ChatRequest, owner: str = "", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[GuardedSession, str]:
         """A guarded session in the mode that is trusted at the prompt's length, and why it is not the wanted one.
 
         A canary that runs makes way. Raises what `session` does, and BackendError for a prompt that cannot be rendered.
         """
-        session = self.session(request)
+        session = self.session(request, owner, headers)
         if self.canaries is not None:
             await self.canaries.make_way()
-        if self.keeper is None or self.policy.action == "observe":
+        if self.keeper is None or session.policy.action == "observe":
             return session, ""
 
         async def count() -> int:
@@ -125,10 +135,13 @@ class Service:
             incidents_dropped=self.incidents.dropped,
         )
 
-    def session(self, request: ChatRequest) -> GuardedSession:
+    def session(
+        self, request: ChatRequest, owner: str = "", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> GuardedSession:
         """A guarded session for a parsed request; a seed that it does not name is the configured one.
 
-        Raises RequestError for an unknown model or an impossible mode.
+        owner: whose request it is; two owners' sessions of one name are two. headers: names in any case.
+        Raises RequestError for an unknown model, an impossible mode or a policy that it may not choose.
         """
         known = self.known_models()
         if request.model not in known and not self.config.model.any_name:
@@ -143,7 +156,27 @@ class Service:
         if request.sampling.seed is None and self.config.decode.seed >= 0:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
-        sinks = self.sinks or Sinks((self.incidents,))
+        policy = self._policy(request, headers)
+        budget = SessionBudget(self.rewinds, f"{owner}/{request.session}", policy.session_rewinds, policy.session_hours)
         return GuardedSession(
-            request, self.backend, self.policy, sinks, mode, thinking, self.shadow, origin=self.origin
+            request,
+            self.backend,
+            policy,
+            self.sinks or Sinks((self.incidents,)),
+            mode,
+            thinking,
+            self.shadow,
+            budget=budget,
+            origin=self.origin,
         )
+
+    def _policy(self, request: ChatRequest, headers: Mapping[str, str]) -> Policy:
+        lowered = {name.lower(): value for name, value in headers.items()}
+        if not self.overrides.overrides and HEADER not in lowered:
+            return self.policy
+        tools = tuple(tool.name for tool in request.tools)
+        traits = Traits((request.model, self.backend.info.id), request.api, tools, lowered)
+        try:
+            return self.overrides.choose(self.policy, traits)
+        except PolicyRefused as refused:
+            raise RequestError("forbidden" if refused.known else "invalid_request", str(refused), HEADER) from None

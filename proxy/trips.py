@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import structlog
 
 from detectors.drift.cache import PROOFS
+from detectors.drift.drafting import DeadDrafter
 from detectors.finding import Finding
 from detectors.mended_call import MendedCall
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
-from policies.policy import Decision, End, Repair, Rewind, Start
+from policies.policy import Decision, End, Repair, Rewind, Situation, Start
 from proxy.backends.base import Backend, Generation, RewindReport
 from proxy.capture import Capture
 from proxy.conversation import ChatRequest
@@ -73,15 +75,17 @@ class Trips:
         transcript: Transcript,
         lost: tuple[int, ...] = (),
         mended: MendedCall | None = None,
+        situation: Situation | None = None,
     ) -> None:
-        """Records a trip before it is acted on. lost: ids that a rewind discards, or END_OF_TURN."""
+        """Records a trip before it is acted on. lost: ids that a rewind discards, or END_OF_TURN. situation: that was
+        decided in, None before the first token."""
         if isinstance(decision, End | Repair) and (before := self._same_before(finding)) is not None:
             before.outcome = "ended"
             if isinstance(decision, End):
                 return
         trip = _Trip(new_incident_id(), finding, "observed", mode == PLAIN or decision == Start(PLAIN))
         match decision:
-            case Rewind(to):
+            case Rewind(to, after):
                 audited = finding.detector == "drift.audit"
                 trip.outcome = "recovered"
                 trip.blame = Blame(
@@ -91,7 +95,8 @@ class Trips:
                     began=finding.began,
                     exact=self._exact,
                     audited=audited,
-                    proven=Culprit.KV if finding.evidence.get("check") in PROOFS else None,
+                    proven=_proven(finding),
+                    after=after,
                 )
                 self._comparing = trip.blame
             case Start():
@@ -104,6 +109,7 @@ class Trips:
                 trip.verdict = _without_comparison(finding, mode, acted=False)
         self._trips.append(trip)
         incident = self._describe(trip, decision, mode, transcript, lost)
+        incident = replace(incident, rule=decision.rule, situation=self._stood(situation))
         if mended is not None:
             evidence = {**incident.evidence, "mended": list(mended.mended)}
             incident = replace(incident, evidence=evidence, texts={"before": mended.before, "after": mended.arguments})
@@ -115,9 +121,15 @@ class Trips:
             detector=incident.detector,
             reason=incident.reason,
             action=incident.action,
+            rule=incident.rule,
             position=incident.position,
             tokens_rewound=incident.tokens_rewound,
         )
+
+    def died(self, drafters: Iterable[DeadDrafter]) -> None:
+        """Nothing of what they draft is accepted: a matter of speed, so no incident."""
+        for dead in drafters:
+            log.info("drafter.dead", request_id=self._request.request_id, source=dead.source, drafted=dead.drafted)
 
     def suspect(self, finding: Finding) -> None:
         """No incident, since nothing is wrong yet; but whoever looks into one later wants to know."""
@@ -181,6 +193,13 @@ class Trips:
                     proof=asdict(verdict),
                 )
             )
+
+    def _stood(self, situation: Situation | None) -> dict[str, Any]:
+        """As JSON data; the name of a tool that nobody declared is the model's text, and no record's."""
+        if situation is None:
+            return {}
+        tool = situation.tool if any(situation.tool == tool.name for tool in self._request.tools) else ""
+        return {**asdict(situation), "mode": str(situation.mode), "tool": tool}
 
     def _same_before(self, finding: Finding) -> _Trip | None:
         """The last rewind if it did not help: plain decoding said the same, and the same detector speaks again."""
@@ -264,13 +283,22 @@ def _compared(finding: Finding, start: int, lost: tuple[int, ...]) -> tuple[int,
     return (*lost[:bad], NOT_FINITE, *lost[bad + 1 :])
 
 
+def _proven(finding: Finding) -> Culprit | None:
+    """Whom a finding convicts by a comparison of its own."""
+    if finding.detector == "drift.prefix":
+        return Culprit.PREFIX
+    return Culprit.KV if finding.evidence.get("check") in PROOFS else None
+
+
 def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) -> BlameVerdict:
     """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model."""
     if finding.detector == "drift.audit":
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
+    if finding.detector == "drift.prefix":
+        return BlameVerdict(Culprit.PREFIX, "certain", finding.position, 0, finding.began, (), ())
     if acted and finding.detector == "loop.history":  # plain decoding served the last copies, here or before a restart
         return BlameVerdict(Culprit.MODEL, "likely", None, 0, finding.began, (), ())
-    if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.")):
+    if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.", "tool.held")):
         return BlameVerdict(Culprit.MODEL, "certain", None, 0, finding.began, (), ())
     return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
 

@@ -23,11 +23,15 @@ Outcome = Literal["recovered", "ended", "abandoned", "observed"]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """By which rules a response was made. config_sha256: see `proxy.config.config_sha256`; "" = unknown."""
+    """By which rules a response was made. config_sha256: see `proxy.config.config_sha256`; "" = unknown.
+
+    override: name of the policy's that was applied, "" = none.
+    """
 
     config_sha256: str = ""
     policy: str = ""
     policy_sha256: str = ""
+    override: str = ""
 
 
 NOWHERE = Origin()
@@ -39,7 +43,8 @@ class Incident:
 
     tool: of the call at fault, "" if it is none or names no declared tool. steps: the last steps up to the trip, see
     `proxy.transcript.Step`. texts: what the model and the guard wrote. versions: specguard, python, torch.
-    evidence, texts: as found; a store keeps of them what it may.
+    evidence, texts: as found; a store keeps of them what it may. rule: that was followed, "" = none; situation:
+    `policies.policy.Situation` that it was decided in, empty before the first token.
     """
 
     id: str
@@ -75,6 +80,8 @@ class Incident:
     texts: Mapping[str, str] = field(default_factory=dict)
     origin: Origin = NOWHERE
     versions: Mapping[str, str] = field(default_factory=dict)
+    rule: str = ""
+    situation: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ from proxy.backends.base import (
 from proxy.conversation import ChatRequest, Message, Tool
 
 FAST = DecodeMode("mtp+ngram")
+PART = "\ue000"
+"""Stands in a script for a token that ends inside a character: it has no text."""
 PIECES = re.compile(r"</?(?:think|tool_call)>|[ \t]?[^\W_]{1,4}|\n+|[^\S\n]+|[^\w\s]|_", re.DOTALL)
 
 
@@ -59,10 +61,11 @@ class Script:
     """What the engine says in one response.
 
     plain: what plain decoding gives; fast: what any speculating mode gives (None = the same, a sound engine).
+    packed: what any mode with a compressed cache gives that `fast` is not for (None = the same).
     tainted: what plain decoding gives from a state that was not rebuilt as `trusted` (None = the same).
     width: tokens per speculating step.
     audited: steps that start at these positions are audited; `"all"` = every one.
-    An audit is truthful: its mismatch is the first row whose token plain decoding would not have given.
+    An audit is truthful: its mismatch is the first row whose token decoding without drafts would not have given.
     fail_at: position at which `next` raises `failure`. nonfinite: positions whose logits were not finite.
     tail: text that a normal end releases.
     """
@@ -70,6 +73,7 @@ class Script:
     plain: str
     fast: str | None = None
     tainted: str | None = None
+    packed: str | None = None
     width: int = 4
     audited: Iterable[int] | str = ()
     fail_at: int | None = None
@@ -159,6 +163,8 @@ class ScriptedGeneration:
         self._ended = True
 
     def _token(self, position: int, piece: str, finite: bool) -> Token:
+        if piece == PART:
+            return Token(token_id(piece), "", finite=finite)
         if self._logprobs is None:
             return Token(token_id(piece), piece, finite=finite)
         others = (piece, "\u20ac", *map(str, range(18)))[: self._logprobs]
@@ -167,8 +173,12 @@ class ScriptedGeneration:
 
     def _pieces(self) -> tuple[str, ...]:
         script = self._script
+        if self._mode.speculates and script.fast is not None:
+            return cut(script.fast)
+        if self._mode.codec != "full" and script.packed is not None:
+            return cut(script.packed)
         if self._mode.speculates:
-            return cut(script.plain if script.fast is None else script.fast)
+            return cut(script.plain)
         if self.rewinds and not self._trusted and script.tainted is not None:
             return cut(script.tainted)
         return cut(script.plain)
@@ -177,7 +187,8 @@ class ScriptedGeneration:
         audited = self._script.audited
         if not self._mode.speculates or (audited != "all" and start not in audited):
             return None
-        plain = cut(self._script.plain)[start : start + rows]
+        packed = self._script.packed if self._mode.codec != "full" else None
+        plain = cut(self._script.plain if packed is None else packed)[start : start + rows]
         played = self.kept[start : start + rows]
         wrong = (i for i, piece in enumerate(played) if i >= len(plain) or plain[i] != piece)
         mismatch = next(wrong, None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from policies.policy import Policy
+from policies.rule_file import shipped
 from proxy.config import Config, ConfigProblem, config_sha256, is_loopback, load
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "config.example.toml"
@@ -26,12 +29,18 @@ def problem(folder: Path, text: str = "", environment: dict[str, str] | None = N
 
 
 def test_the_example_holds_every_key_with_its_default() -> None:
-    shown, known = tomllib.loads(EXAMPLE.read_text(encoding="utf-8")), Config().model_dump()
+    """A key of `guard` that has none stands there as a comment: the policy says it, and the shipped one says this."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    said = re.sub(r"(?m)^# ([a-z_]+ = )", r"\1", text)
+    shown, known = tomllib.loads(said), Config().model_dump()
     assert {name: sorted(value) for name, value in shown.items() if isinstance(value, dict)} == {
         name: sorted(value) for name, value in known.items() if isinstance(value, dict)
     }
     assert sorted(shown) == sorted(known)
     assert load(EXAMPLE, {}, {}) == Config()
+    quick = Config.model_validate(shown).guard.quick()
+    assert quick == {name: getattr(Policy(), name) for name in quick}
+    assert set(quick) == set(Config().guard.model_dump()) - {"policy"} == set(shipped().settings)
 
 
 def test_nothing_given_is_the_default() -> None:
@@ -188,5 +197,5 @@ def test_the_hash_of_a_configuration_tells_what_it_does_and_no_keys() -> None:
     def hashed(**flags: object) -> str:
         return config_sha256(load(None, {}, {name.replace("__", "."): value for name, value in flags.items()}))
 
-    assert hashed() == hashed(guard__max_rewinds=2) != hashed(guard__max_rewinds=3)
+    assert hashed() == hashed(log__level="info") != hashed(guard__max_rewinds=3)
     assert hashed(server__keys=("one",)) == hashed(server__keys=("two",)) != hashed()

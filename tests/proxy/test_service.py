@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from policies.modes import DecodeMode
+from policies.overrides import effective
 from policies.policy import Policy
+from policies.rule_file import parse
 from proxy.config import Config
-from proxy.conversation import ChatRequest, Message, Sampling
+from proxy.conversation import ChatRequest, Message, Sampling, Tool
 from proxy.errors import RequestError
 from proxy.events import Finished
 from proxy.incidents import IncidentStore
@@ -92,3 +95,83 @@ async def test_the_configured_seed_is_for_requests_that_name_none(
     request = asking("scripted", sampling=Sampling(temperature=0.5, seed=asked))
     assert [event async for event in made.session(request).events()]
     assert (backend.generations[0].seed, backend.requests[0].sampling.temperature) == (used, 0.5)
+
+
+FILE = """
+[[override]]
+name = "shell"
+tool = "bash"
+max_rewinds = 1
+[[override]]
+name = "messages"
+route = "anthropic.*"
+max_rewinds = 3
+[[override]]
+name = "aliased"
+model = "son*"
+max_rewinds = 4
+[[override]]
+name = "team"
+header.x-team = "red"
+session_rewinds = 5
+[[override]]
+name = "trial"
+action = "observe"
+"""
+
+
+def overridden(store: IncidentStore) -> Service:
+    policy, overrides = effective(parse(FILE), {})
+    config = Config.model_validate({"model": {"aliases": ["sonnet"]}})
+    return Service(config, ScriptedBackend("text"), store, policy, DecodeMode("mtp"), overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers", "name"),
+    [
+        ({}, {}, ""),
+        ({"tools": (Tool("ls"), Tool("bash"))}, {}, "shell"),
+        ({"api": "anthropic.messages"}, {}, "messages"),
+        ({"model": "sonnet"}, {}, "aliased"),
+        ({}, {"X-Team": "red"}, "team"),
+        ({}, {"x-specguard-policy": "shell"}, "shell"),
+    ],
+)
+def test_overrides_are_matched_by_what_a_request_is(
+    store: IncidentStore, fields: dict[str, Any], headers: dict[str, str], name: str
+) -> None:
+    request = replace(asking("scripted"), **fields)
+    assert overridden(store).session(request, "", headers).policy.override == name
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "words"),
+    [("trial", "forbidden", "observe_by_header"), ("tril", "invalid_request", "known: shell, messages")],
+)
+def test_a_policy_that_a_client_may_not_choose(store: IncidentStore, asked: str, kind: str, words: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        overridden(store).session(asking("scripted"), "", {"X-Specguard-Policy": asked})
+    assert (caught.value.kind, caught.value.param) == (kind, "x-specguard-policy")
+    assert words in caught.value.message
+
+
+def test_without_overrides_a_named_policy_is_refused_too(store: IncidentStore) -> None:
+    with pytest.raises(RequestError, match="none is configured"):
+        service(store).session(asking("scripted"), "", {"X-Specguard-Policy": "any"})
+
+
+def test_a_sessions_budget_is_its_owners(store: IncidentStore) -> None:
+    made = overridden(store)
+    request = asking("scripted", session="s")
+    mine, same, other = (made.session(request, owner).budget for owner in ("me", "me", "you"))
+    assert mine is not None and same is not None and other is not None
+    for _ in range(20):
+        mine.spend()
+    assert (mine.limit, mine.hours) == (20, 6.0)
+    assert same.exhausted() is not None
+    assert other.exhausted() is None
+
+
+def test_the_origin_names_the_policy(store: IncidentStore) -> None:
+    assert service(store).origin.policy == "shipped"
+    assert overridden(store).origin.policy_sha256 != service(store).origin.policy_sha256
