@@ -24,9 +24,10 @@ _TAIL = 32
 _LAGS = 256
 
 NOTICE = re.compile(
-    r"\s*\[specguard\]\s+Stopped:\s+the\s+model\s+repeats\s+"
-    r"(?:the\s+same\s+\d+\s+tokens\s+in\s+(?P<exact>\w+(?:\s+\w+)*),\s+\d+\s+times\s+by\s+now\."
-    r"|itself\s+in\s+(?P<near>\w+(?:\s+\w+)*),\s+with\s+small\s+changes\.)\s*\Z"
+    r"\s*\[specguard\]\s+Stopped(?:\s+by\s+the\s+rule\s+`[^`]{1,128}`:\s+\w+:\s+"
+    r"(?:a\s+unit\s+repeats|one\s+character\s+repeats|the\s+same\s+words\s+again\s+and\s+again)\."
+    r"|:\s+the\s+model\s+repeats\s+(?:the\s+same\s+\d+\s+tokens\s+in\s+(?P<exact>\w+(?:\s+\w+)*),\s+\d+\s+times\s+by\s+now\."
+    r"|itself\s+in\s+(?P<near>\w+(?:\s+\w+)*),\s+with\s+small\s+changes\.))\s*\Z"
 )
 """What `policies.notice` writes of a loop; clients trim the end of a message and wrap its lines."""
 
@@ -74,7 +75,7 @@ def scrub(text: str, known: Collection[LoopDigest] = (), *, ended: bool = False)
         for loop in loops:
             while (span := _copies(head, loop)) is not None:
                 head = head[: span[0]] + head[span[1] :]
-    where = (found["exact"] or found["near"]) if found else ""
+    where = (found["exact"] or found["near"] or "its text") if found else ""
     return Scrubbed(head + rest, len(text) - len(head) - len(rest), " ".join(where.split()))
 
 
