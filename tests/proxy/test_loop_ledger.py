@@ -88,6 +88,7 @@ def remembered(script: Script, policy: Policy | None = None) -> list[LoopDigest]
 def test_a_loop_is_remembered_if_some_of_it_was_sent() -> None:
     assert remembered(HEALED) == [digest()]
     assert remembered(Script("So. Done.")) == []
+    assert remembered(replace(HEALED, width=1000)) == [], "it came in one step, and nothing of it was sent"
     assert remembered(Script("So.", fast=call_text("ls", path=UNIT * 200), width=2)) == []
     assert remembered(HEALED, Policy("observe")) == []
 
