@@ -113,7 +113,7 @@ def _copies(text: str, loop: LoopDigest) -> tuple[int, int] | None:
     What is left of the last, unfinished copy stays: what the model said next goes on from there.
     """
     period, at = loop.chars, 0
-    stride = max(1, period // 2)  # every run of two copies holds one whole stride
+    stride = (max(period, LEAST - period) + 1) // 2  # every run that counts holds one whole stride
     while at + stride + period <= len(text):
         if text[at : at + stride] != text[at + period : at + period + stride]:
             at += stride

@@ -153,3 +153,17 @@ def test_it_takes_time_linear_in_the_text() -> None:
     spaced = "abca" * 50_000
     assert scrub(spaced, known("abcd")).text == spaced
     assert scrub(f"{'a' * 200_000}\n\n{cut_off()}").text == f"a\n\n{cut_off()}"
+
+
+@pytest.mark.parametrize("size", [4, 5, 7, 16, 31, 32, 33, 63, 64, 65, 200])
+def test_no_place_is_missed(size: int) -> None:
+    """The shortest run that counts, at every offset."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    unit = "".join(random.Random(size).choices(letters, k=size))
+    run = (unit * 99)[: max(2 * size, LEAST)]
+    for offset in range(80):
+        before = "".join(random.Random(offset).choices(letters.upper(), k=offset))
+        said = scrub(f"{before}{run}. Then.", known(unit))
+        assert said.removed == (len(run) // size - 1) * size, offset
+        assert scrub(f"{before}{run[:-1]}. Then.", known(unit)).removed in (0, said.removed)
+        assert len(run) > LEAST or scrub(f"{before}{run[:-1]}. Then.", known(unit)).removed == 0

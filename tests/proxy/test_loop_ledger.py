@@ -149,6 +149,25 @@ async def test_the_next_prompt_holds_one_copy(
         assert prompt[2].text == "go on"
 
 
+async def test_a_conversation_that_the_server_keeps_is_scrubbed_too() -> None:
+    async with serving(ScriptedBackend(HEALED, "fine")) as live:
+        first = await live.ask("POST", RESPONSES, body_for(RESPONSES, prompt_cache_key="one"))
+        assert text_of(RESPONSES, first.json).count(SAID) >= 2
+        body = body_for(RESPONSES, input="go on", previous_response_id=first.json["id"], prompt_cache_key="one")
+        second = await live.ask("POST", RESPONSES, body)
+        assert int(second.headers["x-specguard-scrubbed"]) > 0
+        assert UNIT * 2 not in live.backend.requests[1].messages[1].text
+
+
+async def test_a_loop_of_another_conversation_stays() -> None:
+    async with serving(ScriptedBackend(HEALED, "fine")) as live:
+        said = text_of(CHAT, (await live.ask("POST", CHAT, body_for(CHAT), x_session_id="one")).json)
+        body = body_for(CHAT, **openai(["go", said, "go on"]))
+        for name in ("two", "one"):
+            answer = await live.ask("POST", CHAT, body, x_session_id=name)
+            assert ("x-specguard-scrubbed" in answer.headers) is (name == "one")
+
+
 async def test_the_switch_and_observers_leave_histories_as_they_are() -> None:
     looped = f"So.{UNIT * 9}\n\n[specguard] Stopped: the model repeats the same 12 tokens in its text, 9 times by now."
     body = body_for(CHAT, **openai(["go", looped, "go on"]))
