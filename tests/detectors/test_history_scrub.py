@@ -158,7 +158,7 @@ def test_it_takes_time_linear_in_the_text() -> None:
 @pytest.mark.parametrize("size", [4, 5, 7, 16, 31, 32, 33, 63, 64, 65, 200])
 def test_no_place_is_missed(size: int) -> None:
     """The shortest run that counts, at every offset."""
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    letters = "abcdefghijklmnopqrstuvwxyz"
     unit = "".join(random.Random(size).choices(letters, k=size))
     run = (unit * 99)[: max(2 * size, LEAST)]
     for offset in range(80):
