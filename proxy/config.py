@@ -116,6 +116,7 @@ class Guard(_Section):
     hold_text_chars: int | None = Field(default=None, ge=1024)
     repair: bool | None = None
     max_call_cycles: int | None = Field(default=None, ge=0, le=64)
+    scrub_history: bool | None = None
 
     def quick(self) -> dict[str, Any]:
         """What was set here."""

@@ -19,6 +19,7 @@ import structlog
 
 from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
 from detectors.finding import Finding, Grade
+from detectors.history_scrub import LoopDigest
 from detectors.mended_call import mend_call
 from detectors.stall import StallDetector, StallSettings, engine_finding
 from detectors.tool_schema import ToolSchemas
@@ -50,8 +51,11 @@ _closing: set[asyncio.Task[None]] = set()
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a response is made with. mode: that it begins in; clock: seconds that the engine works by; limit: of the
-    context up to which `mode` is trusted."""
+    """What a response is made with. mode: that it begins in; clock: seconds that the engine's work is measured by.
+
+    limit: of the context up to which `mode` is trusted. remember: told of a loop that was cut after some of it was
+    sent.
+    """
 
     request: ChatRequest
     backend: Backend
@@ -64,6 +68,7 @@ class Setting:
     clock: Callable[[], float]
     stall: StallSettings
     limit: Limit | None = None
+    remember: Callable[[LoopDigest], None] | None = None
 
 
 class GuardedResponse:
@@ -79,7 +84,9 @@ class GuardedResponse:
         self._holdback = HoldBack(self._request.stop, self._policy.hold_text_chars, logprobs)
         self._hold_clock = HoldClock(self._policy.hold_call_s, setting.clock)
         self._holds_suspicious = self._policy.action == "enforce"
-        self._trips = Trips(self._request, setting.backend, generation, setting.incidents, setting.origin)
+        self._trips = Trips(
+            self._request, setting.backend, generation, setting.incidents, setting.origin, setting.remember
+        )
         self._accused: Finding | None = None
         self._awaited: Finding | None = None
         self._ending: End | None = None
