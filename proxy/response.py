@@ -78,7 +78,7 @@ class GuardedResponse:
         self._accused: Finding | None = None
         self._awaited: Finding | None = None
         self._ending: End | None = None
-        self._watchdog = Watchdog(self._late, self._policy.action == "enforce", StallDetector(setting.stall))
+        self._watchdog = Watchdog(self._late, self._gives_up(), StallDetector(setting.stall))
         self._stalled = False
 
     def begin(self, finding: Finding, start: Continue | Start | End, mode: DecodeMode) -> None:
@@ -140,6 +140,11 @@ class GuardedResponse:
         situation = self._situation(finding, can_rewind=False)
         decision = decide(finding, situation, self._policy)
         self._trips.open(finding, decision, self._mode, self._transcript, situation=situation)
+
+    def _gives_up(self) -> bool:
+        """Does the policy end a response whose step is lost? Else it is waited for."""
+        lost = Finding("stall.step", Grade.ABORT, "engine", 0, 0, "")
+        return isinstance(decide(lost, self._situation(lost, can_rewind=False), self._policy), End)
 
     async def _take(self, delta: Delta) -> Decision:
         """Watches the tokens of one step. Nothing of a step leaves before all of it was watched."""
