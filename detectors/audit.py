@@ -20,14 +20,14 @@ def audit_finding(
     first: int, rows: int, mismatch: int | None, max_abs_diff: float, compared: str = "rows"
 ) -> Finding | None:
     """Judges an audited verify step. first: its first token; mismatch: first differing row or None; compared: what
-    differed there, one of REASONS.
+    differed there, one of REASONS. A prefix has a name of its own: it accuses another layer than speculation.
 
     Nothing of the step can be trusted: the rows before the mismatch are equal as far as they were compared.
     """
     if mismatch is None:
         return None
     return Finding(
-        detector="drift.audit",
+        detector="drift.prefix" if compared == "prefix" else "drift.audit",
         grade=Grade.FALLBACK,
         channel="engine",
         position=first + mismatch,

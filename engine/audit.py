@@ -8,6 +8,8 @@ What is compared, in this order:
 - `rows`: logits and hidden states of the committed rows;
 - `choice`: the committed tokens are those that the recomputed rows choose. That a token is its own row's choice costs
   nothing to see, so it is seen at every step;
+- `prefix`, once, before a turn's first step: of the rows that it has taken over from an earlier turn, those since the
+  last checkpoint before their end, and the recurrent states behind them;
 - `state`: what the commit left behind, the recurrent states and the new rows of the caches. Where drafts were
   rejected, also the first row of the next step, computed on the reference: whatever the rejected rows have left
   anywhere shows there.
@@ -22,35 +24,53 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.deltanet import INNER
+from engine.errors import RewindError
 from engine.kv import KVCache
 from engine.model import Model, Rows
 from engine.reports import AuditReport
 from engine.state import SequenceState
 
-FIRST_TURNS, THOROUGH_EVERY, SUSPICIOUS_TURNS = 4, 8, 64
-"""Turns of a new engine that are audited thoroughly; then one in so many; all of so many after a mismatch."""
 PATIENCE = 4
 """An audit that is due waits up to a fourth of its period for a step with rejected drafts: it costs fewer rows, and
 taking rejected rows back is what goes wrong most (vLLM #39273, #40738)."""
+SUSPICIOUS = 64
+"""Occasions after a mismatch that are all looked at."""
+
+
+class Cadence:
+    """Occasions of one kind: the first few are looked at, then one in so many; after a mismatch all for a while."""
+
+    def __init__(self, first: int, every: int) -> None:
+        self._until, self._every, self._seen = first, every, 0
+
+    def is_due(self) -> bool:
+        """An occasion: whether to look at it."""
+        at = self._seen
+        self._seen += 1
+        return at < self._until or at % self._every == 0
+
+    def suspect(self) -> None:
+        """What was looked at was wrong."""
+        self._until = self._seen + SUSPICIOUS
 
 
 class AuditPlan:
-    """How closely an engine looks at its turns. Thoroughly: the first rejection and the first acceptance of a turn are
-    audited besides the sampled steps."""
+    """How closely an engine looks, over all of its turns.
+
+    thorough: turns whose first rejection and first acceptance are audited besides the sampled steps; prefixes: those
+    taken over that are recomputed in part. exact: False where the device does not give the same bits for the same
+    work: then a difference proves nothing, and nothing is audited.
+    """
 
     def __init__(self) -> None:
-        self._turns = 0
-        self._suspicious_until = FIRST_TURNS
+        self.exact = True
+        self.thorough, self.prefixes = Cadence(4, 8), Cadence(4, 4)
 
-    def begin(self) -> bool:
-        """A turn drafts for the first time: whether it is audited thoroughly."""
-        turn = self._turns
-        self._turns += 1
-        return turn < self._suspicious_until or turn % THOROUGH_EVERY == 0
-
-    def convicted(self) -> None:
+    def convict(self) -> None:
         """Something differed: what follows is looked at closely."""
-        self._suspicious_until = self._turns + SUSPICIOUS_TURNS
+        self.thorough.suspect()
+        self.prefixes.suspect()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +85,14 @@ class Reference:
 @dataclass(frozen=True, slots=True)
 class Step:
     """About to be committed. tokens: the pending one and all that follows it but the last new one, n in all; rows: what
-    was computed, n or more; drafted: with drafts; chosen: the ids that n rows of logits [n, V] choose, None where
-    something else than the sampler chose."""
+    was computed, n or more; new: the tokens that are taken; drafted: how many drafts stood in it; ids: what its rows
+    chose; chosen: the ids that n recomputed rows [n, V] choose, None where something else than the sampler chose."""
 
     tokens: Tokens[int]
     rows: Rows
     new: Tokens[int]
     drafted: int
+    ids: Tokens[int]
     chosen: Callable[[Tensor], Tokens[int | None]]
 
 
@@ -93,16 +114,26 @@ class Auditor:
         self._next: SequenceState | None = None
         self._keep = False
         self._report: AuditReport | None = None
+        self._prefix: AuditReport | None = None
+
+    def begin(self, state: SequenceState, prompt: Tokens[int]) -> None:
+        """The state holds what was taken over for a prompt, nothing else yet; the first step tells if it is wrong."""
+        if self._every and self._plan.exact and self._plan.prefixes.is_due():
+            self._prefix = audit_prefix(self._model, state, prompt)
 
     def rewound(self) -> None:
         """What was to be compared next will not come."""
-        self._next = self._reference = None
+        self._next = self._reference = self._prefix = None
 
     @torch.inference_mode()
     def before_commit(self, state: SequenceState, step: Step, *, asked: bool = False) -> None:
         """Recomputes the step if that is due, or asked for and there are drafts; checks in any case that each token is
         its row's choice."""
         self._reference, self._report = None, self._judge_next(step)
+        if self._every and step.drafted:
+            report = _judge_choice(AuditReport(len(step.new), None, 0.0), step.new, step.ids[: len(step.new)])
+            if report.mismatch is not None:
+                self._note(report)
         rejected = step.drafted + 1 - len(step.new)
         if self._is_due(step.drafted, rejected) or (asked and step.drafted):
             reference = recompute(self._model, state, step.tokens, step.rows, self._written)
@@ -132,8 +163,11 @@ class Auditor:
                 self._report = AuditReport(rows, rows - 1, 0.0, "state")
             if self._keep:
                 self._next = reference.state
+        prefix, self._prefix = self._prefix, None
+        if prefix is not None and prefix.mismatch is not None:
+            self._report = prefix
         if self._report is not None and self._report.mismatch is not None:
-            self._plan.convicted()
+            self._plan.convict()
             self._next = None
         return self._report
 
@@ -150,11 +184,11 @@ class Auditor:
             self._report = report
 
     def _is_due(self, drafted: int, rejected: int) -> bool:
-        if not self._every or not drafted:
+        if not self._every or not drafted or not self._plan.exact:
             return False
         at = self._steps
         self._steps += 1
-        if at == 0 and self._plan.begin():
+        if at == 0 and self._plan.thorough.is_due():
             self._unseen = {"rejection", "acceptance"}
         kinds = {kind for kind, seen in (("rejection", rejected), ("acceptance", drafted > rejected)) if seen}
         waited = at - self._due
@@ -203,6 +237,27 @@ def recompute(
         difference = (ours - theirs).abs()
         worst = max(worst, float(difference.nan_to_num(nan=float("inf")).max()))
     return Reference(reference, torch.stack(logits), AuditReport(len(tokens), mismatch, worst))
+
+
+@torch.inference_mode()
+def audit_prefix(model: Model, state: SequenceState, tokens: Tokens[int]) -> AuditReport | None:
+    """Recomputes the last rows of a state that holds nothing but rows taken over, from the last checkpoint before their
+    end; None where that is not restorable.
+
+    tokens: at least those of the state. Cost: a prefill of the rows since then, most often of one inner chunk. What is
+    wrong in earlier rows shows, because the recomputed ones attend to them; a recurrent state shows unless the one
+    before it is wrong in the same way.
+    """
+    end = state.length
+    before = max((c.position for c in state.checkpoints if c.position < end), default=0)
+    if not state.layers:
+        before = max(before, (end - 1) // INNER * INNER)
+    try:
+        reference = state.fork(before)
+    except RewindError:
+        return None
+    model.prefill(reference, tokens[before:end])
+    return AuditReport(end - before, None if same(reference, state, end - before) else 0, 0.0, "prefix")
 
 
 def same(reference: SequenceState, state: SequenceState, rows: int) -> bool:

@@ -33,6 +33,8 @@ from engine.model import Model
 from engine.pacing import TYPICAL, Costs, Pacer
 from engine.penalties import check_bias
 from engine.planted_codecs import coded_caches
+from engine.planted_device import PlantedDevice
+from engine.planted_prefix import poison
 from engine.prefix import PrefixStore
 from engine.reports import MemoryReport, RewindReport, StepReport
 from engine.sampler import SamplingParams
@@ -90,6 +92,7 @@ class Engine:
         self.shadows = ShadowBudget(options.shadow_bytes) if options.shadow_bytes else None
         self.checks = CacheChecks()
         self.plan = AuditPlan()
+        self._device = PlantedDevice(options.fault)
         self.budget = Budget(self.model.device, options.cache_bytes)
         self.max_blocks = 1
         self.costs: Costs = TYPICAL
@@ -116,7 +119,7 @@ class Engine:
         test = self_test(self.model)
         if DEFAULT in self.codecs:  # one stands for all: they differ in tables, not in what is read when
             test = test.and_also(self_test(self.model, max_blocks=1, codec=DEFAULT))
-        self.max_blocks = test.blocks
+        self.max_blocks, self.plan.exact = test.blocks, test.exactness == "bitwise"
         self.costs = measure_costs(self.model, self.valid_tokens)
         return test
 
@@ -125,6 +128,7 @@ class Engine:
 
         The tokens do not depend on which turns stand together.
         """
+        self._device.before_step(turns)
         started = time.perf_counter()
         results: dict[int, StepReport | Exception] = {}
         ready: list[tuple[int, Draft]] = []
@@ -148,6 +152,10 @@ class Engine:
                 except Exception as error:
                     results[index] = error
         return [results[index] for index in range(len(turns))]
+
+    def release(self) -> None:
+        """Lets a step go on that a planted fault has halted; from any thread."""
+        self._device.release()
 
     def memory(self) -> MemoryReport:
         """Bytes of live tensors: weights, and the sequences that are kept or in use."""
@@ -210,6 +218,8 @@ class Engine:
             return
         turn.closed = True
         if keep and turn.sequence.intact:
+            if self.options.fault is Fault.POISONED_PREFIX:
+                poison(turn.sequence)
             self.prefixes.put(turn.sequence)
         else:
             self.prefixes.drop(turn.sequence)

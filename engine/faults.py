@@ -31,6 +31,16 @@ class Fault(StrEnum):
     its first row (vLLM #39273, #40738: block[0] is read in place of block[num_accepted - 1]).
     FAR_CONTEXT: VERIFY_IGNORES_CACHE, but only beyond FAR tokens of context (vLLM #52475: prompts of 8k tokens fail,
     short ones never).
+    POISONED_PREFIX: what is kept of a turn that has speculated is wrong (vLLM #53912, #48375: recurrent states of
+    drafted tokens get into the prefix cache, and all who take it over are wrong until the server restarts). A cold
+    start and whatever was never speculated on are sound.
+    FLIPPED_ARGUMENT: once a turn, inside an argument of a tool call, a verify step takes the runner-up in place of the
+    token that its row has chosen (vLLM #56077, #39598: arguments change under speculation, the call stays well-formed).
+    DEAD_DRAFTER: nothing that is drafted is ever right (vLLM #55357: some 2,000 drafted tokens, none accepted). It
+    costs speed only.
+    STEP_HANGS: a step does not return, once a turn (llama.cpp #23268, #25819: no token comes, the device is busy).
+    WORKER_DIES: the thread that owns the device ends in a step, not with an ordinary error (vLLM #40756, #50021: the
+    engine dies of an illegal memory access, and what waits for it waits for ever).
 
     Four strike compressed caches only (engine.planted_codecs), so `plain/full` cures them:
     KEYS_UNROTATED: keys are coded without the rotation that readers expect (llama.cpp #25725: rows written by another
@@ -52,6 +62,11 @@ class Fault(StrEnum):
     RECURRENT_NOT_ROLLED_BACK = "recurrent-not-rolled-back"
     STALE_RECURRENT_SLOT = "stale-recurrent-slot"
     FAR_CONTEXT = "far-context"
+    POISONED_PREFIX = "poisoned-prefix"
+    FLIPPED_ARGUMENT = "flipped-argument"
+    DEAD_DRAFTER = "dead-drafter"
+    STEP_HANGS = "step-hangs"
+    WORKER_DIES = "worker-dies"
     KEYS_UNROTATED = "keys-unrotated"
     CODES_SCALED = "codes-scaled"
     VALUES_HALVED = "values-halved"

@@ -7,13 +7,16 @@ Invariant: with no fault, or another one, every method leaves everything as it i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import torch
+from torch import Tensor
 
 from engine.deltanet import Ingredients, LinearState
 from engine.faults import Fault
 from engine.state import SequenceState
+
+RUNNERS_UP = 8
 
 
 class PlantedSteps:
@@ -21,7 +24,35 @@ class PlantedSteps:
 
     def __init__(self, fault: Fault | None) -> None:
         self._fault = fault
+        self._struck = False
         self._spoil: Callable[[SequenceState], None] | None = None
+
+    def drafted(self, drafts: list[int], never: Collection[int]) -> list[int]:
+        """What is verified in place of what was drafted. never: ids that no response holds. DEAD_DRAFTER."""
+        if self._fault is not Fault.DEAD_DRAFTER:
+            return drafts
+        return [min(never)] * len(drafts)
+
+    def chosen(
+        self, ids: list[int], run: int, logits: Tensor, text: Callable[[Sequence[int]], str], special: Collection[int]
+    ) -> list[int]:
+        """What is taken in place of what the rows have chosen. FLIPPED_ARGUMENT.
+
+        run: rows that would be committed; text: of the response with more tokens behind it; special: ids that are no
+        text.
+        """
+        if self._fault is not Fault.FLIPPED_ARGUMENT or self._struck or len(ids) < 2:
+            return ids
+        for row in range(run):
+            before = text(ids[:row])
+            if not in_argument(before) or ids[row] in special or "<" in text(ids[: row + 1])[len(before) :]:
+                continue
+            for other in logits[row].topk(RUNNERS_UP).indices.tolist():
+                if other in (ids[row], *special) or "<" in text([*ids[:row], other])[len(before) :]:
+                    continue
+                self._struck = True
+                return [*ids[:row], other, *ids[row + 1 :]]
+        return ids
 
     def before_commit(self, state: SequenceState, count: int) -> None:
         """The first `count` of the provisional rows are about to be committed."""
@@ -43,6 +74,12 @@ class PlantedSteps:
         if self._spoil is not None:
             self._spoil(state)
             self._spoil = None
+
+
+def in_argument(text: str) -> bool:
+    """Whether a response in Qwen's XML form ends inside the value of a parameter."""
+    opened = text.rfind("<parameter=")
+    return opened >= 0 and ">\n" in text[opened:] and "</parameter>" not in text[opened:]
 
 
 def _fold(state: SequenceState, linear: list[LinearState], parts: list[Ingredients]) -> None:

@@ -1,6 +1,7 @@
 """Prefix reuse between turns: the last few sequences are kept, and a new prompt starts from what it shares with one.
 
-Must not: hand the same sequence to two turns, or reuse anything by text (tokens decide).
+Must not: hand the same sequence to two turns, reuse anything by text (tokens decide), or lend what shares rows with a
+prefix that a trusted rewind has refused (`Lineage`).
 Invariant: a sequence is either kept or lent out, never both; forking copies and never changes its source. What a
 prompt yields does not depend on what is kept (`Sequence.reusable`), only how soon.
 """
@@ -49,9 +50,10 @@ class PrefixStore:
         of an agent. One of which the prompt shares a part (another task behind the same system prompt and tools), and
         one that is lent out, is forked.
         """
+        self._kept = [sequence for sequence in self._kept if sequence.lineage.sound]
         best, reused = None, 0
         for sequence in (*reversed(self._kept), *self._lent):
-            fits = sequence.intact and sequence.sound and sequence.holds(codec)
+            fits = sequence.intact and sequence.sound and sequence.lineage.sound and sequence.holds(codec)
             shared = sequence.reusable(prompt) if fits else 0
             if shared > reused:
                 best, reused = sequence, shared
@@ -82,7 +84,7 @@ class PrefixStore:
         """Takes a lent sequence back; what was used longest ago is dropped when there is no room."""
         self.drop(sequence)
         # half codes, half raw rows: nobody could take it over
-        if not sequence.sound or not sequence.holds(sequence.codec):
+        if not (sequence.sound and sequence.lineage.sound and sequence.holds(sequence.codec)):
             return
         sequence.state.skip_log(0)  # only prefilled positions are reused, so nobody rewinds into the response again
         self._kept.append(sequence)

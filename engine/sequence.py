@@ -46,11 +46,20 @@ class Segment:
     end: int
 
 
+@dataclass(slots=True, eq=False)
+class Lineage:
+    """Of all sequences whose first rows were computed by one cold start. sound: a rebuild has not refused them."""
+
+    sound: bool = True
+
+
 class Sequence:
     """Owns one `SequenceState`. Not thread safe: the worker thread alone touches it.
 
     speculated_from: lowest position that a step of several rows has computed (verified drafts, or a rebuild), or None.
     From there on the state is only as good as speculation is; `rewind(trusted=True)` goes back before it.
+    taken_over: positions from 0 on that an earlier turn has computed. A trusted rewind computes them again, and refuses
+    the sequences that share them: a wrong prefix stays wrong for everybody who takes it over (vLLM #53912).
     codec: of a state that is made anew; what the present one was written with is `state.header`.
     sound: False once its caches were found damaged; it is not reused then either.
     intact: False while something changes, and for good if an exception cut that short; never reuse it then.
@@ -63,6 +72,8 @@ class Sequence:
         self.tokens: list[int] = []
         self.provenance: list[Segment] = []
         self.speculated_from: int | None = None
+        self.taken_over = 0
+        self.lineage = Lineage()
         self.intact = self.sound = True
         self.drafters: dict[str, Drafter] = dict(drafters or {})
         self._edges: set[int] = set()
@@ -80,7 +91,8 @@ class Sequence:
     @property
     def prefilled(self) -> int:
         """Positions from 0 on that were prefilled, none of them decoded."""
-        return next((s.start for s in self.provenance if s.kind == "decode"), self.length)
+        end = self.provenance[-1].end if self.provenance else 0
+        return next((s.start for s in self.provenance if s.kind == "decode"), end)
 
     def holds(self, codec: str) -> bool:
         """Whether the state was written by the rules of a codec, so that its prefix can be taken over."""
@@ -119,12 +131,12 @@ class Sequence:
                 self._uncover()
                 self._rewind(reused, trusted=False)
             else:
-                self.state = self._new_state()
+                self.state, self.lineage = self._new_state(), Lineage()
                 self.provenance, self.speculated_from = [], None
                 self.pacer.begin()
                 for drafter in self.drafters.values():
                     drafter.begin(prompt[:1])
-            self.tokens = list(prompt)
+            self.tokens, self.taken_over = list(prompt), reused
             marked = {mark // INNER * INNER for mark in marks if INNER <= mark < len(prompt)}
             # the two last edges: the prompt that follows may differ in the last few tokens of this one
             last = (len(prompt) - 1) // INNER * INNER
@@ -149,7 +161,7 @@ class Sequence:
     def fork(self, length: int, into: Sequence) -> Sequence:
         """Makes `into`, a new sequence of the same model, hold the first `length` positions, a length that `reusable`
         has named; returns it."""
-        into.state, into.codec = self.state.fork(length), self.codec
+        into.state, into.codec, into.lineage = self.state.fork(length), self.codec, self.lineage
         into.tokens = self.tokens[: length + 1]
         into.provenance = _shortened(self.provenance, length)
         for name, drafter in into.drafters.items():
@@ -184,8 +196,8 @@ class Sequence:
     def rewind(self, length: int, *, trusted: bool) -> int:
         """Makes the state hold exactly the first `length` tokens and the next one pending; returns tokens recomputed.
 
-        trusted: rebuild from a point that no verify step has touched, generated tokens decoded one at a time.
-        Raises ValueError if `length` is not below the number of known tokens.
+        trusted: rebuild from a point that neither a verify step nor an earlier turn has touched, generated tokens
+        decoded one at a time. Raises ValueError if `length` is not below the number of known tokens.
         """
         self._check_known(length)
         with self._change():
@@ -206,7 +218,7 @@ class Sequence:
         self._check_known(length)
         with self._change():
             target, start = min(length, self.length), 0
-            if self._uncover():
+            if not (trusted and self._refuse_prefix()) and self._uncover():
                 start = self.state.nearest(min(target, self.prefilled))
                 self.state.rewind(start)
                 self.state.header = FULL
@@ -229,6 +241,7 @@ class Sequence:
             prompt = min(target, self.prefilled)
             pins, self.state = self.state.pins, self._new_state()
             self.state.pins = pins
+            self._refuse_prefix()
             self.speculated_from, self.sound = None, True
             self._recompute(0, prompt, width=1)
             self._compress()
@@ -297,12 +310,16 @@ class Sequence:
         return position - start
 
     def _rewind(self, length: int, *, trusted: bool) -> int:
-        base = min(length, self.length)
+        base = target = min(length, self.length)
+        coded = self.shadows is not None and self.state.compressed
         if trusted and self.speculated_from is not None:
             base = min(base, self.speculated_from)
+        if trusted and self._refuse_prefix():
+            pins, self.state = self.state.pins, self._new_state()
+            self.state.pins = pins
         start = self.state.nearest(base)
-        target, prompt, again = min(length, self.length), min(base, self.prefilled), 0
-        if start < prompt and self.shadows is not None and self.state.compressed:
+        prompt, again = min(base, self.prefilled), 0
+        if start < prompt and coded:
             again, start = self._prefill_again(prompt), prompt
         else:
             self.state.rewind(start)
@@ -313,6 +330,13 @@ class Sequence:
             self._recompute(start, target, width=1 if trusted else self.model.rows)
         self._truncate(length)
         return rebuilt + again
+
+    def _refuse_prefix(self) -> bool:
+        """Whether the first rows came from an earlier turn, which nobody takes over any more."""
+        if not self.taken_over:
+            return False
+        self.taken_over, self.lineage.sound, self.lineage = 0, False, Lineage()
+        return True
 
     def _recompute(self, start: int, end: int, width: int) -> None:
         """Computes positions [start, end) again along the provenance, decoded ones `width` at a time."""

@@ -107,7 +107,8 @@ class Turn:
         self.options = options
         self.fault = fault
         self._planted, self._planted_steps = Planted(fault), PlantedSteps(fault)
-        self._auditor = Auditor(sequence.model, options.audit_every, plan or AuditPlan(), self._written)
+        plan = plan or AuditPlan()
+        self._auditor = Auditor(sequence.model, options.audit_every, plan, self._written)
         self._cache_audit = CacheAudit()
         self._shadow = ShadowCheck(sequence.model, tokenizer.vocab_size)
         self._next_shadow = options.shadow_every
@@ -115,6 +116,8 @@ class Turn:
         self.prompt_tokens = len(prompt)
         self.penalties = Penalties(options.sampling, tokenizer.vocab_size, prompt, sequence.model.device)
         self.cached_tokens = sequence.begin(prompt, marks)
+        if self.cached_tokens:
+            self._auditor.begin(sequence.state, prompt)
         self._unused: list[int] = []
         self._constraint = None if options.constraint is None else options.constraint.clone()
         self.ended = False
@@ -142,7 +145,8 @@ class Turn:
         if self._constraint is not None:
             drafts = cut(self._constraint, drafts)
         self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
-        return Draft(source, drafts)
+        never = self.tokenizer.special_ids - self.tokenizer.eos_ids
+        return Draft(source, self._planted_steps.drafted(drafts, never))
 
     def accept(self, draft: Draft, rows: Rows, started: float) -> StepReport:
         """The second half: samples from the rows that were decoded for `draft`, commits what agrees, and reports.
@@ -154,7 +158,7 @@ class Turn:
         first = len(sequence.tokens)
         rows = self._planted.in_rows(rows, position)
         found = self._choose(rows.logits, first, drafts)
-        choice = found.choice
+        choice = self._taken(found.choice, drafts, rows.logits)
         shadow = self._shadow_check(position, rows.logits[0])
         cache = self._cache_audit.look(sequence.state.kv, sequence.length)
         accepted = accepted_run(choice.ids, drafts)
@@ -162,9 +166,8 @@ class Turn:
         dead = self._feedback(draft.source, len(drafts), accepted, new) if drafts else None
         block = [sequence.tokens[-1], *new[:-1]]
         chosen = partial(self._chosen, first=first, new=new, replaced=found.replaced)
-        self._auditor.before_commit(
-            sequence.state, Step(block, rows, new, len(drafts), chosen), asked=cache is not None and cache.misread
-        )
+        step = Step(block, rows, new, len(drafts), found.choice.ids, chosen)
+        self._auditor.before_commit(sequence.state, step, asked=cache is not None and cache.misread)
         cache = self._accused(cache, block)
         sequence.sound = sequence.sound and (cache is None or not cache.faults)
         self._planted_steps.before_commit(sequence.state, len(new))
@@ -317,6 +320,18 @@ class Turn:
         positions = range(first, first + len(new))
         ids = pick(logits, positions, self.options.sampling, self.tokenizer.vocab_size, adjusted).tolist()
         return [None if row in replaced else int(token) for row, token in enumerate(ids)]
+
+    def _taken(self, choice: Choice, drafts: list[int], logits: Tensor) -> Choice:
+        """The choice as it is, unless a fault is planted that strikes here."""
+        if self.fault is not Fault.FLIPPED_ARGUMENT:
+            return choice
+        run, special = accepted_run(choice.ids, drafts) + 1, self.tokenizer.special_ids
+
+        def text(more: Tokens[int]) -> str:
+            return self.tokenizer.decode([*self.generated, *more])
+
+        ids = self._planted_steps.chosen(choice.ids, run, logits[:, : self.tokenizer.vocab_size], text, special)
+        return replace(choice, ids=ids)
 
     def _written(self, state: SequenceState, count: int) -> None:
         self._planted.after_write(state.kv, state.length, count)

@@ -245,7 +245,7 @@ def rewind_target(finding: Finding, situation: Situation) -> int:
     own step alone. A call is one unit: nothing of it was delivered, and what broke it began before it broke. Otherwise
     what the finding accuses.
     """
-    if finding.detector == "drift.audit":
+    if finding.detector in ("drift.audit", "drift.prefix"):
         return situation.undelivered
     return max(_unit_start(finding, situation), situation.undelivered)
 

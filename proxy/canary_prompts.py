@@ -17,7 +17,7 @@ from detectors.tool_schema import ToolSchemas
 from detectors.watch import ReadCall, Watch
 from proxy.conversation import ChatRequest, Message, Sampling, Tool
 
-ANSWER_TOKENS = 64
+ANSWER_TOKENS = 48
 CALL_CHARS = 4096
 SYSTEM = "You answer questions about a report. You read it to the end before you answer."
 TOOL = Tool(

@@ -7,7 +7,7 @@ Invariant: `Capture.parse(capture.plain()) == capture`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from policies.modes import DecodeMode
@@ -43,8 +43,9 @@ class Capture:
 
     def plain(self) -> dict[str, Any]:
         """JSON data."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # `asdict` copies each token id
         modes = [[at, str(mode)] for at, mode in self.modes]
-        return {**asdict(self), "mode": str(self.mode), "modes": modes}
+        return {**values, "request": asdict(self.request), "mode": str(self.mode), "modes": modes}
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Capture:

@@ -8,24 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sqlite3
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
-from rich.console import Console
 
 from policies.modes import DecodeMode
 from proxy import config as configuration
 from proxy.config import Config, ConfigProblem
-from proxy.incidents import IncidentStore
-from proxy.report import incident_page, incident_table
 from proxy.trust_cli import add_trust
-
-PIPED_WIDTH = 1000
-"""Columns of a table that no terminal limits."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,19 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(run=_serve)
 
-    incidents = commands.add_parser("incidents", help="look at what the guard has caught")
-    views = incidents.add_subparsers(required=True, metavar="VIEW")
-    listing = views.add_parser("list", help="the newest incidents, one a line")
-    listing.add_argument("--limit", type=int, default=20, help="how many (default 20)")
-    listing.set_defaults(run=_list)
-    show = views.add_parser("show", help="everything about one incident")
-    show.add_argument("id", metavar="ID", help="as listed, or its beginning if that is unique")
-    show.set_defaults(run=_show)
-    for view in (listing, show):
-        view.add_argument("--json", action="store_true", help="machine-readable (CloudEvents)")
-        view.add_argument("--incidents", metavar="FILE", help="store to read (default: as configured)")
-        view.add_argument("--config", type=Path, metavar="FILE", help="configuration that names the store")
+    from proxy.incidents_cli import add_incidents
 
+    add_incidents(commands, _Wide, _load)
     add_trust(commands)
 
     from proxy.bench import add_benchmarks
@@ -158,54 +139,6 @@ def _serve(options: argparse.Namespace) -> int:
     from proxy.serve import serve
 
     return serve(_load(options))
-
-
-@contextmanager
-def _store(options: argparse.Namespace) -> Iterator[IncidentStore]:
-    path = Path(_load(options).incidents.path)
-    other = "name another with --incidents FILE"
-    if not path.is_file():
-        raise ConfigProblem(f"{path}: there is no incident store (a server makes it with its first incident); {other}")
-    try:
-        yield IncidentStore(path)
-    except sqlite3.Error as error:
-        raise ConfigProblem(f"{path}: cannot be read as an incident store ({error}); {other}") from None
-
-
-def _console() -> Console:
-    """Lines are cut to fit a terminal, and left whole for everything else."""
-    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, soft_wrap=True)
-
-
-def _list(options: argparse.Namespace) -> int:
-    if options.limit < 1:
-        raise ConfigProblem("--limit: must be at least 1")
-    with _store(options) as store:
-        records = store.list(options.limit)
-    if options.json:
-        for record in records:
-            print(orjson.dumps(record.cloud_event()).decode())
-    elif not records:
-        print("no incidents")
-    else:
-        _console().print(incident_table(records))
-    return 0
-
-
-def _show(options: argparse.Namespace) -> int:
-    with _store(options) as store:
-        record = store.get(options.id)
-        matches = [record] if record else [r for r in store.list(1000) if r.id.startswith(options.id)]
-    hint = "`specguard incidents list` shows which there are"
-    if not matches:
-        raise ConfigProblem(f"there is no incident {options.id}; {hint}")
-    if len(matches) > 1:
-        raise ConfigProblem(f"{len(matches)} incidents begin with {options.id!r}; write more of the id ({hint})")
-    if options.json:
-        print(orjson.dumps(matches[0].cloud_event(), option=orjson.OPT_INDENT_2).decode())
-    else:
-        _console().print(incident_page(matches[0]))
-    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -146,10 +146,15 @@ class Trust(_Section):
 
 
 class Incidents(_Section):
-    """Where incidents are kept. capture stores with each incident what it takes to replay it; see `proxy.capture`."""
+    """Where incidents are kept. capture stores with each incident what it takes to replay it; see `proxy.capture`.
+
+    max_mib, max_days: captures go first, the oldest first; 0 = no limit. See `proxy.incidents.retention`.
+    """
 
     path: str = "specguard-incidents.sqlite"
     capture: bool = False
+    max_mib: int = Field(default=256, ge=0)
+    max_days: int = Field(default=30, ge=0, le=36500)
 
 
 class Replay(_Section):

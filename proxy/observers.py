@@ -12,18 +12,21 @@ from collections.abc import Iterator, Sequence
 from detectors.audit import audit_finding, nonfinite_finding
 from detectors.channels import Piece
 from detectors.charset import scripts_of
+from detectors.drift.memory import DriftMemory
 from detectors.drift.monitor import DriftMonitor
-from detectors.drift.sprt import ShadowAgreement
 from detectors.finding import Finding
 from detectors.settings import DetectorSettings
 from detectors.tool_schema import ToolSchemas
-from detectors.watch import Said, Watch
+from detectors.watch import ReadCall, Said, Watch
 from policies.blame import END_OF_TURN
 from policies.modes import DecodeMode
 from proxy.backends.base import Delta, Token
 from proxy.conversation import ChatRequest
 from proxy.transcript import Transcript
 from proxy.trips import Trips
+
+REFUSALS = frozenset({"tool.json", "tool.schema", "tool.markup", "tool.unknown"})
+"""Findings that an open call, which is not read to its end, cannot become valid any more."""
 
 Observation = tuple[Sequence[Said], Finding | None]
 """What was said, fit to be handed on if nothing was found, and what was found."""
@@ -44,7 +47,7 @@ class Observers:
         settings: DetectorSettings,
         *,
         starts_thinking: bool,
-        shadow: ShadowAgreement | None,
+        shadow: DriftMemory | None,
         exact: bool,
     ) -> None:
         self._schemas, self._call_chars, self._settings = schemas, call_chars, settings
@@ -52,27 +55,44 @@ class Observers:
         self._scripts = scripts_of(message.text for message in request.messages)
         self._drift = DriftMonitor(mode.codec, shadow, exact=exact, settings=settings.drift)
         self.watch = self._new_watch()
+        self._judged_calls: set[int] = set()
 
     def observe(self, delta: Delta, transcript: Transcript, trips: Trips) -> Iterator[Observation]:
         """One step, whose tokens are added to the transcript as they turn out to be numbers at all."""
         if (audit := delta.step.audit) is not None:
             yield [], audit_finding(delta.position, audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared)
         yield [], self._drift.feed(delta.position, delta.tokens, delta.step)
+        trips.died(self._drift.take_dead())
         for position, token in enumerate(delta.tokens, delta.position):
             if (bad := nonfinite_finding(position, token.finite)) is not None:
                 yield [], bad
             transcript.append(token)
             trips.redecoded(position, token.id)
-            yield self.watch.feed(position, token.id, token.text)
+            yield from self._judged(*self.watch.feed(position, token.id, token.text), delta)
         if delta.end is None:
             return
         if delta.end == "stop":
             trips.redecoded(len(transcript), END_OF_TURN)
-        yield self.watch.finish(delta.end, delta.tail)
+        yield from self._judged(*self.watch.finish(delta.end, delta.tail), delta)
+
+    def _judged(self, said: Sequence[Said], finding: Finding | None, delta: Delta) -> Iterator[Observation]:
+        """With what is known beside it: how often calls are valid, before whoever refuses one stops listening."""
+        verdicts = [
+            (each.index, each.last, each.violation is None)
+            for each in said
+            if isinstance(each, ReadCall) and not each.cut_off
+        ]
+        if finding is not None and finding.detector in REFUSALS and self.watch.call_began is not None:
+            verdicts.append((int(finding.channel.partition(":")[2]), finding.position, False))
+        for index, last, valid in verdicts:
+            if index not in self._judged_calls:
+                self._judged_calls.add(index)
+                yield [], self._drift.called(last, str(delta.step.mode), delta.step.context, valid)
+        yield said, None if finding is None else self._drift.corroborated(finding)
 
     def rewound(self, mode: DecodeMode, kept: Sequence[Token]) -> Iterator[Sequence[Said]]:
         """Watches the kept tokens anew: all state is what it was at the last of them."""
-        self.watch = self._new_watch()
+        self.watch, self._judged_calls = self._new_watch(), set()
         self._drift.rewound(mode.codec)
         for position, token in enumerate(kept):
             said, _ = self.watch.feed(position, token.id, token.text)

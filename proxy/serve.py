@@ -24,7 +24,7 @@ from proxy.app import SERVICE, build_backend, create_app
 from proxy.backends.base import Backend, BackendError
 from proxy.config import Config, ConfigProblem
 from proxy.env_cli import DEFAULT_URL
-from proxy.incidents import IncidentStore
+from proxy.incidents import IncidentStore, Limits
 from proxy.service import Service
 
 log = structlog.get_logger()
@@ -51,7 +51,10 @@ async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
             backend = await asyncio.to_thread(build, config)
     except BackendError as error:
         raise ConfigProblem(str(error)) from None
-    app = create_app(config, backend, IncidentStore(Path(config.incidents.path), config.incidents.capture))
+    kept = config.incidents
+    incidents = IncidentStore(kept.path, kept.capture, Limits(kept.max_mib << 20, kept.max_days))
+    incidents.start()
+    app = create_app(config, backend, incidents)
     service = app[SERVICE]
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_S)
     await runner.setup()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from detectors.drift.sprt import ShadowAgreement
+from detectors.drift.memory import DriftMemory
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
@@ -51,7 +51,7 @@ class Service:
     ready: bool = False
     failure: str = ""
     draining: bool = False
-    shadow: ShadowAgreement = field(default_factory=ShadowAgreement)
+    shadow: DriftMemory = field(default_factory=DriftMemory)
     in_flight: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)

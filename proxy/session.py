@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from detectors.call_history import find_loop
-from detectors.drift.sprt import ShadowAgreement
+from detectors.drift.memory import DriftMemory
 from detectors.finding import Finding
 from detectors.settings import DEFAULT, DetectorSettings
 from policies.modes import PLAIN, DecodeMode
@@ -48,7 +48,7 @@ class GuardedSession:
     incidents: IncidentSink
     mode: DecodeMode
     starts_thinking: bool = False
-    shadow: ShadowAgreement | None = None
+    shadow: DriftMemory | None = None
     detectors: DetectorSettings = DEFAULT
     budget: SessionBudget | None = None
     clock: Callable[[], float] | None = None

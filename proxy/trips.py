@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import structlog
 
 from detectors.drift.cache import PROOFS
+from detectors.drift.drafting import DeadDrafter
 from detectors.finding import Finding
 from detectors.mended_call import MendedCall
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
@@ -94,7 +95,7 @@ class Trips:
                     began=finding.began,
                     exact=self._exact,
                     audited=audited,
-                    proven=Culprit.KV if finding.evidence.get("check") in PROOFS else None,
+                    proven=_proven(finding),
                     after=after,
                 )
                 self._comparing = trip.blame
@@ -124,6 +125,11 @@ class Trips:
             position=incident.position,
             tokens_rewound=incident.tokens_rewound,
         )
+
+    def died(self, drafters: Iterable[DeadDrafter]) -> None:
+        """Nothing of what they draft is accepted: a matter of speed, so no incident."""
+        for dead in drafters:
+            log.info("drafter.dead", request_id=self._request.request_id, source=dead.source, drafted=dead.drafted)
 
     def suspect(self, finding: Finding) -> None:
         """No incident, since nothing is wrong yet; but whoever looks into one later wants to know."""
@@ -277,10 +283,19 @@ def _compared(finding: Finding, start: int, lost: tuple[int, ...]) -> tuple[int,
     return (*lost[:bad], NOT_FINITE, *lost[bad + 1 :])
 
 
+def _proven(finding: Finding) -> Culprit | None:
+    """Whom a finding convicts by a comparison of its own."""
+    if finding.detector == "drift.prefix":
+        return Culprit.PREFIX
+    return Culprit.KV if finding.evidence.get("check") in PROOFS else None
+
+
 def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) -> BlameVerdict:
     """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model."""
     if finding.detector == "drift.audit":
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
+    if finding.detector == "drift.prefix":
+        return BlameVerdict(Culprit.PREFIX, "certain", finding.position, 0, finding.began, (), ())
     if acted and finding.detector == "loop.history":  # plain decoding served the last copies, here or before a restart
         return BlameVerdict(Culprit.MODEL, "likely", None, 0, finding.began, (), ())
     if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.", "tool.held")):

@@ -7,7 +7,7 @@ show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -21,7 +21,7 @@ from engine.bench.workloads import Prompt, long_conversation, prompts
 from engine.engine import EMBEDDED, Engine, EngineOptions
 from engine.faults import Fault
 from engine.sampler import SamplingParams
-from engine.turn import TurnOptions
+from engine.turn import Turn, TurnOptions
 
 SHADOW = 16
 """Tokens between two shadow checks; the first step that begins at or after as many is checked."""
@@ -31,7 +31,8 @@ SHADOW = 16
 class Stated:
     """fault is told by `detector` at a token below `within`. entropy: a response of mean entropy near 1.3 nats that
     does not end by itself (drawing tells nothing where the model has no doubt). far: a prompt of so many tokens.
-    compared: what differed in an audit."""
+    compared: what differed in an audit. later: told about the turn that follows one with the fault. call: a greedy
+    response that calls a tool."""
 
     fault: Fault
     detector: str
@@ -41,6 +42,8 @@ class Stated:
     codec: str = "full"
     far: int = 0
     compared: str = ""
+    later: bool = False
+    call: bool = False
 
 
 TABLE = (
@@ -48,6 +51,8 @@ TABLE = (
     Stated(Fault.REJECTED_DRAFTS_KEPT, "drift.audit", 24, compared="state"),
     Stated(Fault.RECURRENT_NOT_ROLLED_BACK, "drift.audit", 24, compared="state"),
     Stated(Fault.STALE_RECURRENT_SLOT, "drift.audit", 16, compared="state"),
+    Stated(Fault.POISONED_PREFIX, "drift.prefix", 8, prompt=1, compared="prefix", later=True),
+    Stated(Fault.FLIPPED_ARGUMENT, "drift.audit", 24, prompt=1, compared="choice", call=True),
     Stated(Fault.FAR_CONTEXT, "drift.audit", 8, far=1400, compared="rows"),
     Stated(Fault.NAN_AT_POSITION, "drift.nonfinite", 9),
     Stated(Fault.KEYS_SCALED, "drift.shadow", SHADOW + 8),
@@ -94,14 +99,35 @@ def findings(
 
 
 def prompt_of(engine: Engine, stated: Stated) -> Prompt:
+    if stated.later or stated.call:
+        return prompts(engine, "agent", False)[stated.prompt]
     if stated.far:
         return Prompt("far", long_conversation(engine, stated.far)[1], SamplingParams(), 64)
     return prompts(engine, "fresh", False)[stated.prompt]
 
 
+def faulty(stated: Stated) -> Engine:
+    """An engine with the fault, where it takes an earlier turn after that one."""
+    engine = Engine(EMBEDDED, EngineOptions(fault=stated.fault))
+    if stated.later:
+        earlier = prompts(engine, "agent", False)[stated.prompt - 1]
+        finished(engine, earlier.tokens, TurnOptions(drafter="mtp+ngram", max_tokens=16))
+    return engine
+
+
+def finished(engine: Engine, prompt: Sequence[int], options: TurnOptions) -> Turn:
+    """A whole turn, given back."""
+    turn = engine.open(prompt, options)
+    list(turn.sequence.prefill())
+    while not turn.ended:
+        turn.step()
+    engine.close(turn)
+    return turn
+
+
 def told(stated: Stated, drafter: str = "mtp+ngram") -> list[Finding]:
     """Until the intended detector speaks."""
-    engine = Engine(EMBEDDED, EngineOptions(fault=stated.fault))
+    engine = faulty(stated)
     prompt = prompt_of(engine, stated)
     endless = tuple((token, -100.0) for token in engine.tokenizer.eos_ids)
     sampling = SamplingParams(
@@ -110,6 +136,8 @@ def told(stated: Stated, drafter: str = "mtp+ngram") -> list[Finding]:
         frequency_penalty=0.6 if stated.entropy else 0.0,
         logit_bias=endless,
     )
+    if stated.call:
+        sampling = SamplingParams()
     options = TurnOptions(sampling, drafter, stated.within, shadow_every=0 if stated.entropy else SHADOW)
     options = replace(options, codec=stated.codec)
     found = []
@@ -149,25 +177,75 @@ def test_falling_back_gives_what_a_sound_plain_engine_gives(
 ) -> None:
     """From the first token that nobody has seen on: what differed there may have been wrong before."""
     prompt = prompt_of(sound, stated)
-    plain = sound.open(prompt.tokens, TurnOptions(sampling, "none", 48))
-    list(plain.sequence.prefill())
-    while not plain.ended:
-        plain.step()
-    engine = Engine(EMBEDDED, EngineOptions(fault=stated.fault))
+    plain = finished(sound, prompt.tokens, TurnOptions(sampling, "none", 48)).generated
+    engine = faulty(stated)
     turn = engine.open(prompt.tokens, TurnOptions(sampling, "mtp+ngram", 48))
     list(turn.sequence.prefill())
     while (step := turn.step()).audit is None or step.audit.mismatch is None:
-        assert not turn.ended, "nothing was told"
-        assert turn.generated == plain.generated[: len(turn.generated)], "a wrong token was not told in its step"
+        assert not turn.ended or stated.call, "nothing was told"
+        if turn.ended:
+            pytest.skip("this draw calls no tool")
+        assert turn.generated == plain[: len(turn.generated)], "a wrong token was not told in its step"
     turn.rewind(step.position, "none", trusted=True)
     while not turn.ended:
         turn.step()
+    assert turn.generated == plain
+
+
+def test_a_refused_prefix_poisons_nobody_else(sound: Engine) -> None:
+    """Whoever comes next starts cold or on what the fall back has computed anew."""
+    first, second, third = (prompt.tokens for prompt in prompts(sound, "agent", False)[:3])
+    engine = Engine(EMBEDDED, EngineOptions(fault=Fault.POISONED_PREFIX))
+    finished(engine, first, TurnOptions(drafter="mtp+ngram", max_tokens=16))
+    branch = engine.open([*first[:-20], *second[-20:]], TurnOptions(max_tokens=8))  # shares rows with what is poisoned
+    assert branch.cached_tokens
+    turn = engine.open(second, TurnOptions(drafter="mtp+ngram", max_tokens=48))
+    list(turn.sequence.prefill())
+    assert turn.cached_tokens
+    report = turn.step().audit
+    assert report is not None and report.compared == "prefix"
+    turn.rewind(0, "none", trusted=True)
+    while not turn.ended:
+        turn.step()
+    engine.close(turn)
+    engine.close(branch)
+    assert len(engine.prefixes) == 1, "only what was computed anew is kept"
+    for prompt in (second, third):
+        again = finished(engine, prompt, TurnOptions(max_tokens=48))
+        assert again.cached_tokens
+        assert again.generated == finished(sound, prompt, TurnOptions(max_tokens=48)).generated
+
+
+def test_a_dead_drafter_is_an_event_and_no_finding() -> None:
+    """Within 50 drafted tokens per drafter; the text is what it is without it."""
+    engine = Engine(EMBEDDED, EngineOptions(fault=Fault.DEAD_DRAFTER))
+    prompt = prompts(engine, "fresh", False)[0]
+    endless = tuple((token, -100.0) for token in engine.tokenizer.eos_ids)
+    sampling = SamplingParams(temperature=1.0, seed=1, logit_bias=endless)
+    turn = engine.open(prompt.tokens, TurnOptions(sampling, "mtp", 120))
+    list(turn.sequence.prefill())
+    monitor, found, dead = DriftMonitor("full", None, exact=True), [], []
+    while not turn.ended:
+        step = turn.step()
+        found.append(monitor.feed(step.position, step.tokens, step))
+        if step.audit is not None:
+            found.append(audit_finding(step.position, step.audit.rows, step.audit.mismatch, step.audit.max_abs_diff))
+        if step.dead_drafter is not None:
+            dead.append((step.dead_drafter, step.position))
+    assert [name for name, _ in dead] == ["mtp"]
+    assert dead[0][1] < 80
+    assert not any(found)
+    assert monitor.dead
+    plain = finished(Engine(EMBEDDED), prompt.tokens, TurnOptions(sampling, "none", 120))
     assert turn.generated == plain.generated
-    sound.close(plain)
+
+
+ELSEWHERE = {Fault.DEAD_DRAFTER}
+"""Told by no finding about tokens: a performance event above; the device's own in tests/proxy/backends."""
 
 
 def test_the_table_holds_every_fault() -> None:
-    assert {stated.fault for stated in TABLE} == set(Fault)
+    assert {stated.fault for stated in TABLE} | ELSEWHERE == set(Fault)
 
 
 def quiet(engine: Engine, temperature: float, drafter: str, workload: str, count: int, limit: int, every: int) -> int:

@@ -1,8 +1,7 @@
 """All drift detectors of one response behind one call per step.
 
 Must not: import what a step is; it reads the fields that it names below, None = this backend does not tell.
-Invariant: a response has its own monitor and `rewound` makes it new; only the shadow tests live on, in the object
-that the process shares.
+Invariant: a response has its own monitor and `rewound` makes it new; only what `DriftMemory` holds lives on.
 
 The exactness audit and the check for numbers that are none are in `detectors.audit`: one occurrence convicts.
 """
@@ -17,8 +16,8 @@ from detectors.drift.cache import CacheHealth, CacheNumbers
 from detectors.drift.calibration import Calibration
 from detectors.drift.collapse import Collapse
 from detectors.drift.drafting import DeadDrafter, DraftersAlive, Saturation
+from detectors.drift.memory import DriftMemory
 from detectors.drift.settings import DEFAULT, DriftSettings
-from detectors.drift.sprt import ShadowAgreement
 from detectors.finding import Finding, Grade
 
 DETERMINISTIC = frozenset({"ngram"})
@@ -65,7 +64,8 @@ class ShadowNumbers(Protocol):
 
 
 class StepNumbers(Protocol):
-    """One step. expected: probability of each judged draft, empty = unknown."""
+    """One step. expected: probability of each judged draft, empty = unknown; dead_drafter: whom the engine itself has
+    given up."""
 
     @property
     def source(self) -> str: ...
@@ -80,23 +80,25 @@ class StepNumbers(Protocol):
     @property
     def shadow(self) -> ShadowNumbers | None: ...
     @property
+    def dead_drafter(self) -> str | None: ...
+    @property
     def cache(self) -> CacheNumbers | None: ...
 
 
 class DriftMonitor:
-    """codec: of the KV cache; shadow: shared by all responses; exact: the device gives the same bits for the same
+    """codec: of the KV cache; memory: shared by all responses; exact: the device gives the same bits for the same
     work, so that a lossless codec's clean recomputation must be identical."""
 
     def __init__(
         self,
         codec: str,
-        shadow: ShadowAgreement | None = None,
+        memory: DriftMemory | None = None,
         *,
         exact: bool = False,
         settings: DriftSettings = DEFAULT,
     ) -> None:
         self._settings = settings
-        self._shadow = ShadowAgreement(settings) if shadow is None else shadow
+        self._memory = DriftMemory(settings) if memory is None else memory
         self._alive = DraftersAlive(settings)
         self._exact = exact
         self.rewound(codec)
@@ -129,6 +131,8 @@ class DriftMonitor:
             *self._clean(step),
         ]
         dead = self._alive.feed(step.source, step.drafted, step.accepted)
+        if step.dead_drafter is not None:
+            dead = DeadDrafter(step.dead_drafter, self._settings.dead_drafts)
         if dead is not None:
             self.dead.append(dead)
         known = [token.entropy for token in tokens if token.entropy is not None]
@@ -137,9 +141,18 @@ class DriftMonitor:
         worst = max(found, key=lambda finding: finding.grade, default=None)
         return None if worst is None else replace(worst, began=min(worst.began, position))
 
+    def take_dead(self) -> list[DeadDrafter]:
+        """Performance events since the last call."""
+        dead, self.dead = self.dead, []
+        return dead
+
+    def called(self, position: int, mode: str, context: int, valid: bool) -> Finding | None:
+        """Takes a tool call that was judged; see `ToolValidity`."""
+        return self._memory.validity.feed(position, mode, context, valid)
+
     def corroborated(self, finding: Finding) -> Finding:
         """A loop's finding with what acceptance adds to it."""
-        if not self.saturated:
+        if not self.saturated or not finding.detector.startswith(("loop.", "struct.")):
             return finding
         return replace(finding, evidence={**finding.evidence, "saturated": self._saturation.acceptance})
 
@@ -171,8 +184,8 @@ class DriftMonitor:
         if sample is None:
             return []
         place = sample.position, self._codec, step.context
-        found = self._shadow.feed(*place, sample.agrees)
-        diverges = self._shadow.divergence.feed(*place, sample.kl)
+        found = self._memory.agreement.feed(*place, sample.agrees)
+        diverges = self._memory.divergence.feed(*place, sample.kl)
         if self._exact and self._codec == "full" and not sample.identical:
             evidence = {"kl": sample.kl, "agrees": sample.agrees}
             reason = "a clean recomputation gives other bits"

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from detectors.drift.divergence import ShadowDivergence
 from detectors.drift.settings import DEFAULT, DriftSettings
 from detectors.finding import Finding, Grade
 
@@ -65,8 +64,6 @@ class ShadowAgreement:
     def __init__(self, settings: DriftSettings = DEFAULT) -> None:
         self._settings = settings
         self._tests: dict[tuple[str, int], AgreementTest] = {}
-        self.divergence = ShadowDivergence(settings)
-        """The same samples by their distance."""
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         return iter(self._tests)

@@ -59,6 +59,25 @@ class Preempted(BackendError):
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a backend can serve nobody now. reason: `died` or `stuck`; message: for people, with the remedy; final: it
+    does not pass by itself."""
+
+    reason: Literal["died", "stuck"]
+    message: str
+    final: bool = False
+
+
+class EngineLost(BackendError):
+    """What was asked for will not come. It can be asked for again unless the trouble is final."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.message)
+        self.trouble = trouble
+        self.kind = "internal" if trouble.final else "overloaded"
+
+
+@dataclass(frozen=True, slots=True)
 class Alternative:
     """A token that could have been chosen. data: its exact bytes, which may be part of a character."""
 
@@ -316,6 +335,10 @@ class Backend(Protocol):
 
     info: ModelInfo
     capabilities: Capabilities
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why nobody can be served now, though it has started."""
 
     async def start(self) -> None:
         """Loads and self-tests; raises BackendError with a remedy."""

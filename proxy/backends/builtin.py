@@ -14,7 +14,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +44,7 @@ from proxy.backends.base import (
     ContextTooLong,
     Delta,
     Drawn,
+    EngineLost,
     ModelInfo,
     Overloaded,
     Rebuild,
@@ -52,12 +53,13 @@ from proxy.backends.base import (
     Shadow,
     StepStats,
     Token,
+    Trouble,
 )
 from proxy.backends.prompt import Prompter
 from proxy.backends.queue import TurnQueue
 from proxy.backends.replay import BuiltinReplay, open_replay
 from proxy.backends.token_constraint import constraint_for
-from proxy.backends.worker import DeviceWorker
+from proxy.backends.upkeep import STUCK_S, Upkeep
 from proxy.conversation import ChatRequest, Message, Tool
 
 T = TypeVar("T")
@@ -67,8 +69,7 @@ class BuiltinBackend:
     """folder: a model in Hugging Face layout, None = the embedded one. max_turns: responses in the making at once;
     max_waiting: requests that may wait for their turn, in order; keep, keep_bytes: sequences kept for prefix reuse and
     what they may hold together; force_low_bits, shadow_bytes: see EngineOptions; threads: torch threads of the worker;
-    plant: name of a fault to plant (demo and tests
-    only)."""
+    plant: name of a fault to plant (demo and tests only); stuck_s: a step that takes longer is trouble."""
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class BuiltinBackend:
         force_low_bits: bool = False,
         shadow_bytes: int = 0,
         plant: str | None = None,
+        stuck_s: float = STUCK_S,
     ) -> None:
         self.folder = folder or EMBEDDED
         self.name = name or ("specguard-embedded" if folder is None else folder.resolve().name)
@@ -108,7 +110,7 @@ class BuiltinBackend:
         )
         self._threads, self._audit_every, self._shadow_every = threads, audit_every, shadow_every
         self._queue = TurnQueue(max_turns, max_waiting)
-        self._worker: DeviceWorker[Turn, reports.StepReport] = DeviceWorker(self._step, "engine")
+        self._upkeep: Upkeep[Turn, reports.StepReport] = Upkeep(self._step, self._reload, stuck_s)
         self._engine: Engine | None = None
         self._prompter: Prompter | None = None
         self.info = ModelInfo(self.name, "", 0)
@@ -122,12 +124,7 @@ class BuiltinBackend:
 
     async def start(self) -> None:
         """Loads the model and runs the self-test on the worker thread."""
-        try:
-            engine, test = await self.run(self._load)
-        except EngineError as error:
-            raise BackendError(f"the model in {self.folder} cannot be loaded: {error}") from error
-        self._engine = engine
-        self._prompter = Prompter(engine.render, engine.tokenizer.encode)
+        engine, test = await self._loaded()
         self.info = ModelInfo(
             self.name,
             engine.fingerprint,
@@ -145,10 +142,35 @@ class BuiltinBackend:
         modes = tuple(str(DecodeMode(drafter, codec)) for codec in engine.codecs for drafter in engine.drafters)
         self.capabilities = Capabilities(True, True, True, True, test.exactness, modes, constraints=True)
 
+        self._upkeep.watch()
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """A worker that has died, or a step that does not return."""
+        return self._upkeep.trouble
+
     async def stop(self) -> None:
         """Waits for the running step, then ends the worker."""
-        await asyncio.to_thread(self._worker.stop)
+        if self._engine is not None:
+            self._engine.release()
+        await self._upkeep.stop()
         self._engine = None
+
+    async def _loaded(self) -> tuple[Engine, SelfTest]:
+        try:
+            engine, test = await self._upkeep.load(self._load)
+        except EngineError as error:
+            raise BackendError(f"the model in {self.folder} cannot be loaded: {error}") from error
+        self._engine = engine
+        self._prompter = Prompter(engine.render, engine.tokenizer.encode)
+        return engine, test
+
+    async def _reload(self) -> None:
+        """The thread has died, in the middle of whatever it did: nothing of its engine is used any more."""
+        self._engine = None
+        if self._options.fault is Fault.WORKER_DIES:  # struck
+            self._options = replace(self._options, fault=None)
+        await self._loaded()
 
     async def generate(self, request: ChatRequest, mode: DecodeMode) -> BuiltinGeneration:
         """Renders, tokenises and prefills; between two chunks of the prompt a cancelled request stops."""
@@ -185,15 +207,17 @@ class BuiltinBackend:
 
     def forget(self, turn: Turn) -> None:
         """No step waits for this turn any more."""
-        self._worker.forget(turn)
+        self._upkeep.forget(turn)
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Runs a call on the worker thread."""
-        return await asyncio.wrap_future(self._worker.call(call, *arguments))
+        """Runs a call on the worker thread. Raises EngineLost."""
+        return await self._upkeep.run(call, *arguments)
 
     async def step(self, turn: Turn) -> reports.StepReport:
-        """The turn's next step, in one forward with those of other turns."""
-        return await asyncio.wrap_future(self._worker.step(turn))
+        """The turn's next step, in one forward with those of other turns. Raises EngineLost."""
+        if not self._is_current(turn):
+            raise EngineLost(Trouble("died", "the engine was restarted meanwhile; send the request again"))
+        return await self._upkeep.step(turn)
 
     async def memory(self) -> dict[str, int]:
         """Bytes of live tensors by what they hold, between two steps."""
@@ -207,14 +231,18 @@ class BuiltinBackend:
     async def closed(self, turn: Turn, keep: bool = True) -> None:
         """A generation is over: its sequence goes back for prefix reuse, behind any step that still runs."""
         self._queue.leave()
-        self._worker.forget(turn)
-        with contextlib.suppress(RuntimeError):  # the worker is shut down already
+        self._upkeep.forget(turn)
+        if not self._is_current(turn):
+            return
+        if self.trouble is not None:  # it may still end; then the turn is closed behind it
+            self._upkeep.submit(self.engine.close, turn, keep)
+            return
+        with contextlib.suppress(RuntimeError, EngineLost):  # the worker is shut down already, or gone
             await asyncio.shield(self.run(self.engine.close, turn, keep))
 
-    def _submit(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Runs a call on the worker thread, behind what is queued there; nobody waits for it."""
-        with contextlib.suppress(RuntimeError):  # the worker is shut down already
-            self._worker.call(call, *arguments)
+    def _is_current(self, turn: Turn) -> bool:
+        """Whether it belongs to the engine in use: a restart leaves turns behind."""
+        return self._engine is not None and turn.sequence.model is self._engine.model
 
     def _step(self, turns: Sequence[Turn]) -> list[reports.StepReport | Exception]:
         return self.engine.step(turns)
@@ -242,21 +270,26 @@ class BuiltinBackend:
         seed = wanted.seed if wanted.seed is not None else (secrets.randbits(63) if wanted.temperature > 0 else 0)
         options = self.turn_options(engine, request, mode, seed)
         started = time.perf_counter()
-        opening = self._worker.call(engine.open, prompt, options, marks)
+        opened: list[Turn] = []
+
+        def opening() -> Turn:
+            opened.append(engine.open(prompt, options, marks))
+            return opened[0]
+
         try:
-            turn = await asyncio.wrap_future(opening)
+            turn = await self.run(opening)
         except ContextOverflow as error:
             raise ContextTooLong(error.prompt, error.limit) from error
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, EngineLost):
             # the worker may open it all the same, with somebody's kept prefix inside
-            self._submit(_close_opened, engine, opening)
+            self._upkeep.submit(_close_opened, engine, opened)
             raise
         try:
             chunks = turn.sequence.prefill()
             while await self.run(next, chunks, None) is not None:
                 pass
         except BaseException:
-            self._submit(engine.close, turn)
+            self._upkeep.submit(engine.close, turn)
             raise
         prompt_ms = (time.perf_counter() - started) * 1e3
         promised = request.demands.text_schema_at
@@ -352,10 +385,10 @@ class BuiltinGeneration:
             await self._backend.closed(self._turn, keep=False)
 
 
-def _close_opened(engine: Engine, opening: Future[Turn]) -> None:
-    """Runs on the worker thread behind `opening`."""
-    if not opening.cancelled() and opening.exception() is None:
-        engine.close(opening.result())
+def _close_opened(engine: Engine, opened: Sequence[Turn]) -> None:
+    """Runs on the worker thread behind the opening."""
+    for turn in opened:
+        engine.close(turn)
 
 
 def _as_token(token: reports.TokenReport, to_bytes: Callable[[int], bytes] | None) -> Token:

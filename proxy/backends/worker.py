@@ -3,6 +3,7 @@
 Must not: know what a turn or a step is, or touch asyncio; whoever waits gets a `concurrent.futures.Future`.
 Invariant: calls and steps take turns, so a long prompt (one call per chunk) delays the others by a chunk at most, and
 they delay it by a step. Nobody waits for a turn that does not ask: a slow reader costs the others `linger_s`, once.
+Nobody waits for a thread that has ended either: whatever ends it, all futures get `WorkerDied` at once.
 """
 
 from __future__ import annotations
@@ -19,15 +20,28 @@ Report = TypeVar("Report")
 T = TypeVar("T")
 
 
+class WorkerDied(RuntimeError):
+    """The thread has ended, not because it was told to. `__cause__`: what ended it."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"the engine's worker died ({type(cause).__name__})")
+        self.__cause__ = cause
+
+
 class DeviceWorker(Generic[Turn, Report]):
     """step: one step of each turn given; a result may be an exception, which is that turn's alone.
 
     linger_s: how long a step waits for turns of the step before that have not asked again yet; their clients read what
-    they got at that moment, and a common step is cheaper than two.
+    they got at that moment, and a common step is cheaper than two. died: called on the dying thread, after all futures
+    have failed; an ordinary exception of a call or step is its caller's alone and ends nothing.
     """
 
     def __init__(
-        self, step: Callable[[Sequence[Turn]], Sequence[Report | Exception]], name: str, linger_s: float = 0.002
+        self,
+        step: Callable[[Sequence[Turn]], Sequence[Report | Exception]],
+        name: str,
+        linger_s: float = 0.002,
+        died: Callable[[WorkerDied], None] | None = None,
     ) -> None:
         self._step = step
         self._linger_s = linger_s
@@ -36,11 +50,16 @@ class DeviceWorker(Generic[Turn, Report]):
         self._steps: deque[tuple[Future[Report], Turn]] = deque()
         self._expected: list[Turn] = []
         self._stopping = False
+        self._told = died
+        self._death: WorkerDied | None = None
+        self._running: list[Future[Any]] = []
+        self._since: float | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def call(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Runs a function on the thread, behind those that wait. Raises RuntimeError after `stop`."""
+        """Runs a function on the thread, behind those that wait. Raises RuntimeError after `stop`, WorkerDied
+        after the thread's own end."""
         future: Future[T] = Future()
         with self._ready:
             self._refuse_if_stopping()
@@ -49,7 +68,7 @@ class DeviceWorker(Generic[Turn, Report]):
         return future
 
     def step(self, turn: Turn) -> Future[Report]:
-        """The next step of a turn, together with those of other turns. Raises RuntimeError after `stop`."""
+        """The next step of a turn, together with those of other turns. Raises as `call` does."""
         future: Future[Report] = Future()
         with self._ready:
             self._refuse_if_stopping()
@@ -63,20 +82,50 @@ class DeviceWorker(Generic[Turn, Report]):
             self._expected = [expected for expected in self._expected if expected is not turn]
             self._ready.notify()
 
-    def stop(self) -> None:
-        """Ends the thread after what runs at the moment; what waits is cancelled. Idempotent; waits for the end."""
+    def stop(self, patience_s: float | None = None) -> None:
+        """Ends the thread after what runs at the moment; what waits is cancelled. Idempotent; waits for the end, but no
+        longer than `patience_s` (what hangs then ends with the process)."""
         with self._ready:
             self._stopping = True
             for future, _ in (*self._calls, *self._steps):
                 future.cancel()
             self._ready.notify()
-        self._thread.join()
+        self._thread.join(patience_s)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds for which what runs now has been running; 0 while nothing does."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
 
     def _refuse_if_stopping(self) -> None:
+        if self._death is not None:
+            raise WorkerDied(self._death.__cause__ or self._death)
         if self._stopping:
             raise RuntimeError("the worker is stopped")
 
     def _run(self) -> None:
+        try:
+            self._take_turns()
+        except BaseException as error:  # whatever it is: nobody may wait for this thread any more
+            self._bury(WorkerDied(error))
+
+    def _bury(self, death: WorkerDied) -> None:
+        with self._ready:
+            self._death, self._since = death, None
+            waiting = [future for future, _ in (*self._calls, *self._steps)]
+            self._calls.clear()
+            self._steps.clear()
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                self._running.append(future)
+        for future in self._running:
+            if not future.done():
+                future.set_exception(death)
+        if self._told is not None:
+            self._told(death)
+
+    def _take_turns(self) -> None:
         last_was_call = False
         while True:
             with self._ready:
@@ -87,10 +136,12 @@ class DeviceWorker(Generic[Turn, Report]):
                 call = self._calls.popleft() if take_call else None
                 batch = [] if take_call else self._gather(0.0 if last_was_call else self._linger_s)
             last_was_call = take_call
+            self._since = time.monotonic()
             if call is not None:
-                _settle(*call)
+                self._run_call(*call)
             elif batch:
                 self._run_steps(batch)
+            self._running, self._since = [], None
 
     def _gather(self, linger_s: float) -> list[tuple[Future[Report], Turn]]:
         """All waiting steps, after a moment's patience for turns that stepped last time.
@@ -112,9 +163,10 @@ class DeviceWorker(Generic[Turn, Report]):
         return any(id(turn) not in here for turn in self._expected)
 
     def _run_steps(self, batch: list[tuple[Future[Report], Turn]]) -> None:
+        self._running = [future for future, _ in batch]
         try:
             results = self._step([turn for _, turn in batch])
-        except BaseException as error:
+        except Exception as error:
             for future, _ in batch:
                 future.set_exception(error)
             return
@@ -124,11 +176,13 @@ class DeviceWorker(Generic[Turn, Report]):
             else:
                 future.set_result(result)
 
-
-def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(call())
-    except BaseException as error:
-        future.set_exception(error)
+    def _run_call(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        self._running = [future]
+        try:
+            result = call()
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)

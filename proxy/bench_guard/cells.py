@@ -47,7 +47,7 @@ CELLS = (
     Cell("codes-scaled", CODED, "kv", "full"),
     Cell("values-halved", CODED, "kv", "full"),
     Cell("codes-damaged", CODED, "kv", "full"),
-    Cell("poisoned-prefix", FULL, "prefix_cache", "same_codec", warm=True),
+    Cell("poisoned-prefix", FULL, "prefix", "same_codec", warm=True),
     Cell("dead-drafter", FULL, "", "event"),
     Cell("step-hangs", FULL, "", "honest_failure"),
     Cell("worker-dies", FULL, "", "honest_failure"),

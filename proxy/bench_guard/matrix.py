@@ -6,6 +6,7 @@ before the next one starts.
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ from proxy.bench_guard.judge import Verdict, judge
 from proxy.bench_guard.tasks import Task
 from proxy.bench_guard.trial import Said, Trial, respond, started
 from proxy.bench_report import Bar, Table
+from proxy.replay import AutomaticReplay, AutomaticSettings
 
 Build = Callable[[str], Backend]
 """A backend that is not started yet, with the fault of this name, "" = none."""
@@ -93,9 +95,23 @@ async def _run(cell: Cell, build: Build, tasks: Sequence[Task], references: Refe
             if cell.warm:
                 await respond(faulty, task, PLAIN, Policy())
             trial = await respond(faulty, task, mode, Policy())
+            await _settle(trial, faulty)
             healed = await references.healed(trial) if cell.heals == "full" else None
             row.verdicts.append(judge(cell, trial, sound, healed))
     return row
+
+
+async def _settle(trial: Trial, faulty: Backend) -> None:
+    """What the closed record is not certain of is run again, as a server does it when nobody is served."""
+    idle = asyncio.Event()
+    idle.set()
+    replay = AutomaticReplay(faulty, trial.judged, idle, settings=AutomaticSettings(quiet_s=0))
+    for incident, capture, closure in zip(trial.incidents, trial.captures, trial.closures, strict=False):
+        if closure.certainty != "certain":
+            replay.opened(incident, capture)
+            replay.closed(closure)
+    await replay.settled()
+    await replay.close()
 
 
 def table(rows: Sequence[Row]) -> Table:

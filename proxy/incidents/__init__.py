@@ -18,6 +18,7 @@ from proxy.incidents.record import (
     Record,
     new_incident_id,
 )
+from proxy.incidents.retention import Limits
 from proxy.incidents.store import IncidentStore, StoreProblem
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "IncidentSink",
     "IncidentStore",
     "Judgement",
+    "Limits",
     "Origin",
     "Outcome",
     "Record",

@@ -6,35 +6,38 @@ Invariant: an incident is at most one record of each kind, each written once and
 
 from __future__ import annotations
 
-import json
 import queue
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from proxy.capture import Capture
-from proxy.incidents.database import StoreProblem, open_to_read, open_to_write, packed, version_of
-from proxy.incidents.liveness import Presence, may_have_writers
+from proxy.incidents.database import StoreProblem, open_to_read, version_of
+from proxy.incidents.liveness import may_have_writers
 from proxy.incidents.query import Selection, capture_of, events, select
 from proxy.incidents.record import Closure, Incident, Judgement, Record
-from proxy.incidents.redaction import Redactor, redact_capture, redact_text
-from proxy.incidents.withheld import Kind, without_text
+from proxy.incidents.retention import Limits
+from proxy.incidents.writer import Writer
 
 log = structlog.get_logger()
 
 _QUEUED = 4096
 _QUEUED_CAPTURES = 64
 """Captures that may wait for the disk: each can be as large as a prompt."""
+_CHECK_S = 3600.0
+"""Time after which the age of what is kept is looked at again."""
 _EVERYTHING = 1 << 62
 
-Told = tuple[Incident | Closure | Judgement, Capture | None]
+Told = tuple[Incident | Closure | Judgement | None, Capture | None]
+"""What the writer is told: a record, or None = look after the file."""
+_LOOK: Told = (None, None)
+
 __all__ = ["IncidentStore", "StoreProblem"]
 
 
@@ -42,20 +45,26 @@ class IncidentStore:
     """Writes in one thread of its own, started by the first write; reads with a connection per call.
 
     capture: keep what it takes to replay an incident, secrets apart, and what was said.
-    dropped: records that could not be written; what they were is in the log, and how many in the store.
+    dropped: records that could not be written; the log says why, and the store how many.
     """
 
-    def __init__(self, path: Path | str, capture: bool = False) -> None:
+    def __init__(self, path: Path | str, capture: bool = False, limits: Limits | None = None) -> None:
         self.path = Path(path)
         self.dropped = 0
-        self._capture = capture
+        self._capture, self._limits = capture, limits or Limits()
         self._queue: queue.Queue[Told | None] = queue.Queue(_QUEUED)
         self._captures = threading.BoundedSemaphore(_QUEUED_CAPTURES)
+        self._told_of = 0
         self._writer: threading.Thread | None = None
         self._lock = threading.Lock()
 
+    def start(self) -> None:
+        """Looks after a file that is there: what a killed process left open, what is too old. It does not wait."""
+        if self.path.is_file():
+            self._enqueue(_LOOK)
+
     def opened(self, incident: Incident, capture: Capture | None = None) -> None:
-        kept = capture if self._capture and self._captures.acquire(blocking=False) else None
+        kept = capture if self._capture and capture and self._captures.acquire(blocking=False) else None
         if not self._enqueue((incident, kept)) and kept is not None:
             self._captures.release()
 
@@ -86,9 +95,12 @@ class IncidentStore:
             return found and replace(found, capture=capture_of(connection, incident, version))
 
     def find(self, prefix: str, limit: int = 50) -> Sequence[Record]:
-        """The one of exactly this id, else those whose ids begin so, newest first, without captures."""
-        exact = self.get(prefix)
-        return [exact] if exact else list(self.iterate(Selection(prefix=prefix), limit))
+        """The one of exactly this id, else those whose ids begin so, newest first; a single one with its capture."""
+        if (exact := self.get(prefix)) is not None:
+            return [exact]
+        found = list(self.iterate(Selection(prefix=prefix), limit))
+        only = self.get(found[0].id) if len(found) == 1 else None
+        return found if only is None else [only]
 
     def list(
         self,
@@ -160,78 +172,40 @@ class IncidentStore:
         return True
 
     def _write(self) -> None:
-        connection: sqlite3.Connection | None = None
-        presence: Presence | None = None
-        told_losses = self.dropped
-        while (told := self._queue.get()) is not None:
-            record, capture = told
+        writer = Writer(self.path, self._limits)
+        self._do(writer, _LOOK)
+        while True:
             try:
-                if connection is None:
-                    connection = open_to_write(self.path, lambda text: redact_text(text)[0])
-                    presence = presence or Presence(self.path)
-                    _bury_dead(connection, presence)
-                connection.execute("BEGIN IMMEDIATE")
-                self._insert(connection, record, capture)
-                if self.dropped > told_losses:
-                    lost, told_losses = self.dropped - told_losses, self.dropped
-                    connection.execute("INSERT INTO losses VALUES (?, ?, ?)", (_now(), lost, "not written"))
-                connection.execute("COMMIT")
-            except (sqlite3.Error, OSError, StoreProblem) as error:
-                self._lose(str(error))
-                if connection is not None and connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            finally:
-                if capture is not None:
-                    self._captures.release()
-                self._queue.task_done()
-        if connection is not None:
-            connection.close()
-        if presence is not None:
-            presence.end()
-        self._queue.task_done()
+                told = self._queue.get(timeout=_CHECK_S)
+            except queue.Empty:
+                self._do(writer, _LOOK)
+                continue
+            if told is not None:
+                self._do(writer, told)
+            else:
+                writer.close()
+            self._queue.task_done()
+            if told is None:
+                return
 
-    def _insert(
-        self, connection: sqlite3.Connection, record: Incident | Closure | Judgement, capture: Capture | None
-    ) -> None:
-        data = asdict(record)
-        kind: Kind = "judged"
-        if isinstance(record, Incident):
-            kind = "opened"
-            clean = None if capture is None else redact_capture(capture)
-            if clean is not None:
-                row = (record.id, _now(), packed(clean.plain()))
-                connection.execute("INSERT OR IGNORE INTO captures VALUES (?, ?, ?)", row)
-            redactor = Redactor()
-            redactor.tree([data["texts"], data["evidence"]])
-            if clean is None or clean.redacted or redactor.kinds:
-                data = without_text(kind, data)
-        else:  # what was decoded after the trip was not searched for secrets, and a replay says it again
-            kind = "closed" if isinstance(record, Closure) else kind
-            data = without_text(kind, data)
-        text = json.dumps(data, ensure_ascii=False, default=str)
-        values = (record.id, kind, _now(), text)
-        connection.execute(
-            "INSERT OR IGNORE INTO records (incident, kind, time, data) SELECT ?1, ?2, ?3, ?4 "
-            "WHERE ?2 = 'opened' OR EXISTS (SELECT 1 FROM records WHERE incident = ?1 AND kind = 'opened')",
-            values,
-        )
+    def _do(self, writer: Writer, told: Told) -> None:
+        record, capture = told
+        try:
+            if record is None:
+                writer.look_after()
+            else:
+                lost = self.dropped
+                writer.write(record, capture, lost - self._told_of)
+                self._told_of = lost
+        except Exception as error:  # whatever it is, the next record may fare better, and no stream hears of it
+            if record is not None:
+                self._lose(str(error))
+            else:
+                log.error("incidents.neglected", error=str(error))
+        finally:
+            if capture is not None:
+                self._captures.release()
 
     def _lose(self, reason: str) -> None:
         self.dropped += 1
         log.error("incident.dropped", total=self.dropped, error=reason)
-
-
-def _bury_dead(connection: sqlite3.Connection, presence: Presence) -> None:
-    """Records of incidents that nobody is left to close say so, once."""
-    if presence.is_alone():
-        connection.execute(
-            "INSERT OR IGNORE INTO records (incident, kind, time, data) "
-            "SELECT o.incident, 'died', ?, '{}' FROM records o WHERE o.kind = 'opened' AND NOT EXISTS "
-            "(SELECT 1 FROM records c WHERE c.incident = o.incident AND c.kind = 'closed')",
-            (_now(),),
-        )
-    presence.settle()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

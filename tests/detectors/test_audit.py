@@ -25,6 +25,7 @@ def test_the_reason_says_what_was_compared(compared: str) -> None:
     finding = audit_finding(10, 8, 2, 0.0, compared)
     assert finding is not None
     assert finding.reason == REASONS[compared]
+    assert finding.detector == ("drift.prefix" if compared == "prefix" else "drift.audit")
     assert finding.evidence["compared"] == compared
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.faults import Fault
 from engine.model import Model
-from engine.planted_steps import PlantedSteps
+from engine.planted_steps import PlantedSteps, in_argument
 from engine.state import SequenceState
 
 
@@ -85,3 +87,45 @@ def test_nothing_is_left_of_rejected_rows_after_a_rewind(model: Model) -> None:
     state = stepped(model, None, 5, 2)
     state.rewind(40)
     assert state.rejected == 0
+
+
+def told(more: Sequence[int]) -> str:
+    return "<parameter=path>\n" + "".join("abc<"[token % 4] for token in more)
+
+
+LOGITS = torch.tensor([[0.0, 5.0, 4.0, 4.5], [0.0, 1.0, 5.0, 0.5], [5.0, 4.0, 0.0, 0.0]])
+
+
+def test_the_runner_up_is_taken_once_inside_an_argument() -> None:
+    planted = PlantedSteps(Fault.FLIPPED_ARGUMENT)
+    assert planted.chosen([1], 1, LOGITS, told, {3}) == [1]  # a plain step
+    assert planted.chosen([1, 2, 0], 3, LOGITS, lambda more: "no call", {3}) == [1, 2, 0]
+    assert planted.chosen([1, 2, 0], 3, LOGITS, told, {3}) == [2, 2, 0]  # 3 is special
+    assert planted.chosen([1, 2, 0], 3, LOGITS, told, {3}) == [1, 2, 0]
+
+
+def test_a_flip_leaves_the_markup_as_it_is() -> None:
+    planted = PlantedSteps(Fault.FLIPPED_ARGUMENT)
+    assert planted.chosen([3, 2, 0], 1, LOGITS, told, {9}) == [3, 2, 0]  # row 0 says "<"
+    assert planted.chosen([1, 2, 0], 1, LOGITS, told, {9}) == [2, 2, 0]  # the runner-up would
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        ("<parameter=path>\nsrc/a", True),
+        ("<parameter=path", False),
+        ("<parameter=path>\nsrc\n</parameter>\n", False),
+        ("<parameter=a>\nx</parameter><parameter=b>\n", True),
+        ("text", False),
+    ],
+)
+def test_what_is_inside_an_argument(text: str, inside: bool) -> None:
+    assert in_argument(text) == inside
+
+
+@pytest.mark.parametrize("fault", [None, *Fault])
+def test_drafts_are_never_right_with_a_dead_drafter_alone(fault: Fault | None) -> None:
+    drafts = PlantedSteps(fault).drafted([4, 5], {8, 7})
+    assert drafts == ([7, 7] if fault is Fault.DEAD_DRAFTER else [4, 5])
+    assert PlantedSteps(fault).drafted([], {7}) == []

@@ -127,8 +127,6 @@ async def test_a_sound_mode_passes_and_leaves_nothing_behind(keeper: TrustKeeper
         # a codec: it fails what plain decoding passes
         ("none/k4v4", {"none/k4v4": "no"}, "needle fails in none/k4v4 and not in plain"),
         ("mtp+ngram/k4v4", {"none/k4v4": "no", "mtp+ngram/k4v4": "no"}, "needle fails in none/k4v4 and not in plain"),
-        # nothing can be checked, and the tokens differ
-        ("none/k4v4", {"none/k4v4": "no", "plain": "not me"}, "plain answers nothing rightly here"),
     ],
 )
 async def test_a_fault_is_found_and_named(keeper: TrustKeeper, mode: str, broken: dict[str, str], word: str) -> None:
@@ -146,7 +144,15 @@ async def test_a_codec_may_use_other_words_where_the_answer_is_right(keeper: Tru
             return await super().generate(request, mode)
 
     assert (await judged(keeper, Wordy(), "none/k4v4"))[0] == "passed"
+
+
+async def test_a_codec_that_cannot_be_compared_is_neither_cleared_nor_condemned(keeper: TrustKeeper) -> None:
     assert (await judged(keeper, Engine({"none/k4v4": "dunno", "plain": "dunno"}), "none/k4v4"))[0] == "passed"
+    outcome, why = await judged(keeper, Engine({"none/k4v4": "no", "plain": "not me"}), "none/k4v4")
+    assert outcome == "gave_up" and "plain answers nothing rightly here" in why
+    broken = {"mtp/k4v4": "other", "none/k4v4": "no", "plain": "not me"}
+    outcome, why = await judged(keeper, Engine(broken), "mtp/k4v4")
+    assert outcome == "failed" and "differs from none/k4v4" in why, "its drafts can be compared all the same"
 
 
 async def test_a_device_that_repeats_no_bits_is_held_to_the_checks(keeper: TrustKeeper) -> None:

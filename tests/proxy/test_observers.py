@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+from structlog.testing import capture_logs
+
 from detectors.channels import Piece
+from detectors.drift.memory import DriftMemory
 from detectors.settings import DEFAULT
 from detectors.tool_schema import ToolSchemas
 from policies.modes import PLAIN
-from proxy.backends.base import Audit, Delta, Shadow, StepStats, Token
+from proxy.backends.base import Audit, CacheFault, CacheHealth, Delta, EndReason, Shadow, StepStats, Token
 from proxy.observers import Observers, text_of
 from proxy.transcript import Transcript
 from proxy.trips import Trips
@@ -19,18 +23,18 @@ SCHEMAS = ToolSchemas.compile([(tool.name, tool.parameters) for tool in TOOLS])
 
 
 class Observed:
-    def __init__(self) -> None:
+    def __init__(self, memory: DriftMemory | None = None) -> None:
         self.transcript = Transcript()
         backend = ScriptedBackend("")
         self.trips = Trips(REQUEST, backend, asyncio.run(backend.generate(REQUEST, FAST)), Sink())
         self.observers = Observers(
-            REQUEST, SCHEMAS, 1 << 20, FAST, DEFAULT, starts_thinking=False, shadow=None, exact=True
+            REQUEST, SCHEMAS, 1 << 20, FAST, DEFAULT, starts_thinking=False, shadow=memory, exact=True
         )
 
-    def step(self, *tokens: Token, **stats: object) -> list[str]:
+    def step(self, *tokens: Token, end: EndReason | None = None, **stats: object) -> list[str]:
         """Who speaks, and how many tokens were taken until then."""
         step = StepStats(FAST, "mtp", 3, 3, 0.5, 10, **stats)  # type: ignore[arg-type]
-        delta = Delta(len(self.transcript), tokens, step)
+        delta = Delta(len(self.transcript), tokens, step, end)
         found = self.observers.observe(delta, self.transcript, self.trips)
         return [f"{finding.detector} at {len(self.transcript)}" for _, finding in found if finding is not None]
 
@@ -78,3 +82,60 @@ def test_an_open_call_has_a_name_and_a_size() -> None:
     observed.step(*tokens("<tool_call>\n<function=ls>\n<parameter=path>"))
     assert observed.observers.watch.call_name == "ls"
     assert observed.observers.watch.call_chars == len("\n<function=ls>\n<parameter=path>")
+
+
+def test_a_cache_that_is_not_what_it_should_be_is_told() -> None:
+    fault = CacheFault("seal", 1, "both", 128, 3.0, 0.0)
+    told = Observed().step(Token(0, "x"), cache=CacheHealth((fault,), 0, None, None, None))
+    assert told == ["drift.kv at 0"]
+    assert Observed().step(Token(0, "x"), cache=CacheHealth((), 64, None, None, 0.2)) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "late"),
+    [
+        ("<tool_call>\n<function=rm>\n", ""),
+        ("<tool_call>\nrm -rf\n</tool_call>", ""),
+        ("<tool_call>\n<function=rm>\n", "<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"),
+    ],
+)
+def test_calls_that_are_seldom_valid_are_told_once_and_each_call_counts_once(said: str, late: str) -> None:
+    memory, told = DriftMemory(), list[str]()
+    for _ in range(12):
+        observed = Observed(memory)
+        told += observed.step(*tokens(said))
+        if late:  # nobody has stopped it
+            told += observed.step(*tokens(late))
+    assert sum(each.startswith("drift.tool_validity") for each in told) == 1
+    (window,) = memory.validity._calls.values()
+    assert list(window) == [False] * 12
+    Observed(memory).step(*tokens(LS))
+    assert list(window) == [False] * 12 + [True]
+
+
+def test_a_call_that_the_token_limit_cuts_off_says_nothing_about_validity() -> None:
+    memory = DriftMemory()
+    Observed(memory).step(*tokens("<tool_call>\n<function=ls>\n"), end="length")
+    assert memory.validity._calls == {}
+
+
+def test_saturation_stands_beside_a_loop() -> None:
+    observed = Observed()
+    for n in range(70):
+        observed.step(Token(n, f" w{n}", 0.0, 1.0, 9.0, 0.001))
+    found = []
+    for _ in range(90):
+        tokens_ = [Token(index, piece, 0.0, 1.0, 9.0, 0.001) for index, piece in enumerate((" a", " b", " c", " d"))]
+        step = StepStats(FAST, "mtp", 3, 3, 0.5, 10)
+        delta = Delta(len(observed.transcript), tuple(tokens_), step)
+        found += [f for _, f in observed.observers.observe(delta, observed.transcript, observed.trips) if f is not None]
+    assert {finding.detector for finding in found} == {"loop.period"}
+    assert all(finding.evidence["saturated"] == 1.0 for finding in found)
+
+
+def test_a_dead_drafter_is_logged_and_nothing_more() -> None:
+    observed = Observed()
+    with capture_logs() as logs:
+        assert observed.step(Token(0, "x"), dead_drafter="mtp") == []
+    assert [(entry["event"], entry["source"]) for entry in logs] == [("drafter.dead", "mtp")]
+    assert observed.trips.ids == ()

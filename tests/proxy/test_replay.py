@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
-
 import pytest
-import pytest_asyncio
 
-from detectors.finding import Grade
-from detectors.settings import DEFAULT
 from policies.modes import DecodeMode
-from proxy.backends.base import Delta, Preempted, Rerun, RewindReport
-from proxy.backends.builtin import BuiltinBackend
-from proxy.capture import Capture
-from proxy.conversation import ChatRequest, Demands
-from proxy.incidents import Closure, Judgement
-from proxy.replay import MAX_BYTES, MAX_PREEMPTED, MAX_REMEMBERED, AutomaticReplay, AutomaticSettings, trouble_of
-from proxy.replay_runs import Limits
-from proxy.sinks import Sinks
-from tests.proxy.played import Sink, play
-from tests.proxy.reruns import AT_ONCE, FAST, guarded, judged, poison, seeded, started, turns
-from tests.proxy.scripted import Script, ScriptedBackend
+from tests.proxy.played import Sink
+from tests.proxy.reruns import FAST, judged, seeded, started, turns
 
 CODED = DecodeMode("mtp+ngram", "k4v4")
 

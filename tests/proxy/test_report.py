@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from proxy.incidents import Closure, Incident, Record
-from proxy.report import CULPRITS, incident_page, incident_table
-from tests.proxy.incidents.samples import CLOSURE, INCIDENT
+from proxy.incidents import Closure, Incident, Origin, Record
+from proxy.incidents.statistics import statistics
+from proxy.report import CULPRITS, incident_page, incident_table, statistics_page
+from tests.proxy.incidents.samples import CAPTURE, CLOSURE, INCIDENT, JUDGEMENT, ROW
 
 
 def shown(renderable: RenderableType, width: int = 400) -> list[str]:
@@ -62,6 +63,7 @@ def test_a_page_says_what_happened() -> None:
         "drafts": "drafted 9, accepted 0",
         "request": "req_1, openai.chat, model m",
         "replay": "seed 1, temperature 0.0, prompt sha256 0000000000000000, model sha256:0",
+        "captured": "no; with `incidents.capture = true` it could be run again",
     }
 
 
@@ -69,6 +71,74 @@ def test_an_incident_that_is_not_over() -> None:
     rows = page(closure=None)
     assert (rows["outcome"], rows["culprit"]) == ("still open, finish reason -", "not known, not judged yet")
     assert "cost" not in rows
+
+
+def test_an_incident_whose_process_died() -> None:
+    died = replace(record(closure=None), died=True)
+    assert ["outcome", *"died while open, finish reason -".split()] in [
+        line.split() for line in shown(incident_page(died))
+    ]
+    assert shown(incident_table([died]))[1].endswith("died")
+
+
+def test_a_judgement_overrides_the_closure_and_shows_its_runs() -> None:
+    rows = (
+        {**ROW, "axis": "none", "cures": False, "recurs": True},
+        ROW,
+        {"axis": "filter", "kl": None, "withheld": ["x"]},
+    )
+    judged = replace(record(), judged=asdict(replace(JUDGEMENT, axes=rows)))
+    assert "kv" in shown(incident_table([judged]))[1].split()
+    lines = shown(incident_page(judged))
+    assert [line.split() for line in lines if line.startswith("culprit")] == [
+        "culprit the compressed KV cache, certain".split()
+    ]
+    assert [line.split() for line in lines[-4:]] == [
+        "axis mode tokens first_difference cures recurs".split(),
+        "none plain 17 3 no yes".split(),
+        "draft plain 17 3 yes no".split(),
+        "filter - - - - -".split(),
+    ]
+
+
+def test_steps_versions_and_rules() -> None:
+    steps = ({"position": 8, "mode": "mtp/full", "min_margin": 0.25, "mismatch": None, "finite": False},)
+    origin = Origin("c" * 64, "strict", "p" * 64)
+    changed = replace(INCIDENT, steps=steps, origin=origin, versions={"specguard": "0.1.0", "torch": "2"}, tool="ls")
+    assert (
+        page(origin=origin)["rules"] == "config_sha256 cccccccccccccccc, policy strict, policy_sha256 pppppppppppppppp"
+    )
+    lines = shown(incident_page(record(changed)))
+    words = [line.split() for line in lines]
+    assert ["tool", "ls"] in words
+    assert "versions specguard 0.1.0, torch 2".split() in words
+    assert words[-2:] == ["position mode min_margin".split(), "8 mtp/full 0.25".split()]
+
+
+def test_what_was_captured() -> None:
+    def captured(capture: dict[str, Any]) -> str:
+        lines = shown(incident_page(replace(record(), capture=capture)))
+        return next(line for line in lines if line.startswith("captured")).removeprefix("captured").strip()
+
+    plain = CAPTURE.plain()
+    assert captured(plain) == "2 tokens of prompt, 1 of response, 2 discarded; `specguard replay` runs it again"
+    assert captured(plain | {"redacted": ["jwt"]}) == "without token ids, since secrets were redacted (jwt)"
+    assert captured({"prompt": "x"}) == "the prompt alone, by an older version"
+
+
+def test_statistics_for_people() -> None:
+    assert shown(statistics_page(statistics([]))) == ["no incidents"]
+    lines = shown(statistics_page(statistics([record(), record(replace(INCIDENT, id="inc_0"), None)])))
+    assert lines[0] == "2 incidents, 2026-01-02T03:04:05 to 2026-01-02T03:04:05"
+    assert [line.split() for line in lines[1:]] == [
+        "detector 2 tool.schema".split(),
+        "culprit 1 speculation".split(),
+        "1 not judged".split(),
+        "mode 2 mtp/full -> plain".split(),
+        "outcome 1 recovered".split(),
+        "1 open".split(),
+        "cost 1 rewinds, p50 2.0 ms, p90 2.0 ms, 34 tokens thrown away".split(),
+    ]
 
 
 def test_what_was_done_without_a_rewind() -> None:

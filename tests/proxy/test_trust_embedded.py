@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from examples.agent import protocol
+from examples.embedded_model.tasks import make_task
 from policies.breaker import Key
 from policies.modes import DecodeMode
 from proxy.backends.builtin import BuiltinBackend
@@ -17,12 +19,18 @@ from proxy.canaries import Canaries, CanarySettings
 from proxy.conversation import ChatRequest
 from proxy.trust_keeper import TrustKeeper
 from proxy.trust_store import TrustStore
-from tests.proxy.live import CHAT, serving
+from tests.proxy.live import CHAT, Answer, serving
 
-ASKS = [{"role": "user", "content": "Fix the bug in shelf.py, please. The test says that it counts one too many."}]
+TASK = make_task(3, held_out=True)
+OPENING = protocol.first_message(list(TASK.files), TASK.test_output)
+ASKS: dict[str, Any] = {
+    "model": "specguard-embedded",
+    "messages": [{"role": "system", "content": protocol.SYSTEM_PROMPT}, {"role": "user", "content": OPENING}],
+    "tools": protocol.TOOLS,
+    "max_tokens": 80,
+}
 STAYS: dict[str, Any] = {"cool_down_s": 1000.0}
 SOON: dict[str, Any] = {"cool_down_s": 0.01, "most_cool_down_s": 0.02, "canary_quiet_s": 0.0}
-DECODE: dict[str, Any] = {"audit_every": 1}
 
 
 @dataclass
@@ -30,15 +38,22 @@ class Spied(BuiltinBackend):
     """The engine, and what it was asked for: (mode, cached tokens) of each generation."""
 
     plant: str | None = None
+    every: int = 16
     seen: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        super().__init__(plant=self.plant, audit_every=1)
+        super().__init__(plant=self.plant, audit_every=self.every)
 
     async def generate(self, request: ChatRequest, mode: DecodeMode) -> Any:
         generation = await super().generate(request, mode)
         self.seen.append((str(mode), generation.cached_tokens))
         return generation
+
+
+def _said(answer: Answer) -> Any:
+    """Text and calls, without the ids that are drawn anew."""
+    message = answer.json["choices"][0]["message"]
+    return message["content"], [call["function"] for call in message.get("tool_calls", [])]
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -50,22 +65,22 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 async def test_a_planted_fault_opens_and_its_removal_heals(tmp_path: Path) -> None:
-    faulty: Any = Spied("verify-ignores-cache")
+    faulty: Any = Spied("verify-ignores-cache", 1)
     async with serving(faulty, folder=tmp_path, breaker=STAYS) as live:
-        first = await live.post(CHAT, model="specguard-embedded", messages=ASKS, max_tokens=80)
+        first = await live.post(CHAT, **ASKS)
         assert first.headers["x-specguard-mode"] == "mtp+ngram/full" and first.json["timings"]["draft_n"]
         incidents = await live.incidents()
         assert {record.opened["detector"] for record in incidents} == {"drift.audit"}
-        second = await live.post(CHAT, model="specguard-embedded", messages=ASKS, max_tokens=80)
+        second = await live.post(CHAT, **ASKS)
         assert second.headers["x-specguard-mode"] == "plain"
         assert second.json["timings"]["draft_n"] == 0, "plain from its first token"
-        assert second.json["choices"] == first.json["choices"], "and what the first one was healed to"
+        assert _said(second) == _said(first), "and what the first one was healed to"
         assert len(await live.incidents()) == len(incidents)
         body = (await live.ask("GET", "/metrics")).body.decode()
         assert 'specguard_breaker_state{bucket="0-1k",mode="mtp+ngram/full"} 2.0' in body
         assert 'specguard_memory_bytes{part="weights"}' in body
 
-    still: Any = Spied("verify-ignores-cache")
+    still: Any = Spied("verify-ignores-cache", 1)
     async with serving(still, folder=tmp_path, breaker=SOON) as live:
         assert live.service.keeper is not None
         keeper = live.service.keeper
@@ -79,16 +94,15 @@ async def test_a_planted_fault_opens_and_its_removal_heals(tmp_path: Path) -> No
         await until(lambda: keeper.records and all(record.state == "closed" for record in keeper.records.values()))
         assert any(cached for mode, cached in sound.seen if mode == "mtp+ngram/full"), "answered from a kept prefix"
         assert sound.engine.memory().kept == 0, "no prefix of a canary is kept"
-        healed = await live.post(CHAT, model="specguard-embedded", messages=ASKS, max_tokens=80)
+        healed = await live.post(CHAT, **ASKS)
         assert healed.headers["x-specguard-mode"] == "mtp+ngram/full"
-        assert healed.json["choices"] == first.json["choices"]
+        assert _said(healed) == _said(first)
 
 
 @pytest.mark.parametrize(
     ("plant", "mode", "context", "outcome"),
     [
-        (None, "mtp+ngram/full", 1500, "passed"),
-        (None, "mtp+ngram/k8v8", 400, "passed"),
+        (None, "ngram/k8v8", 400, "passed"),
         ("argmax-acceptance", "mtp+ngram/full", 400, "failed"),
         ("nan-at-position", "none/k8v8", 400, "failed"),
     ],
@@ -101,7 +115,7 @@ async def test_canaries_judge_the_real_engine(
     try:
         keeper, idle = TrustKeeper(TrustStore(tmp_path / "trust.json")), asyncio.Event()
         canaries = Canaries(keeper, backend, idle, CanarySettings())
-        key = Key(backend.info.fingerprint, mode, 0 if context < 1024 else 1, backend.info.tool_format)
+        key = Key(backend.info.fingerprint, mode, 0, backend.info.tool_format)
         _, tokens = await canaries.fitted(context, 1)
         assert abs(tokens - context) < 64
         verdict = await canaries.judge(key, context)

@@ -83,8 +83,7 @@ async def test_three_likely_trips_and_the_next_request_starts_plain(tmp_path: Pa
         assert not backend.generations[0].rewinds
 
     # the fault is there: canaries fail, the mode stays out
-    backend = engine(SICK)
-    async with serving(backend, folder=tmp_path, breaker=SOON, model=NO_PREFIXES) as live:
+    async with serving(engine(SICK, "bitwise"), folder=tmp_path, breaker=SOON, model=NO_PREFIXES) as live:
         assert live.service.keeper is not None
         keeper = live.service.keeper
         await until(lambda: any(record.confirmed for record in keeper.records.values()))

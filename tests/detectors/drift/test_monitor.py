@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from detectors.drift.memory import DriftMemory
 from detectors.drift.monitor import DriftMonitor
-from detectors.drift.sprt import ShadowAgreement
 from detectors.finding import Finding, Grade
 
 
@@ -44,7 +44,8 @@ class Step:
     context: int = 500
     expected: tuple[float, ...] = ()
     shadow: Shadow | None = None
-    cache: object = None
+    cache: None = None
+    dead_drafter: str | None = None
 
 
 @pytest.mark.parametrize("accepted", [0, 1, 7])
@@ -87,7 +88,7 @@ def test_after_a_rewind_the_same_draws_do_not_count_twice() -> None:
 
 
 def test_shadow_samples_of_all_responses_count_together() -> None:
-    shadow, found = ShadowAgreement(), list[Finding | None]()
+    shadow, found = DriftMemory(), list[Finding | None]()
     for _ in range(20):
         monitor = DriftMonitor("k4v4", shadow)
         found.append(monitor.feed(40, [Token(1)], Step(shadow=Shadow(agrees=False))))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ def query(path: Path, statement: str) -> list[tuple[object, ...]]:
         return connection.execute(statement).fetchall()
 
 
+def _ago(seconds: int) -> str:
+    return f"{(datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec='milliseconds')[:23]}Z"
+
+
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """A store of version 1: inc_1 closed and with its prompt, inc_2 open."""
@@ -43,9 +48,9 @@ def old(tmp_path: Path) -> Path:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(VERSION_1)
         insert = "INSERT INTO records VALUES (?, ?, ?, ?)"
-        connection.execute(insert, ("inc_1", "opened", "2026-01-01T00:00:00.000Z", opened))
-        connection.execute(insert, ("inc_2", "opened", "2026-01-01T00:00:02.000Z", opened))
-        connection.execute(insert, ("inc_1", "closed", "2026-01-01T00:00:01.000Z", closed))
+        connection.execute(insert, ("inc_1", "opened", _ago(5), opened))
+        connection.execute(insert, ("inc_2", "opened", _ago(3), opened))
+        connection.execute(insert, ("inc_1", "closed", _ago(4), closed))
         connection.execute("INSERT INTO prompts VALUES (?, ?)", ("inc_1", PROMPT))
     return path
 

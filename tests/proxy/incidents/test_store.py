@@ -14,7 +14,7 @@ import pytest
 
 from proxy.capture import Capture
 from proxy.incidents import IncidentStore
-from tests.proxy.incidents.samples import CAPTURE, CLOSURE, INCIDENT
+from tests.proxy.incidents.samples import CAPTURE, CLOSURE, INCIDENT, JUDGEMENT, ROW
 
 
 @pytest.fixture
@@ -135,3 +135,106 @@ def test_closing_flushes_twice_is_harmless_and_the_store_goes_on(store: Incident
     assert record is not None
     assert record.closed is not None
     assert not [thread for thread in threading.enumerate() if thread.name == "incidents"]
+
+
+def test_a_full_queue_costs_records_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk stands still: who writes does not wait, and what was lost is told with the next record."""
+    monkeypatch.setattr("proxy.incidents.store._QUEUED", 8)
+    store = IncidentStore(tmp_path / "i.sqlite")
+    store.opened(replace(INCIDENT, id="inc_0"))
+    store.flush()
+    with sqlite3.connect(store.path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for i in range(1, 40):
+            store.opened(replace(INCIDENT, id=f"inc_{i}"))
+        assert 30 <= store.dropped <= 31
+        other.execute("COMMIT")
+    other.close()
+    store.flush()
+    store.opened(replace(INCIDENT, id="inc_last"))
+    store.close()
+    count, last = store.losses()
+    assert count == store.dropped
+    assert last > "2026"
+    assert len(store.list()) == 41 - count
+
+
+def test_captures_that_wait_for_the_disk_are_few(tmp_path: Path) -> None:
+    store = IncidentStore(tmp_path / "i.sqlite", capture=True)
+    store.opened(replace(INCIDENT, id="inc_0"))
+    store.flush()
+    with sqlite3.connect(store.path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for i in range(1, 100):
+            store.opened(replace(INCIDENT, id=f"inc_{i}"), CAPTURE)
+        other.execute("COMMIT")
+    other.close()
+    store.flush()
+    store.opened(replace(INCIDENT, id="inc_last"), CAPTURE)
+    store.close()
+    assert store.dropped == 0
+    captured = [record.id for record in store.list(200) if getattr(store.get(record.id), "capture", None)]
+    assert captured == ["inc_last", *sorted((f"inc_{i}" for i in range(1, 65)), reverse=True)]
+
+
+def test_a_file_that_was_taken_away_is_made_again(store: IncidentStore) -> None:
+    store.opened(INCIDENT)
+    store.flush()
+    for file in store.path.parent.iterdir():
+        file.unlink()
+    store.opened(replace(INCIDENT, id="inc_2"))
+    store.flush()
+    assert [record.id for record in store.list()] == ["inc_2"]
+    assert store.list()[0].state == "open"
+
+
+def test_a_record_that_cannot_be_written_does_not_end_the_writer(store: IncidentStore) -> None:
+    nested: dict[str, object] = {}
+    for _ in range(100_000):
+        nested = {"a": nested}
+    store.opened(replace(INCIDENT, audits=nested))
+    store.opened(replace(INCIDENT, id="inc_2", session="\ud800"))
+    store.flush()
+    assert store.dropped == 1
+    assert [record.id for record in store.list()] == ["inc_2"]
+
+
+def test_a_redacted_capture_takes_the_tokens_out_of_the_evidence_too(tmp_path: Path) -> None:
+    store = IncidentStore(tmp_path / "i.sqlite", capture=True)
+    store.opened(replace(INCIDENT, evidence={"unit": [7]}), replace(CAPTURE, response="api_key: sk-0123456789abcdefg"))
+    store.opened(replace(INCIDENT, id="inc_2", texts={"before": "password: hunter22"}), CAPTURE)
+    store.close()
+    first, second = store.get("inc_1"), store.get("inc_2")
+    assert first is not None and second is not None and first.capture is not None
+    assert (first.capture["redacted"], first.capture["prompt_ids"]) == (["api_key"], [])
+    assert first.opened["evidence"] == {"withheld": ["unit"]}
+    assert "texts" not in second.opened
+
+
+def test_a_closure_never_holds_tokens(tmp_path: Path) -> None:
+    """What was decoded after the trip was not searched for secrets."""
+    store = IncidentStore(tmp_path / "i.sqlite", capture=True)
+    store.opened(INCIDENT, CAPTURE)
+    store.closed(replace(CLOSURE, proof={"compared": 2, "redecoded": [7006]}))
+    store.close()
+    record = store.get("inc_1")
+    assert record is not None and record.closed is not None
+    assert record.closed["proof"] == {"compared": 2, "withheld": ["redecoded"]}
+
+
+def test_what_closes_nothing_is_not_kept(store: IncidentStore) -> None:
+    store.closed(CLOSURE)
+    store.judged(JUDGEMENT)
+    store.flush()
+    assert list(store.events()) == []
+
+
+def test_a_judgement_is_written_once(store: IncidentStore) -> None:
+    store.opened(INCIDENT)
+    store.closed(CLOSURE)
+    store.judged(JUDGEMENT)
+    store.judged(replace(JUDGEMENT, culprit="model"))
+    store.flush()
+    record = store.get("inc_1")
+    assert record is not None and record.judged is not None
+    assert (record.culprit, record.judged["axes"]) == ("kv", [ROW])
