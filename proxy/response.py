@@ -128,7 +128,7 @@ class GuardedResponse:
 
     async def _next(self) -> Delta | None:
         try:
-            with self._hold_clock.working():
+            with self._hold_clock:
                 return await self._watchdog.wait(self._generation.next(), len(self._transcript))
         except Stalled as stalled:
             self._stalled = True
@@ -150,10 +150,15 @@ class GuardedResponse:
         """Watches the tokens of one step. Nothing of a step leaves before all of it was watched."""
         self._transcript.count(delta)
         for said, finding in self._observers.observe(delta, self._transcript, self._trips):
+            if finding is None and self._awaited is None:  # nearly every token
+                self._push(said)
+                continue
             decision = await self._weigh(said, finding, delta)
             if not isinstance(decision, Continue):
                 return decision
-        return await self._weigh([], self._held_too_long() if delta.end is None else None, delta)
+        if delta.end is None and (late := self._held_too_long()) is not None:
+            return await self._act(late, delta, [])
+        return Continue()
 
     async def _weigh(self, said: Sequence[Said], finding: Finding | None, delta: Delta) -> Decision:
         """Hands on what was said if nothing was found. A finding that waits for its call's end comes with that."""
@@ -226,7 +231,7 @@ class GuardedResponse:
 
     async def _rewind(self, decision: Rewind) -> None:
         """Discards, then says the kept tokens again: the client gets of them what it has not got."""
-        with self._hold_clock.working():
+        with self._hold_clock:
             report = await self._generation.rewind(decision.to, decision.mode, decision.rebuild)
         self._trips.rewound(report)
         self._transcript.rewound(report)
