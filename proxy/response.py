@@ -90,7 +90,7 @@ class GuardedResponse:
         self._accused: Finding | None = None
         self._awaited: Finding | None = None
         self._ending: End | None = None
-        self._watchdog = Watchdog(self._late, self._policy.action == "enforce", StallDetector(setting.stall))
+        self._watchdog = Watchdog(self._late, self._gives_up(), StallDetector(setting.stall))
         self._stalled = False
 
     def begin(self, finding: Finding, start: Continue | Start | End, mode: DecodeMode) -> None:
@@ -141,7 +141,7 @@ class GuardedResponse:
 
     async def _next(self) -> Delta | None:
         try:
-            with self._hold_clock.working():
+            with self._hold_clock:
                 return await self._watchdog.wait(self._generation.next(), len(self._transcript))
         except Stalled as stalled:
             self._stalled = True
@@ -157,14 +157,24 @@ class GuardedResponse:
         decision = decide(finding, situation, self._policy)
         self._trips.open(finding, decision, self._mode, self._transcript, situation=situation)
 
+    def _gives_up(self) -> bool:
+        """Does the policy end a response whose step is lost? Else it is waited for."""
+        lost = Finding("stall.step", Grade.ABORT, "engine", 0, 0, "")
+        return isinstance(decide(lost, self._situation(lost, can_rewind=False), self._policy), End)
+
     async def _take(self, delta: Delta) -> Decision:
         """Watches the tokens of one step. Nothing of a step leaves before all of it was watched."""
         self._transcript.count(delta)
         for said, finding in self._observers.observe(delta, self._transcript, self._trips):
+            if finding is None and self._awaited is None:  # nearly every token
+                self._push(said)
+                continue
             decision = await self._weigh(said, finding, delta)
             if not isinstance(decision, Continue):
                 return decision
-        return await self._weigh([], self._held_too_long() if delta.end is None else None, delta)
+        if delta.end is None and (late := self._held_too_long()) is not None:
+            return await self._act(late, delta, [])
+        return Continue()
 
     async def _weigh(self, said: Sequence[Said], finding: Finding | None, delta: Delta) -> Decision:
         """Hands on what was said if nothing was found. A finding that waits for its call's end comes with that."""
@@ -259,7 +269,7 @@ class GuardedResponse:
 
     async def _go_on(self, decision: Rewind) -> RewindReport:
         """Discards, then says the kept tokens again: the client gets of them what it has not got."""
-        with self._hold_clock.working():
+        with self._hold_clock:
             report = await self._generation.rewind(decision.to, decision.mode, decision.rebuild)
         self._transcript.rewound(report)
         self._mode = report.mode
