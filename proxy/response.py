@@ -19,8 +19,9 @@ import structlog
 
 from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
 from detectors.finding import Finding, Grade
+from detectors.history_scrub import LoopDigest
 from detectors.mended_call import mend_call
-from detectors.stall import StallDetector, StallSettings
+from detectors.stall import StallDetector, StallSettings, engine_finding
 from detectors.tool_schema import ToolSchemas
 from detectors.watch import Said, first_refused
 from policies.blame import END_OF_TURN
@@ -28,7 +29,7 @@ from policies.modes import DecodeMode
 from policies.notice import notice
 from policies.policy import Continue, Decision, End, Policy, Repair, Rewind, Situation, Start, Wait, decide
 from policies.trust import Limit
-from proxy.backends.base import Backend, BackendError, Delta, Generation, RewindReport
+from proxy.backends.base import Backend, BackendError, Delta, EngineLost, Generation, RewindReport
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.hold_clock import HoldClock
@@ -50,8 +51,11 @@ _closing: set[asyncio.Task[None]] = set()
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a response is made with. mode: that it begins in; clock: seconds that the engine works by; limit: of the
-    context up to which `mode` is trusted."""
+    """What a response is made with. mode: that it begins in; clock: seconds that the engine's work is measured by.
+
+    limit: of the context up to which `mode` is trusted. remember: told of a loop that was cut after some of it was
+    sent.
+    """
 
     request: ChatRequest
     backend: Backend
@@ -64,6 +68,7 @@ class Setting:
     clock: Callable[[], float]
     stall: StallSettings
     limit: Limit | None = None
+    remember: Callable[[LoopDigest], None] | None = None
 
 
 class GuardedResponse:
@@ -79,11 +84,13 @@ class GuardedResponse:
         self._holdback = HoldBack(self._request.stop, self._policy.hold_text_chars, logprobs)
         self._hold_clock = HoldClock(self._policy.hold_call_s, setting.clock)
         self._holds_suspicious = self._policy.action == "enforce"
-        self._trips = Trips(self._request, setting.backend, generation, setting.incidents, setting.origin)
+        self._trips = Trips(
+            self._request, setting.backend, generation, setting.incidents, setting.origin, setting.remember
+        )
         self._accused: Finding | None = None
         self._awaited: Finding | None = None
         self._ending: End | None = None
-        self._watchdog = Watchdog(self._late, self._policy.action == "enforce", StallDetector(setting.stall))
+        self._watchdog = Watchdog(self._late, self._gives_up(), StallDetector(setting.stall))
         self._stalled = False
 
     def begin(self, finding: Finding, start: Continue | Start | End, mode: DecodeMode) -> None:
@@ -134,11 +141,14 @@ class GuardedResponse:
 
     async def _next(self) -> Delta | None:
         try:
-            with self._hold_clock.working():
+            with self._hold_clock:
                 return await self._watchdog.wait(self._generation.next(), len(self._transcript))
         except Stalled as stalled:
             self._stalled = True
             self._late(stalled.finding)
+            raise
+        except EngineLost as lost:
+            self._late(engine_finding(len(self._transcript), lost.trouble.reason))
             raise
 
     def _late(self, finding: Finding) -> None:
@@ -147,14 +157,24 @@ class GuardedResponse:
         decision = decide(finding, situation, self._policy)
         self._trips.open(finding, decision, self._mode, self._transcript, situation=situation)
 
+    def _gives_up(self) -> bool:
+        """Does the policy end a response whose step is lost? Else it is waited for."""
+        lost = Finding("stall.step", Grade.ABORT, "engine", 0, 0, "")
+        return isinstance(decide(lost, self._situation(lost, can_rewind=False), self._policy), End)
+
     async def _take(self, delta: Delta) -> Decision:
         """Watches the tokens of one step. Nothing of a step leaves before all of it was watched."""
         self._transcript.count(delta)
         for said, finding in self._observers.observe(delta, self._transcript, self._trips):
+            if finding is None and self._awaited is None:  # nearly every token
+                self._push(said)
+                continue
             decision = await self._weigh(said, finding, delta)
             if not isinstance(decision, Continue):
                 return decision
-        return await self._weigh([], self._held_too_long() if delta.end is None else None, delta)
+        if delta.end is None and (late := self._held_too_long()) is not None:
+            return await self._act(late, delta, [])
+        return Continue()
 
     async def _weigh(self, said: Sequence[Said], finding: Finding | None, delta: Delta) -> Decision:
         """Hands on what was said if nothing was found. A finding that waits for its call's end comes with that."""
@@ -249,7 +269,7 @@ class GuardedResponse:
 
     async def _go_on(self, decision: Rewind) -> RewindReport:
         """Discards, then says the kept tokens again: the client gets of them what it has not got."""
-        with self._hold_clock.working():
+        with self._hold_clock:
             report = await self._generation.rewind(decision.to, decision.mode, decision.rebuild)
         self._transcript.rewound(report)
         self._mode = report.mode
