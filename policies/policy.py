@@ -204,7 +204,8 @@ def _applied(remedy: Remedy, rule: Rule, finding: Finding, situation: Situation,
                 return Wait(rule.name)
             return Repair(rule.name) if situation.mendable else None
         case "end":
-            return _end(rule, finding, situation)
+            late = finding.detector.startswith("stall.") and finding.grade is not Grade.ABORT
+            return None if late else _end(rule, finding, situation)  # a step that is late may still come
         case _:
             return Continue(hold=remedy == "hold", rule=rule.name)
 

@@ -79,7 +79,8 @@ class Decode(_Section):
     """Decode mode and defaults. audit_every: the first verify step of a response and then one in so many.
 
     shadow_every: tokens of a response after which a position is computed again from a clean cache; 0 = never. It costs
-    a second prefill of each checked response, and a second cache while it lasts.
+    a second prefill of each checked response, a second cache while it lasts, and an eighth of a step per token. Off,
+    also for compressed caches: their own audit (engine.cache_audit) sees the known faults for a tenth of that.
     seed: for requests that name none (the Anthropic API has no such field); -1 = another one for each response.
     force_low_bits: allow codecs that break tool calls. shadow_mib: host memory for full-precision copies of prompts
     whose cache is compressed; 0 = none.

@@ -55,6 +55,7 @@ def incident_page(record: Record) -> RenderableType:
         ("tripped", f"{opened.get('detector')} ({opened.get('grade')}): {opened.get('reason')}"),
         ("where", _where(opened)),
         ("done", _done(opened)),
+        ("rule", str(opened.get("rule") or "")),
         ("cost", _cost(closed)),
         ("outcome", f"{STATES.get(record.state, record.state)}, finish reason {closed.get('finish_reason') or '-'}"),
         ("culprit", f"{CULPRITS.get(culprit, culprit)}, {record.certainty or 'not judged yet'}{_before(record)}"),

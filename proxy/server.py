@@ -206,8 +206,11 @@ class Handlers:
         return {"id": name, "object": "model", "created": 0, "owned_by": "specguard", "max_model_len": window}
 
     def _check_ready(self) -> None:
-        if reason := self._service.not_ready():
-            raise RequestError("internal" if self._service.failure else "overloaded", reason)
+        service = self._service
+        if reason := service.not_ready():
+            trouble = service.backend.trouble
+            final = service.failure or (trouble is not None and trouble.final)
+            raise RequestError("internal" if final else "overloaded", reason)
 
     async def _respond(
         self, http: web.Request, parsed: Parsed, make_encoder: Callable[[ChatRequest, str, bool], Encoder]

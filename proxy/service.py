@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+import structlog
+
 from detectors.drift.memory import DriftMemory
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
@@ -32,6 +34,7 @@ from proxy.session_budget import RewindLedger, SessionBudget
 from proxy.sinks import Sinks
 from proxy.trust_keeper import TrustKeeper
 
+log = structlog.get_logger()
 MEASURE_S = 1.0
 """How long a scrape waits for the engine's own numbers."""
 
@@ -92,7 +95,9 @@ class Service:
             return self.failure
         if self.draining:
             return "the server is shutting down"
-        return "" if self.ready else "the model is still loading"
+        if not self.ready:
+            return "the model is still loading"
+        return "" if self.backend.trouble is None else self.backend.trouble.message
 
     def known_models(self) -> list[str]:
         """The model's own name first, then its aliases."""
@@ -115,7 +120,11 @@ class Service:
             return await self.backend.count_tokens(session.request.messages, request.tools)
 
         start = await self.keeper.start(session.mode, count, getattr(self.backend, "fits", None))
-        return replace(session, mode=start.mode), start.why
+        if start.why:
+            log.info("mode.safer", request_id=request.request_id, mode=str(start.mode), reason=start.why)
+            if self.metrics is not None:
+                self.metrics.safer_start(session.mode, start.mode)
+        return replace(session, mode=start.mode, limit=start.limit), start.why
 
     async def measure(self) -> None:
         """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was."""

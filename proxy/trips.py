@@ -87,7 +87,7 @@ class Trips:
                 return
         trip = _Trip(new_incident_id(), finding, "observed", mode == PLAIN or decision == Start(PLAIN))
         match decision:
-            case Rewind(to, after):
+            case Rewind(to, after, rebuild):
                 audited = finding.detector == "drift.audit"
                 trip.outcome = "recovered"
                 trip.blame = Blame(
@@ -99,6 +99,7 @@ class Trips:
                     audited=audited,
                     proven=_proven(finding),
                     after=after,
+                    shared=rebuild != "none" and self._generation.cached_tokens > 0,
                 )
                 self._comparing = trip.blame
                 if self._remember and (loop := _sent_loop(finding, to, transcript)) is not None:
