@@ -15,6 +15,7 @@ import orjson
 
 from policies.modes import DecodeMode
 from proxy import config as configuration
+from proxy.backends.plantable import PLANTABLE
 from proxy.config import Config, ConfigProblem
 from proxy.policy_source import load_policy
 from proxy.trust_cli import add_trust
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "--incidents", metavar="FILE", help="where incidents are kept (default specguard-incidents.sqlite)"
     )
     serve.add_argument("--observe", action="store_true", help="record findings, change nothing")
-    serve.add_argument("--plant", metavar="FAULT", help="plant an engine fault, for demos (verify-ignores-cache)")
+    serve.add_argument("--plant", metavar="FAULT", help=f"plant an engine fault, for demos: {', '.join(PLANTABLE)}")
     levels = ("debug", "info", "warning", "error")
     serve.add_argument(
         "--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning or error (default info)"

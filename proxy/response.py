@@ -19,15 +19,17 @@ import structlog
 
 from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
 from detectors.finding import Finding, Grade
+from detectors.history_scrub import LoopDigest
 from detectors.mended_call import mend_call
-from detectors.stall import StallDetector, StallSettings
+from detectors.stall import StallDetector, StallSettings, engine_finding
 from detectors.tool_schema import ToolSchemas
 from detectors.watch import Said, first_refused
 from policies.blame import END_OF_TURN
 from policies.modes import DecodeMode
 from policies.notice import notice
 from policies.policy import Continue, Decision, End, Policy, Repair, Rewind, Situation, Start, Wait, decide
-from proxy.backends.base import Backend, BackendError, Delta, Generation
+from policies.trust import Limit
+from proxy.backends.base import Backend, BackendError, Delta, EngineLost, Generation, RewindReport
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.hold_clock import HoldClock
@@ -41,13 +43,19 @@ from proxy.trips import Trips
 from proxy.watchdog import Stalled, Watchdog
 
 log = structlog.get_logger()
+NEXT_STEP = 16
+"""Tokens that a step may commit at most; it must not reach beyond a limit."""
 _closing: set[asyncio.Task[None]] = set()
 """Generations that are closed behind a step which may never end; the event loop itself keeps no task alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a response is made with. mode: that it begins in; clock: seconds that the engine's work is measured by."""
+    """What a response is made with. mode: that it begins in; clock: seconds that the engine's work is measured by.
+
+    limit: of the context up to which `mode` is trusted. remember: told of a loop that was cut after some of it was
+    sent.
+    """
 
     request: ChatRequest
     backend: Backend
@@ -59,6 +67,8 @@ class Setting:
     budget: SessionBudget | None
     clock: Callable[[], float]
     stall: StallSettings
+    limit: Limit | None = None
+    remember: Callable[[LoopDigest], None] | None = None
 
 
 class GuardedResponse:
@@ -67,14 +77,16 @@ class GuardedResponse:
     def __init__(self, setting: Setting, generation: Generation, observers: Observers) -> None:
         self._setting, self._generation, self._observers = setting, generation, observers
         self._request, self._policy = setting.request, setting.policy
-        self._mode = setting.mode
+        self._mode, self._limit = setting.mode, setting.limit
         self._rewinds = 0
         self._transcript = Transcript()
         logprobs = None if self._request.logprobs is None else LogprobLedger(self._transcript)
         self._holdback = HoldBack(self._request.stop, self._policy.hold_text_chars, logprobs)
         self._hold_clock = HoldClock(self._policy.hold_call_s, setting.clock)
         self._holds_suspicious = self._policy.action == "enforce"
-        self._trips = Trips(self._request, setting.backend, generation, setting.incidents, setting.origin)
+        self._trips = Trips(
+            self._request, setting.backend, generation, setting.incidents, setting.origin, setting.remember
+        )
         self._accused: Finding | None = None
         self._awaited: Finding | None = None
         self._ending: End | None = None
@@ -102,6 +114,7 @@ class GuardedResponse:
                         yield event
                     if delta.end is not None:
                         break
+                    await self._keep_within(delta.step.context)
                 delta = await self._next()
             for event in self._end(decision) if isinstance(decision, End) else self._finish(delta):
                 yield event
@@ -133,6 +146,9 @@ class GuardedResponse:
         except Stalled as stalled:
             self._stalled = True
             self._late(stalled.finding)
+            raise
+        except EngineLost as lost:
+            self._late(engine_finding(len(self._transcript), lost.trouble.reason))
             raise
 
     def _late(self, finding: Finding) -> None:
@@ -230,17 +246,37 @@ class GuardedResponse:
         return (*self._transcript.ids[to:], *self._transcript.end_of(delta), *end)
 
     async def _rewind(self, decision: Rewind) -> None:
+        self._trips.rewound(await self._go_on(decision))
+        self._rewinds, self._awaited, self._limit = self._rewinds + 1, None, None
+        if self._setting.budget is not None:
+            self._setting.budget.spend()
+
+    async def _keep_within(self, context: int) -> None:
+        """Leaves a mode where trust in it ends. Nothing is wrong, so nothing is discarded and no rewind is spent."""
+        limit = self._limit
+        if limit is None or context + NEXT_STEP <= limit.tokens or not self._setting.backend.capabilities.rewinds:
+            return
+        self._limit = None
+        before = self._mode
+        await self._go_on(Rewind(len(self._transcript), limit.mode, "none"))
+        log.info(
+            "mode.left",
+            request_id=self._request.request_id,
+            mode_before=str(before),
+            mode_after=str(self._mode),
+            context=context,
+        )
+
+    async def _go_on(self, decision: Rewind) -> RewindReport:
         """Discards, then says the kept tokens again: the client gets of them what it has not got."""
         with self._hold_clock:
             report = await self._generation.rewind(decision.to, decision.mode, decision.rebuild)
-        self._trips.rewound(report)
         self._transcript.rewound(report)
-        self._mode, self._rewinds, self._awaited = report.mode, self._rewinds + 1, None
-        if self._setting.budget is not None:
-            self._setting.budget.spend()
+        self._mode = report.mode
         self._holdback.restart()
         for said in self._observers.rewound(report.mode, self._transcript.tokens):
             self._push(said)
+        return report
 
     # Something leaves
 

@@ -43,6 +43,13 @@ def test_a_difference_convicts_speculation() -> None:
     assert (verdict.discarded, verdict.redecoded) == ((1, 2, 3), (1, 7))
 
 
+def test_a_prefix_that_was_computed_again_leaves_a_doubt() -> None:
+    blame = Blame(MTP, 10, [1, 2, 3], began=10, exact=True, shared=True)
+    for position, token in enumerate((1, 9), 10):
+        blame.redecoded(position, token)
+    assert judged(blame.verdict()) == (Culprit.SPECULATION, "likely")
+
+
 def test_without_bitwise_exactness_nothing_is_certain() -> None:
     assert judged(compare([1, 2], [1, 7], exact=False)) == (Culprit.SPECULATION, "likely")
     assert judged(compare([1, 2], [1, 2], exact=False)) == (Culprit.MODEL, "likely")
