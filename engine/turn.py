@@ -51,6 +51,7 @@ class TurnOptions:
     drafter: `none`, `ngram`, `mtp` or `mtp+ngram` (n-gram first, MTP where it has nothing or a mere hint), or the name
     of any other drafter of the sequence. max_draft: most draft tokens per step (capped by the step width; how many pay
     is up to the sequence's pacer). audit_every: recompute the first verify step and then one in so many; 0 = never.
+    audit_share: most of the engine's time for that, 1 = whatever it takes (engine.audit).
     max_tokens: None = up to the context window. logprobs: how many of the likeliest tokens are reported with each
     token, at most 20. constraint: the state before the first token, None = everything is allowed. codec: how the KV
     cache is stored, see engine.codecs.spec; tools: whether the response may call tools, which rules some codecs out.
@@ -64,6 +65,7 @@ class TurnOptions:
     stops: tuple[str, ...] = ()
     max_draft: int = 7
     audit_every: int = 16
+    audit_share: float = 1.0
     logprobs: int = 0
     constraint: Constraint | None = None
     codec: str = FULL
@@ -108,7 +110,7 @@ class Turn:
         self.fault = fault
         self._planted, self._planted_steps = Planted(fault), PlantedSteps(fault)
         plan = plan or AuditPlan()
-        self._auditor = Auditor(sequence.model, options.audit_every, plan, self._written)
+        self._auditor = Auditor(sequence.model, options.audit_every, plan, self._written, options.audit_share)
         self._cache_audit = CacheAudit()
         self._shadow = ShadowCheck(sequence.model, tokenizer.vocab_size)
         self._next_shadow = options.shadow_every
@@ -144,16 +146,10 @@ class Turn:
         source, drafts = self._draft(self._room() - 1)
         if self._constraint is not None:
             drafts = cut(self._constraint, drafts)
-<<<<<<< HEAD
         never = self.tokenizer.special_ids - self.tokenizer.eos_ids
         drafts = self._planted_steps.drafted(drafts, never)
         self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
         return Draft(source, drafts)
-=======
-        self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
-        never = self.tokenizer.special_ids - self.tokenizer.eos_ids
-        return Draft(source, self._planted_steps.drafted(drafts, never))
->>>>>>> 91f0bc91cbc81cdedc2c5b638c3e47151b6670ad
 
     def accept(self, draft: Draft, rows: Rows, started: float) -> StepReport:
         """The second half: samples from the rows that were decoded for `draft`, commits what agrees, and reports.
@@ -173,7 +169,7 @@ class Turn:
         dead = self._feedback(draft.source, len(drafts), accepted, new) if drafts else None
         block = [sequence.tokens[-1], *new[:-1]]
         chosen = partial(self._chosen, first=first, new=new, replaced=found.replaced)
-        step = Step(block, rows, new, len(drafts), found.choice.ids, chosen)
+        step = Step(block, rows, new, draft.source, len(drafts), found.choice.ids, chosen)
         self._auditor.before_commit(sequence.state, step, asked=cache is not None and cache.misread)
         cache = self._accused(cache, block)
         sequence.sound = sequence.sound and (cache is None or not cache.faults)
