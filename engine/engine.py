@@ -198,10 +198,15 @@ class Engine:
         check_bias(options.sampling, self.valid_tokens)
 
     def begin(
-        self, sequence: TokenSequence, prompt: Sequence[int], options: TurnOptions, marks: Sequence[int] = ()
+        self,
+        sequence: TokenSequence,
+        prompt: Sequence[int],
+        options: TurnOptions,
+        marks: Sequence[int] = (),
+        plan: AuditPlan | None = None,
     ) -> Turn:
-        """A turn on a sequence that the caller owns; `open` for everybody else."""
-        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks, self.plan)
+        """A turn on a sequence that the caller owns; `open` for everybody else. plan: None = the engine's own."""
+        turn = Turn(sequence, prompt, self.tokenizer, options, self.options.fault, marks, plan or self.plan)
         mtp = sequence.drafters.get("mtp")
         if isinstance(mtp, MtpDrafter):
             mtp.sampling, mtp.penalties = options.sampling, turn.penalties

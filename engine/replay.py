@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Tokens
 from typing import Literal
 
+from engine.audit import AuditPlan
 from engine.engine import Engine
 from engine.sequence import Sequence
 from engine.shadow import ShadowBudget
@@ -51,7 +52,9 @@ class Replay:
     def prepare(self) -> Iterator[None]:
         """Prompt and forced tokens, a chunk or a step at a time."""
         sequence = yield from self._prefix()
-        self._turn = turn = self._engine.begin(sequence, self._prompt, self._options)
+        plan = AuditPlan()  # its own: what is found here is no news to the engine
+        plan.exact = self._engine.plan.exact
+        self._turn = turn = self._engine.begin(sequence, self._prompt, self._options, plan=plan)
         if not turn.cached_tokens:
             self.prefix = "cold"
         for _ in sequence.prefill():

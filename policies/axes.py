@@ -80,7 +80,8 @@ class Case:
 class Seen:
     """What a run showed. said: its tokens from the response's first one on; ended: the last of them ended it.
 
-    recurs: the same detector tripped. mismatch: an audited step was unlike plain decoding. dirty: with a full cache,
+    recurs: the same detector tripped. mismatch: an audited step was unlike plain decoding; foreign: what was taken over
+    was unlike its recomputation. dirty: with a full cache,
     a clean recomputation gave other bits. replaced: tokens that the filter put in place of others. kls: position
     and KL, in nats, of a clean full cache from the one in use, of each token that was checked.
     cached: positions taken over; prefix: from a `kept` prefix, or one `made` for the run because none was left.
@@ -90,6 +91,7 @@ class Seen:
     ended: bool = False
     recurs: bool = False
     mismatch: bool = False
+    foreign: bool = False
     dirty: bool = False
     replaced: int = 0
     kls: tuple[tuple[int, float], ...] = ()
@@ -126,6 +128,8 @@ def judge(case: Case, runs: Runs, axes: Collection[Axis] = ()) -> Setup | AxesVe
         for setup in (BASELINE, case.setup, *(case.setup.without(axis) for axis in AXES if axis in axes)):
             if setup not in runs:
                 return setup
+    if case.detector == "drift.prefix":
+        return _FOREIGN if case.setup in runs else case.setup
     return _audited(case, runs) if case.detector == "drift.audit" else _suspects(case, runs)
 
 
@@ -191,6 +195,8 @@ def _suspects(case: Case, runs: Runs) -> Setup | AxesVerdict:
         return _model(case, baseline)
     if then is None:
         return case.setup
+    if then.foreign:
+        return _FOREIGN
     if then.mismatch:
         return _audited(case, runs)
     shown = _shows(case, then)
@@ -206,7 +212,7 @@ def _suspects(case: Case, runs: Runs) -> Setup | AxesVerdict:
         if found is not None:
             return found
     if not shown:
-        return AxesVerdict(None, "none", _transient(case, then))
+        return _transient(case)
     cures = [axis for axis in case.axes if _cures(case, runs, axis)]
     if not cures and first_difference(then.said, baseline.said) is None:
         return AxesVerdict(Culprit.UNKNOWN, "none", "plain decoding says the same, so no layer has changed anything")
@@ -280,10 +286,12 @@ def _model(case: Case, baseline: Seen) -> AxesVerdict:
     return AxesVerdict(Culprit.MODEL, "certain" if case.exact and checked else "likely", note)
 
 
-def _transient(case: Case, then: Seen) -> str:
-    if case.setup.cached and then.prefix == "made":
-        return "not reproduced; the prefix of then is no longer kept, and one that was made anew is sound"
-    return "not reproduced in the mode of then"
+def _transient(case: Case) -> AxesVerdict:
+    """It did not come again. A suspicion is no verdict: the record's own stands."""
+    note = "not reproduced in the mode of then"
+    if case.setup.cached:
+        note += "; what cannot be run again is the company of other responses, and the prefix as it was kept then"
+    return AxesVerdict(None, "none", note)
 
 
 def _shows(case: Case, seen: Seen) -> bool:
@@ -309,6 +317,9 @@ def _cures(case: Case, runs: Runs, axis: Axis) -> bool:
     return not (proves_by_bits and _same(case, runs[case.setup], runs[changed]))
 
 
+_FOREIGN = AxesVerdict(
+    Culprit.PREFIX, "certain", "what was taken over is not what the prompt gives when computed again"
+)
 _STATE = ("drift.shadow", "drift.nonfinite")
 """Findings that read the state of the engine; other numbers depend on who drafts and on chance."""
 

@@ -58,7 +58,8 @@ class Blame:
     """One comparison. start: index of the first discarded token; began: first token that the finding accuses.
 
     exact: the backend passed its bitwise self-test. audited: a recomputed step already proved the fault.
-    proven: whose fault the finding itself proves. after: the safer mode that is compared with.
+    proven: whose fault the finding itself proves. shared: the rewind has computed a prefix again that had been taken
+    over, so a difference may come from there too. after: the safer mode that is compared with.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Blame:
         audited: bool = False,
         proven: Culprit | None = None,
         after: DecodeMode = PLAIN,
+        shared: bool = False,
     ) -> None:
         self._before, self._after = before, after
         self._start = start
@@ -79,7 +81,7 @@ class Blame:
         self._redecoded: list[int] = []
         self._difference: int | None = None
         self._whole = start <= began
-        self._exact = exact
+        self._exact, self._shared = exact, shared
         self._proven = Culprit.SPECULATION if audited else proven
         self._recurred = False
 
@@ -125,7 +127,7 @@ class Blame:
             if restored:
                 return Culprit.KV, "likely"
             if undrafted:
-                return Culprit.SPECULATION, "certain" if self._exact else "likely"
+                return Culprit.SPECULATION, "certain" if self._exact and not self._shared else "likely"
             return Culprit.UNKNOWN, "none"
         reproduced = bool(self._discarded) and len(self._redecoded) == len(self._discarded)
         if (self._recurred or reproduced) and self._after == PLAIN:  # else what is still switched on may be to blame

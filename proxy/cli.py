@@ -17,6 +17,7 @@ from policies.modes import DecodeMode
 from proxy import config as configuration
 from proxy.backends.plantable import PLANTABLE
 from proxy.config import Config, ConfigProblem
+from proxy.policy_source import load_policy
 from proxy.trust_cli import add_trust
 
 
@@ -144,6 +145,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     config = _load(options)
+    load_policy(config.guard)  # says what is wrong with the file that is named there
     shown = config.model_dump()
     shown["server"]["keys"] = [f"({len(config.server.keys)} set)"] if config.server.keys else []
     print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())

@@ -80,7 +80,8 @@ class Decode(_Section):
     audit_share: most of the decoding time for that; an audit that is due waits until there is room for it, except in a
     new engine's first responses and after something was found. 1 = whatever it takes.
     shadow_every: tokens of a response after which a position is computed again from a clean cache; 0 = never. It costs
-    a second prefill of each checked response, and a second cache while it lasts.
+    a second prefill of each checked response, a second cache while it lasts, and an eighth of a step per token. Off,
+    also for compressed caches: their own audit (engine.cache_audit) sees the known faults for a tenth of that.
     seed: for requests that name none (the Anthropic API has no such field); -1 = another one for each response.
     force_low_bits: allow codecs that break tool calls. shadow_mib: host memory for full-precision copies of prompts
     whose cache is compressed; 0 = none.
@@ -117,6 +118,7 @@ class Guard(_Section):
     hold_text_chars: int | None = Field(default=None, ge=1024)
     repair: bool | None = None
     max_call_cycles: int | None = Field(default=None, ge=0, le=64)
+    scrub_history: bool | None = None
 
     def quick(self) -> dict[str, Any]:
         """What was set here."""

@@ -19,7 +19,7 @@ from detectors.settings import DEFAULT, DetectorSettings
 from proxy.backends.base import Backend, BackendError, Replayer
 from proxy.capture import Capture
 from proxy.incidents import Closure, Incident, Judgement
-from proxy.replay_runs import LIMITS, Judged, Limits, Trouble, investigate
+from proxy.replay_runs import LIMITS, Judged, Limits, Tripped, investigate
 
 log = structlog.get_logger()
 
@@ -81,7 +81,11 @@ class AutomaticReplay:
             return
         if capture is None or not capture.is_exact or incident.detector.startswith("stall."):
             return
-        self._waiting[incident.id] = _Waiting(incident, capture, _size(capture))
+        waiting = _Waiting(incident, capture, _size(capture))
+        if waiting.nbytes > MAX_BYTES:
+            log.warning("replay.dropped", incident=incident.id, reason="it is too large")
+            return
+        self._waiting[incident.id] = waiting
         while len(self._waiting) > MAX_REMEMBERED or sum(w.nbytes for w in self._waiting.values()) > MAX_BYTES:
             dropped, _ = self._waiting.popitem(last=False)
             log.warning("replay.dropped", incident=dropped, reason="too many wait")
@@ -130,9 +134,9 @@ class AutomaticReplay:
     async def _judge(self, waiting: _Waiting) -> None:
         incident, closure = waiting.incident, waiting.closure
         assert closure is not None and isinstance(self._backend, Replayer)
-        trouble = trouble_of(incident.detector, incident.grade, incident.position, self._backend, self._settings)
+        tripped = tripped_of(incident.detector, incident.grade, incident.position, self._backend, self._settings)
         limits = self._settings.limits
-        found = await investigate(self._backend, trouble, waiting.capture, limits, patience=self._patience)
+        found = await investigate(self._backend, tripped, waiting.capture, limits, patience=self._patience)
         judgement = as_judgement(incident.id, found, closure.culprit, closure.certainty)
         log.info(
             "incident.judged",
@@ -165,11 +169,11 @@ def is_replayable(backend: Backend) -> bool:
     return isinstance(backend, Replayer)
 
 
-def trouble_of(
+def tripped_of(
     detector: str, grade: str, position: int, backend: Backend, settings: AutomaticSettings = AutomaticSettings()
-) -> Trouble:
+) -> Tripped:
     """What an incident's record says about the finding. Raises KeyError for a grade that is none."""
-    return Trouble(
+    return Tripped(
         detector=detector,
         grade=Grade[grade.upper()],
         position=position,

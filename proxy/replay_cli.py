@@ -20,11 +20,12 @@ import orjson
 from rich.console import Console
 
 from policies.axes import AXES, Axis
+from proxy import logging
 from proxy.backends.base import Backend, BackendError, Replayer
 from proxy.capture import Capture
 from proxy.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore, Record
-from proxy.replay import as_judgement, trouble_of
+from proxy.replay import as_judgement, tripped_of
 from proxy.replay_report import replay_data, replay_page
 from proxy.replay_runs import Judged, Limits, investigate
 
@@ -67,6 +68,7 @@ def run(options: argparse.Namespace, config: Config, build: Callable[[Config], B
     capture = captured(record)
     from proxy.app import build_backend
 
+    logging.configure(config.log.level)
     try:
         backend = (build or build_backend)(config)
         found, fingerprint = asyncio.run(_investigate(backend, record, capture, options))
@@ -141,9 +143,9 @@ async def _investigate(
         if not isinstance(backend, Replayer):
             raise ConfigProblem("the configured backend cannot run a response again; only the built-in engine can")
         opened = record.opened
-        trouble = trouble_of(str(opened["detector"]), str(opened["grade"]), int(opened["position"]), backend)
+        tripped = tripped_of(str(opened["detector"]), str(opened["grade"]), int(opened["position"]), backend)
         with console.status("running the response again ..."):
-            found = await investigate(backend, trouble, capture, Limits(options.tokens, float("inf")), options.axes)
+            found = await investigate(backend, tripped, capture, Limits(options.tokens, float("inf")), options.axes)
         return found, backend.info.fingerprint
     finally:
         await backend.stop()

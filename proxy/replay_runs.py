@@ -47,7 +47,7 @@ LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Tripped:
     """What tripped, and by which rules it was watched. position: index of the token at which the evidence was complete.
 
     exact: the backend passed its bitwise self-test; thinking: a response begins inside `<think>`.
@@ -83,7 +83,7 @@ async def give_up() -> bool:
 
 async def investigate(
     replayer: Replayer,
-    trouble: Trouble,
+    tripped: Tripped,
     capture: Capture,
     limits: Limits = LIMITS,
     axes: Collection[Axis] = (),
@@ -94,7 +94,7 @@ async def investigate(
 
     patience: waits until clients are served, False = give up. Raises BackendError only if no run at all can be made.
     """
-    case = case_of(trouble, capture)
+    case = case_of(tripped, capture)
     runs: dict[Setup, Seen] = {}
     purse, texts = _Purse(limits, clock), dict[int, str]()
     while True:
@@ -102,7 +102,7 @@ async def investigate(
         if isinstance(wanted, AxesVerdict):
             return Judged(wanted, rows(case, runs), purse.milliseconds, texts)
         try:
-            runs[wanted] = await _run(replayer, trouble, capture, case, wanted, purse, texts)
+            runs[wanted] = await _run(replayer, tripped, capture, case, wanted, purse, texts)
             continue
         except Preempted:
             if await patience():
@@ -117,11 +117,11 @@ async def investigate(
         return Judged(conclude(case, runs, why), rows(case, runs), purse.milliseconds, texts)
 
 
-def case_of(trouble: Trouble, capture: Capture) -> Case:
+def case_of(tripped: Tripped, capture: Capture) -> Case:
     """What the rules are asked with. Raises BadPrompt for demands that cannot be compiled."""
     setup = Setup(capture.mode, capture.cached_tokens > 0, demand_of(capture.request) is not None)
     said = (*capture.kept_ids, *capture.lost_ids)
-    return Case(trouble.detector, trouble.position, setup, said, trouble.exact)
+    return Case(tripped.detector, tripped.position, setup, said, tripped.exact)
 
 
 class _Purse:
@@ -155,7 +155,7 @@ class _Purse:
 
 async def _run(
     replayer: Replayer,
-    trouble: Trouble,
+    tripped: Tripped,
     capture: Capture,
     case: Case,
     setup: Setup,
@@ -169,7 +169,7 @@ async def _run(
     horizon = case.position + 1 + WINDOW
     forced = _forced(capture, horizon, purse.limits.tokens)
     purse.afford(horizon - (len(forced) if setup.mode.speculates else 0))
-    watched = _Watched(trouble, capture, setup)
+    watched = _Watched(tripped, capture, setup)
     rerun = Rerun(
         request=capture.request,
         prompt_ids=capture.prompt_ids,
@@ -221,15 +221,15 @@ def _checks(setup: Setup, case: Case) -> int:
 class _Watched:
     """A run under the detectors of the session."""
 
-    def __init__(self, trouble: Trouble, capture: Capture, setup: Setup) -> None:
+    def __init__(self, tripped: Tripped, capture: Capture, setup: Setup) -> None:
         request = capture.request
         schemas = ToolSchemas.compile([(tool.name, tool.parameters) for tool in request.tools])
         scripts = scripts_of(message.text for message in request.messages)
-        self._watch = Watch(schemas, trouble.call_chars, trouble.thinking, scripts, trouble.settings)
+        self._watch = Watch(schemas, tripped.call_chars, tripped.thinking, scripts, tripped.settings)
         codec = setup.mode.codec
-        self._drift = DriftMonitor(codec, exact=trouble.exact, settings=trouble.settings.drift)
-        self._trouble, self._full = trouble, codec == "full"
-        self._recurs = self._mismatch = self._dirty = self._ended = False
+        self._drift = DriftMonitor(codec, exact=tripped.exact, settings=tripped.settings.drift)
+        self._tripped, self._full = tripped, codec == "full"
+        self._recurs = self._mismatch = self._foreign = self._dirty = self._ended = False
         self._replaced = 0
         self._kls: list[tuple[int, float]] = []
         self.said: list[int] = []
@@ -237,6 +237,8 @@ class _Watched:
     @property
     def over(self) -> bool:
         """Nothing that comes could tell more."""
+        if self._foreign:
+            return True
         if self._mismatch:
             return self._full or self._ended  # over codes it has to be found out which side is wrong
         return self._recurs or self._ended
@@ -245,8 +247,11 @@ class _Watched:
         """Takes one step."""
         step = delta.step
         if step.audit is not None:
-            self._mismatch |= step.audit.mismatch is not None
-            self._note(audit_finding(delta.position, step.audit.rows, step.audit.mismatch, step.audit.max_abs_diff))
+            audit = step.audit
+            wrong = audit.mismatch is not None
+            self._foreign |= wrong and audit.compared == "prefix"
+            self._mismatch |= wrong and audit.compared != "prefix"
+            self._note(audit_finding(delta.position, audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared))
         if step.shadow is not None and step.shadow.kl != float("inf"):  # numbers that are none have their own detector
             self._kls.append((step.shadow.position, step.shadow.kl))
             self._dirty |= self._full and not step.shadow.identical
@@ -266,6 +271,7 @@ class _Watched:
             ended=self._ended,
             recurs=self._recurs,
             mismatch=self._mismatch,
+            foreign=self._foreign,
             dirty=self._dirty,
             replaced=self._replaced,
             kls=tuple(self._kls),
@@ -275,9 +281,9 @@ class _Watched:
         )
 
     def _note(self, finding: Finding | None) -> None:
-        if finding is None or finding.grade < min(self._trouble.grade, Grade.FALLBACK):
+        if finding is None or finding.grade < min(self._tripped.grade, Grade.FALLBACK):
             return
-        self._recurs |= kin(finding.detector) == kin(self._trouble.detector)
+        self._recurs |= kin(finding.detector) == kin(self._tripped.detector)
 
 
 def kin(detector: str) -> str:

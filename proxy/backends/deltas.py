@@ -33,6 +33,10 @@ def _as_token(token: reports.TokenReport, to_bytes: Callable[[int], bytes] | Non
     return Token(token.id, token.text, *numbers, to_bytes(token.id), top, drawn)
 
 
+def _as_shadow(shadow: reports.ShadowReport) -> Shadow:
+    return Shadow(shadow.position, shadow.agrees, shadow.identical, shadow.kl, shadow.doubt)
+
+
 def _as_health(cache: reports.CacheReport) -> CacheHealth:
     def coding(side: reports.CodingReport | None) -> Coding | None:
         return Coding(side.bits, side.vectors, side.cosine, side.entropy) if side else None
@@ -58,7 +62,7 @@ def as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[int
             dead_drafter=step.dead_drafter,
             filtered=step.filtered,
             expected=step.expected,
-            shadow=Shadow(shadow.position, shadow.agrees, shadow.identical, shadow.kl) if shadow else None,
+            shadow=_as_shadow(shadow) if shadow else None,
             cache=_as_health(step.cache) if step.cache else None,
         ),
         end=step.end,

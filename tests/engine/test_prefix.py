@@ -137,6 +137,32 @@ def test_without_capacity_nothing_is_kept(model: Model) -> None:
         PrefixStore(lambda: Sequence(model), -1)
 
 
+def test_what_is_found_damaged_is_neither_kept_nor_reused(model: Model) -> None:
+    prefixes, (first, second) = store(model, ids(200), ids(200, 1))
+    lent = prefixes.take([*first.tokens, 1])
+    lent.sound = False
+    assert prefixes.take([*first.tokens, 1]).tokens == [], "not even forked from while it is lent"
+    prefixes.put(lent)
+    assert prefixes.take([*first.tokens, 1]).tokens == []
+    assert prefixes.take([*second.tokens, 1]) is second
+
+
+def test_with_a_damaged_cache_goes_all_that_its_codec_has_written(model: Model) -> None:
+    prefixes, (full, lent) = store(model, ids(200), ids(200, 1))
+    for seed in (2, 3):
+        coded = prefixes.take(ids(200, seed), "k4v4")
+        run(coded, ids(200, seed))
+        prefixes.put(coded)
+    running = prefixes.take([*ids(200, 2), 1], "k4v4")
+    assert prefixes.take([*lent.tokens, 1]) is lent
+    assert prefixes.distrust("k4v4") == 2
+    assert not running.sound
+    assert lent.sound
+    assert len(prefixes) == 1
+    assert prefixes.take([*ids(200, 3), 1], "k4v4").tokens == []
+    assert prefixes.take([*full.tokens, 1]) is full
+
+
 def test_clear(model: Model) -> None:
     prefixes, _ = store(model, ids(100))
     prefixes.clear()

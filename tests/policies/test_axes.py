@@ -107,9 +107,9 @@ def test_a_fault_that_does_not_strike_again_blames_nobody() -> None:
     assert (verdict.culprit, verdict.certainty) == (None, "none")
     assert "not reproduced" in verdict.note
     assert EVERYTHING in runs and EVERYTHING.without("codec") not in runs
-    made = world(lambda s: False)
-    verdict, _ = investigate(case(), lambda s: replace(made(s), prefix="made") if s.cached else made(s))
-    assert "no longer kept" in verdict.note
+    assert "prefix as it was kept then" in verdict.note
+    verdict, _ = investigate(case(FAST), world(lambda s: False))
+    assert "prefix" not in verdict.note
 
 
 def test_drafts_that_change_the_text_are_proven_even_if_the_trouble_stays_away() -> None:
@@ -180,6 +180,13 @@ def test_a_mismatch_with_codes_alone_is_that_kernels_which_is_farther_from_the_t
 def test_a_mismatch_in_a_rerun_convicts_whatever_was_found_first() -> None:
     run = world(lambda s: s.mode.speculates, mismatch=True)
     assert blamed(case(FAST), run) == (Culprit.SPECULATION, "certain", 2)
+
+
+def test_a_prefix_that_is_not_what_its_prompt_gives_convicts_itself() -> None:
+    run = world(lambda s: s.cached, foreign=True)
+    assert blamed(case(), run) == (Culprit.PREFIX, "certain", 2)  # two runs in place of four
+    given = case(detector="drift.prefix")
+    assert blamed(given, run) == blamed(given, world(lambda s: False)) == (Culprit.PREFIX, "certain", 1)
 
 
 @pytest.mark.parametrize("axes", [("codec",), ("draft", "filter"), AXES])

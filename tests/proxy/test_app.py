@@ -14,7 +14,8 @@ from proxy.backends.base import BackendError
 from proxy.config import Config
 from proxy.incidents import IncidentStore
 from tests.proxy.live import CHAT, MESSAGES, serving
-from tests.proxy.scripted import FAST, ScriptedBackend
+from tests.proxy.replayable import LOOP, SOUND, Replayable
+from tests.proxy.scripted import FAST, Script, ScriptedBackend
 
 
 class Slow(ScriptedBackend):
@@ -120,3 +121,24 @@ def test_all_routes_that_are_announced_exist(tmp_path: object) -> None:
     assert {"GET /v1/models", "GET /health", "GET /ready"} <= routes
     assert isinstance(app, web.Application)
     assert app[SERVICE].not_ready() == "the model is still loading"
+
+
+async def test_a_fallback_is_judged_by_itself_and_the_record_says_so() -> None:
+    backend = Replayable(lambda rerun: LOOP if rerun.mode.speculates else SOUND, Script(SOUND, fast=LOOP))
+    async with serving(backend, decode={"mode": "mtp+ngram"}, replay={"quiet_s": 0}) as live:
+        assert (await live.post(CHAT)).status == 200
+        replays = live.service.replays
+        assert replays is not None
+        await replays.settled()
+        (record,) = await live.incidents()
+    assert record.judged is not None and record.closed is not None
+    assert (record.culprit, record.certainty) == ("speculation", "certain")
+    assert [row["axis"] for row in record.judged["axes"]] == ["draft", "none"]
+
+
+async def test_automatic_replays_can_be_switched_off() -> None:
+    backend = Replayable(lambda rerun: LOOP, Script(SOUND, fast=LOOP))
+    async with serving(backend, decode={"mode": "mtp+ngram"}, replay={"automatic": False}) as live:
+        assert (await live.post(CHAT)).status == 200
+        assert live.service.replays is None and len(await live.incidents()) == 1
+    assert not backend.reruns

@@ -78,3 +78,12 @@ async def test_who_gives_up_leaves_no_trace(when: str) -> None:
     assert log == [2]
     queue.leave()
     assert (queue.running, queue.waiting) == (0, 0)
+
+
+async def test_it_is_idle_while_nobody_runs_or_waits() -> None:
+    queue = TurnQueue(1, 1)
+    assert queue.is_idle
+    await queue.enter()
+    assert not queue.is_idle
+    queue.leave()
+    assert queue.is_idle
