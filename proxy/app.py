@@ -49,6 +49,7 @@ def build_backend(config: Config) -> Backend:
         dtype=model.dtype,
         threads=model.threads,
         audit_every=config.decode.audit_every,
+        audit_share=config.decode.audit_share,
         shadow_every=config.decode.shadow_every,
         max_turns=model.max_turns,
         max_waiting=model.max_waiting,
