@@ -97,7 +97,8 @@ class Trips:
                     audited=audited,
                     proven=_proven(finding),
                     after=after,
-                    shared=rebuild != "none" and self._generation.cached_tokens > 0,
+                    shared=rebuild != "none"
+                    and (self._generation.cached_tokens > 0 or finding.detector == "drift.shadow"),
                 )
                 self._comparing = trip.blame
             case Start():
