@@ -70,3 +70,9 @@ class StallDetector:
         evidence = {"waited_s": round(seconds, 3), "usual_s": usual}
         reason = "a step does not come" if grade is Grade.ABORT else "a step is late"
         return Finding("stall.step", grade, "engine", position, position, reason, evidence)
+
+
+def engine_finding(position: int, why: str) -> Finding:
+    """The engine says itself that no token will come. position: the token that is awaited; why: `died` or `stuck`."""
+    reason = "the engine's worker has died" if why == "died" else "the engine does not return"
+    return Finding("stall.engine", Grade.ABORT, "engine", position, position, reason, {"engine": why})

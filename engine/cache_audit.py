@@ -6,16 +6,19 @@ a second time now and then (engine.reading).
 
 Must not: change what a step computes, or judge how much noise is tolerable.
 Invariant: only committed rows are judged, and a sound cache gives no fault, whatever the text.
-Cost: `specguard bench engine --kv` names it; about 1 % of decode time.
+Cost, of one thread's time on the embedded model (it grows with the number of layers, not with their size): see
+`specguard bench engine --kv` for the whole, 1 to 2 % of decode time and 3 % of a prompt's.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
+from engine.audit import Auditor
 from engine.compressed import CompressedCache
 from engine.health import LayerHealth, SideHealth
 from engine.kv import TILE
@@ -26,8 +29,8 @@ from engine.reports import CacheFault, CacheReport, CodingReport, Side
 from engine.seals import broken
 from engine.state import SequenceState
 
-CYCLE = 64
-"""Steps within which all seals are compared, beyond what a tile a step allows."""
+CYCLE, SEALS_EVERY = 64, 4
+"""Steps within which all seals are compared, and between two comparisons; each is of a tile at least."""
 EVERY = 32
 """Steps between two second readings; single rows and blocks are counted apart, as kernels for them may differ."""
 SIDES: tuple[Side, Side] = ("keys", "values")
@@ -40,7 +43,7 @@ class CacheAudit:
 
     def __init__(self) -> None:
         self._steps = {True: 0, False: 0}
-        self._seals = self._readings = 0
+        self._looks = self._seals = self._readings = 0
         self._armed: tuple[int, CompressedCache, Probe] | None = None
 
     def arm(self, caches: Sequence[object], *, alone: bool) -> None:
@@ -82,12 +85,15 @@ class CacheAudit:
 
     def _compare_seals(self, coded: list[tuple[int, CompressedCache]]) -> tuple[list[CacheFault], int]:
         """A few tiles, in turn; how many."""
+        self._looks += 1
+        if self._looks % SEALS_EVERY != 1:
+            return [], 0
         tiles = [(layer, cache, -(-cache.coded // TILE)) for layer, cache in coded]
         total = sum(count for _, _, count in tiles)
         if not total:
             return [], 0
         start = self._seals % total
-        wanted = -(-total // CYCLE)
+        wanted = -(-total * SEALS_EVERY // CYCLE)
         for layer, cache, count in tiles:
             if start >= count:
                 start -= count
@@ -121,6 +127,21 @@ def misread(model: Model, state: SequenceState, tokens: Sequence[int], position:
         cache.probe = probe.see
     model.decode(copy, tokens[-1:])
     return [fault for layer, _, probe in probes for fault in _misread(layer, probe, position)]
+
+
+def judged(
+    cache: CacheReport | None, auditor: Auditor, model: Model, state: SequenceState, block: Sequence[int]
+) -> CacheReport | None:
+    """The report before a step of `block` is committed. Where a block and its rows alone differ, and codes are read,
+    either may be at fault: a second reading of the single row decides who is accused, speculation or the cache."""
+    at = auditor.mismatch
+    if cache is None or at is None:
+        return cache
+    found = misread(model, state, block[: at + 1], state.length + at)
+    if found:
+        auditor.withdraw()
+        return replace(cache, faults=(*cache.faults, *found))
+    return replace(cache, faults=tuple(fault for fault in cache.faults if fault.check != "reading"))
 
 
 def _coded(caches: Sequence[object]) -> list[tuple[int, CompressedCache]]:

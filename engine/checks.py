@@ -23,12 +23,13 @@ SHARE = 0.03
 @dataclass(frozen=True, slots=True)
 class CacheCheck:
     """context: committed tokens; top1: whether both say the same next token; kl: nats, of the full cache's law from
-    the compressed one's."""
+    the compressed one's; doubt: 1 - sum p^2 of the clean law."""
 
     codec: str
     context: int
     top1: bool
     kl: float
+    doubt: float
     milliseconds: float
 
 
@@ -67,10 +68,11 @@ class CacheChecks:
     def compare(self, codec: str, context: int, full: Callable[[], Tensor], coded: Callable[[], Tensor]) -> CacheCheck:
         """Logits [V] of the same position from either cache."""
         started = time.perf_counter()
-        law, other = full().double().log_softmax(-1), coded().double().log_softmax(-1)
+        clean = full()
+        law, other = clean.double().log_softmax(-1), coded().double().log_softmax(-1)
         kl = float((law.exp() * (law - other)).sum().clamp_min(0.0))
         top1 = bool(torch.equal(law.argmax(-1), other.argmax(-1)))
-        check = CacheCheck(codec, context, top1, kl, (time.perf_counter() - started) * 1e3)
+        check = CacheCheck(codec, context, top1, kl, doubt(clean), (time.perf_counter() - started) * 1e3)
         self.spent_ms += check.milliseconds
         self._dearest_ms = max(self._dearest_ms, check.milliseconds)
         self._found[codec, 1 << context.bit_length()].append(check)
@@ -84,3 +86,11 @@ class CacheChecks:
             )
             for (codec, below), found in sorted(self._found.items())
         ]
+
+
+def doubt(logits: Tensor) -> float:
+    """Probability that two draws from these logits [V] differ: 1 - sum p^2. Noise of variance s^2 on every logit costs
+    a divergence of about s^2 / 2 times this much (second order of KL), so it makes certain and doubtful text
+    comparable. 1 where a number is none."""
+    found = 1 - float(logits.double().softmax(0).square().sum())
+    return min(max(found, 0.0), 1.0) if found == found else 1.0

@@ -47,7 +47,7 @@ class PlantedSteps:
             before = text(ids[:row])
             if not in_argument(before) or ids[row] in special or "<" in text(ids[: row + 1])[len(before) :]:
                 continue
-            for other in logits[row].topk(RUNNERS_UP).indices.tolist():
+            for other in logits[row].topk(min(RUNNERS_UP, logits.shape[-1])).indices.tolist():
                 if other in (ids[row], *special) or "<" in text([*ids[:row], other])[len(before) :]:
                     continue
                 self._struck = True

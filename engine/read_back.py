@@ -28,15 +28,19 @@ def read_back(codec: Quantiser, codes: Tensor, scale: Tensor, written: Tensor, s
     Returns fp32 [2], on the device: the largest distance of the ratio from 1, of a head and of a vector. A vector with
     a number in it that is none is left out, `engine.health.Tally` counts those.
     """
+    scale = scale.float()
     read = codec.decode(codes.contiguous(), scratch)
     turned = torch.matmul(written.transpose(0, 1), codec.rotate)
-    energy = turned.square().sum(-1)
-    product = (turned * read).sum(-1) * scale
-    # zero scales of vectors that are not zero are no rounding
-    lost = (scale == 0) & (energy > SMALLEST**2)
-    counts = scale.isfinite() & energy.isfinite() & ((scale >= SMALLEST) | lost)
-    product, energy = product.masked_fill(~counts, 0.0), energy.masked_fill(~counts, 0.0)
-    heads = product.sum(-1) / energy.sum(-1).clamp_min(1e-30)
-    heads = torch.where(energy.sum(-1) > 0, (heads - 1).abs(), 0.0)
-    vectors = torch.where(energy > 0, (product / energy.clamp_min(1e-30) - 1).abs(), 0.0)
+    energy, product = torch.linalg.vecdot(turned, turned), torch.linalg.vecdot(turned, read) * scale
+    # what is small is judged by what went in: a scale that is lost although the vector was not small is no rounding
+    judged = (energy > least_energy(codec.bits, turned.shape[-1])) & (energy < torch.inf) & (scale < torch.inf)
+    energy, off = (x.masked_fill(~judged, 0.0) for x in (energy, product - energy))
+    heads = off.sum(-1).abs() / energy.sum(-1).clamp_min(1e-30)
+    vectors = off.abs() / energy.clamp_min(1e-30)
     return torch.stack((heads.max(), vectors.max()))
+
+
+def least_energy(bits: int, dim: int) -> float:
+    """|x|^2 from which on a sound codec's scale is above SMALLEST: it is at least |x| / sqrt(d), in 8 bits a 127th of
+    that."""
+    return dim * (SMALLEST * (127 if bits == 8 else 1)) ** 2

@@ -67,13 +67,14 @@ class ShadowReport:
     """A position computed again from a clean cache. position: index of the generated token that it predicts.
 
     agrees: same most likely token; identical: same logits in every bit; kl: of the clean distribution from the other
-    one, nats (infinite if either holds no number).
+    one, nats (infinite if either holds no number); doubt: 1 - sum p^2 of the clean one, see engine.checks.
     """
 
     position: int
     agrees: bool
     identical: bool
     kl: float
+    doubt: float
     milliseconds: float
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from engine.checks import CacheChecks
+from engine.checks import CacheCheck, CacheChecks
 from engine.codecs.spec import FULL, header
 from engine.deltanet import INNER
 from engine.drafters.base import Drafter
@@ -80,6 +80,8 @@ class Sequence:
         self.pacer = Pacer(depth=model.rows - 1)
         self.budget = Budget(model.device)
         self.checks: CacheChecks | None = None
+        self.checked: CacheCheck | None = None
+        """The newest check of this sequence that nobody has looked at."""
         self.shadows: ShadowBudget | None = None
         """Set: prompts are prefilled in full precision, coded when complete, and shadowed while there is room."""
 
@@ -285,7 +287,7 @@ class Sequence:
             return self.model.decode(state, self.tokens[self.length : self.length + 1]).logits[0]
 
         as_coded: list[KVCache | None] = [None] * len(full)
-        self.checks.compare(self.codec, self.length, lambda: row(full), lambda: row(as_coded))
+        self.checked = self.checks.compare(self.codec, self.length, lambda: row(full), lambda: row(as_coded))
 
     def _uncover(self) -> bool:
         """Makes a shadow the caches again, the rows behind it lost; whether there was one."""

@@ -16,6 +16,7 @@ import time
 import torch
 from torch import Tensor
 
+from engine.checks import doubt
 from engine.model import Model
 from engine.reports import ShadowReport
 from engine.sequence import Sequence
@@ -43,7 +44,7 @@ class ShadowCheck:
         logits = logits[: self._valid]
         identical = torch.equal(clean, logits)
         agrees, kl = (True, 0.0) if identical else compare(clean, logits)
-        return ShadowReport(position, agrees, identical, kl, (time.perf_counter() - started) * 1e3)
+        return ShadowReport(position, agrees, identical, kl, doubt(clean), (time.perf_counter() - started) * 1e3)
 
     def _follow(self, sequence: Sequence) -> SequenceState:
         if self._state is None:

@@ -15,7 +15,7 @@ from functools import partial
 from torch import Tensor
 
 from engine.audit import Auditor, AuditPlan, Step
-from engine.cache_audit import CacheAudit, misread
+from engine.cache_audit import CacheAudit, judged
 from engine.codecs.spec import FULL
 from engine.constraint import ChosenFrom, Constraint, Filtered, cut, filtered
 from engine.detokenizer import StreamDetokenizer
@@ -25,7 +25,7 @@ from engine.model import Rows
 from engine.penalties import Penalties
 from engine.planted_steps import PlantedSteps
 from engine.planting import Planted
-from engine.reports import CacheReport, EndReason, RewindReport, ShadowReport, StepReport, TokenReport
+from engine.reports import EndReason, RewindReport, ShadowReport, StepReport, TokenReport
 from engine.sampler import MAX_TOP, Choice, SamplingParams, choose, pick
 from engine.sequence import Sequence
 from engine.shadow_check import ShadowCheck
@@ -144,9 +144,10 @@ class Turn:
         source, drafts = self._draft(self._room() - 1)
         if self._constraint is not None:
             drafts = cut(self._constraint, drafts)
-        self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
         never = self.tokenizer.special_ids - self.tokenizer.eos_ids
-        return Draft(source, self._planted_steps.drafted(drafts, never))
+        drafts = self._planted_steps.drafted(drafts, never)
+        self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
+        return Draft(source, drafts)
 
     def accept(self, draft: Draft, rows: Rows, started: float) -> StepReport:
         """The second half: samples from the rows that were decoded for `draft`, commits what agrees, and reports.
@@ -168,7 +169,7 @@ class Turn:
         chosen = partial(self._chosen, first=first, new=new, replaced=found.replaced)
         step = Step(block, rows, new, len(drafts), found.choice.ids, chosen)
         self._auditor.before_commit(sequence.state, step, asked=cache is not None and cache.misread)
-        cache = self._accused(cache, block)
+        cache = judged(cache, self._auditor, sequence.model, sequence.state, block)
         sequence.sound = sequence.sound and (cache is None or not cache.faults)
         self._planted_steps.before_commit(sequence.state, len(new))
         sequence.commit(new, rows.hidden[: len(new)], speculative=bool(drafts))
@@ -303,18 +304,6 @@ class Turn:
             return source
         return SHORT if hint_died else None
 
-    def _accused(self, cache: CacheReport | None, block: Tokens[int]) -> CacheReport | None:
-        """Where a block and its rows alone differ, and codes are read, either may be the one at fault: a second reading
-        of the single row decides who is accused, the auditor's speculation or the cache."""
-        at, sequence = self._auditor.mismatch, self.sequence
-        if at is None or cache is None:
-            return cache
-        found = misread(sequence.model, sequence.state, block[: at + 1], sequence.length + at)
-        if found:
-            self._auditor.withdraw()
-            return replace(cache, faults=(*cache.faults, *found))
-        return replace(cache, faults=tuple(fault for fault in cache.faults if fault.check != "reading"))
-
     def _chosen(self, logits: Tensor, *, first: int, new: Tokens[int], replaced: Tokens[int]) -> list[int | None]:
         """What the sampler chooses from recomputed rows; None where the constraint has chosen. The new tokens are not
         part of the history yet."""
@@ -340,6 +329,9 @@ class Turn:
 
     def _shadow_check(self, position: int, logits: Tensor) -> ShadowReport | None:
         """logits: of the step's first row, which saw nothing but what is committed."""
+        checked, self.sequence.checked = self.sequence.checked, None
+        if checked is not None:  # the codes against the full rows, at the end of the prompt
+            return ShadowReport(position, checked.top1, False, checked.kl, checked.doubt, checked.milliseconds)
         every = self.options.shadow_every
         if not every or position < self._next_shadow:
             return None

@@ -122,13 +122,15 @@ class Breaker:
         return dict(self._records)
 
     def blocking(self, fingerprint: str, mode: str, context: int, tool_format: str) -> tuple[Key, Record] | None:
-        """The breaker that keeps a mode from serving so many tokens: its own bucket's or that of a shorter context."""
-        for bucket in range(bucket_of(context) + 1):
-            key = Key(fingerprint, mode, bucket, tool_format)
-            record = self._records.get(key)
-            if record is not None and record.state != "closed":
-                return key, record
-        return None
+        """The breaker that keeps a mode from serving so many tokens: of the shortest context, if there are several."""
+        found: tuple[Key, Record] | None = None
+        bucket = bucket_of(context)
+        for key, record in self._records.items():  # no key is built: this is asked for each request
+            if record.state == "closed" or key.bucket > bucket or key.mode != mode:
+                continue
+            if (key.fingerprint, key.tool_format) == (fingerprint, tool_format) and (not found or key < found[0]):
+                found = key, record
+        return found
 
     def trip(self, key: Key, trip: Trip, now: float) -> bool:
         """Takes a trip; True if a breaker opened by it."""

@@ -43,6 +43,9 @@ class Policy:
     before it is valid, and clients give up at 600 s although wire modules keep the connection alive meanwhile: a notice
     in time is worth more to them than a call that nobody takes.
 
+    scrub_history: of a loop that was cut and comes back with the client's history one copy stays
+    (`detectors.history_scrub`).
+
     session_rewinds: within session_hours, after which a session begins its responses in plain decoding; 0 = no limit.
     rules: in order of precedence. override: name of the one that was applied, "" = none.
     """
@@ -53,6 +56,7 @@ class Policy:
     hold_text_chars: int = 1 << 18
     repair: bool = False
     max_call_cycles: int = 20
+    scrub_history: bool = True
     hold_call_s: float = 540.0
     session_rewinds: int = 20
     session_hours: float = 6.0
@@ -200,7 +204,8 @@ def _applied(remedy: Remedy, rule: Rule, finding: Finding, situation: Situation,
                 return Wait(rule.name)
             return Repair(rule.name) if situation.mendable else None
         case "end":
-            return _end(rule, finding, situation)
+            late = finding.detector.startswith("stall.") and finding.grade is not Grade.ABORT
+            return None if late else _end(rule, finding, situation)  # a step that is late may still come
         case _:
             return Continue(hold=remedy == "hold", rule=rule.name)
 

@@ -129,6 +129,7 @@ class _Settings(_Table):
     hold_text_chars: int | None = Field(default=None, ge=1024)
     repair: bool | None = None
     max_call_cycles: int | None = Field(default=None, ge=0, le=64)
+    scrub_history: bool | None = None
     rule: tuple[_Rule, ...] = Field(default=(), max_length=MAX_RULES)
 
     def written(self) -> dict[str, Any]:

@@ -33,8 +33,8 @@ DETECTORS = (
     "loop.history",
     "struct.run", "struct.misplaced", "struct.think",
     "text.charset",
-    "drift.audit", "drift.prefix", "drift.nonfinite", "drift.shadow", "drift.kv", "drift.sharpened", "drift.accepted", "drift.collapse",
-    "drift.tool_validity",
+    "drift.audit", "drift.prefix", "drift.nonfinite", "drift.shadow", "drift.kv", "drift.sharpened", "drift.accepted",
+    "drift.collapse", "drift.tool_validity",
     "stall.step",
     "budget.session",
 )  # fmt: skip

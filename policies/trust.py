@@ -4,7 +4,7 @@ Must not: count tokens or look into a request; a context length is an argument.
 Invariant: plain decoding in full precision is always trusted, so there always is an answer.
 
 A mode is trusted up to the context that it was qualified for; without a qualification, up to `ceiling_tokens`. The
-answer is for the length of the prompt; `Start.until` says how long a response may grow before it would be another.
+answer is for the length of the prompt; `Start.limit` says how long a response may grow before it would be another.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from policies.accusation import Axis
 from policies.breaker import EDGES, Breaker
+from policies.ladder import safer
 from policies.modes import PLAIN, DecodeMode
 from policies.qualification import Ceiling, Qualification
 
@@ -71,13 +72,21 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """A mode is used up to so many tokens of context, beyond them `mode` is."""
+
+    tokens: int
+    mode: DecodeMode
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
-    """mode: to start in. why: the wanted mode is not used; empty if it is. until: tokens of context up to which the
-    answer holds, None = to the end of the window."""
+    """mode: to start in. why: the wanted mode is not used; empty if it is. limit: None = it may be used to the end of
+    the window; so if there is none at 0 tokens, nobody has to count those of a prompt."""
 
     mode: DecodeMode
     why: str = ""
-    until: int | None = None
+    limit: Limit | None = None
 
 
 def start_mode(
@@ -92,19 +101,22 @@ def start_mode(
 
     Where not even plain decoding has room, the wanted codec stays, without drafts: it is what can be served at all.
     """
+    window = trust.served.window
+    if trust.ceiling(wanted).tokens >= window and trust.distrust(wanted, max(window, context), breaker) is None:
+        return Start(wanted)  # as nearly always: nothing speaks against it at any length
     mode, why = _choose(wanted, context, trust, breaker, possible, fits)
 
     def with_room(tokens: int) -> DecodeMode:
         return _choose(wanted, tokens, trust, breaker, possible, lambda _: True)[0]
 
-    later = [edge for edge in _turns(wanted, trust) if edge > context]
-    until = next((at - 1 for at in later if with_room(at) != with_room(context)), None)
-    return Start(mode, why, until)
-
-
-def depends_on_length(wanted: DecodeMode, trust: Trust, breaker: Breaker, possible: Collection[str] = ()) -> bool:
-    """Whether prompts of different length start in different modes, so that somebody has to count tokens."""
-    return start_mode(wanted, 0, trust, breaker, possible).until is not None
+    turns = [turn for turn in _turns(wanted, trust) if turn > context]
+    later = [with_room(turn) for turn in turns]
+    first = next((i for i, other in enumerate(later) if other != with_room(context)), None)
+    if first is None:
+        return Start(mode, why)
+    # a response changes its mode once, so into one that lasts
+    lasts = all(other == later[first] for other in later[first:])
+    return Start(mode, why, Limit(turns[first] - 1, later[first] if lasts else PLAIN))
 
 
 def _choose(
@@ -118,7 +130,7 @@ def _choose(
     distrust = trust.distrust(wanted, context, breaker)
     if distrust is None:
         return wanted, ""
-    for mode in safer(wanted, distrust.axis):
+    for mode in rungs(wanted, distrust.axis):
         known = not possible or str(mode) in possible
         if known and fits(mode) and trust.distrust(mode, context, breaker) is None:
             return mode, distrust.why
@@ -126,17 +138,16 @@ def _choose(
     return codec_alone, f"{distrust.why}, and a full cache has no room for {context} tokens"
 
 
-def safer(mode: DecodeMode, axis: Axis | None) -> list[DecodeMode]:
-    """What to try instead. An accused half goes; both do if nobody knows which. Where nothing is accused, one half
+def rungs(mode: DecodeMode, axis: Axis | None) -> list[DecodeMode]:
+    """What to try instead: the ladder's next rung for what is accused, then plain. Where nothing is accused, one half
     alone may be known to be sound: the exact cache is tried first."""
-    no_drafts, full = DecodeMode("none", mode.codec), DecodeMode(mode.drafter, "full")
-    halves = {"speculation": [no_drafts], "kv": [full], "unknown": [], None: [full, no_drafts]}[axis]
-    return [each for each in (*halves, PLAIN) if each != mode]
+    halves = [DecodeMode(mode.drafter, "full"), DecodeMode("none", mode.codec)] if axis is None else [safer(mode, axis)]
+    return [each for each in dict.fromkeys((*halves, PLAIN)) if each is not None and each != mode]
 
 
 def _turns(wanted: DecodeMode, trust: Trust) -> list[int]:
     """Context lengths at which the answer may change, rising: one beyond each edge and ceiling."""
-    modes = (wanted, *safer(wanted, None))
+    modes = (wanted, *rungs(wanted, None))
     edges = {*EDGES, *(trust.ceiling(mode).tokens for mode in modes)}
     return sorted(edge + 1 for edge in edges if edge < trust.served.window)
 

@@ -15,7 +15,9 @@ import orjson
 
 from policies.modes import DecodeMode
 from proxy import config as configuration
+from proxy.backends.plantable import PLANTABLE
 from proxy.config import Config, ConfigProblem
+from proxy.policy_source import load_policy
 from proxy.trust_cli import add_trust
 
 
@@ -68,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "--incidents", metavar="FILE", help="where incidents are kept (default specguard-incidents.sqlite)"
     )
     serve.add_argument("--observe", action="store_true", help="record findings, change nothing")
-    serve.add_argument("--plant", metavar="FAULT", help="plant an engine fault, for demos (verify-ignores-cache)")
+    serve.add_argument("--plant", metavar="FAULT", help=f"plant an engine fault, for demos: {', '.join(PLANTABLE)}")
     levels = ("debug", "info", "warning", "error")
     serve.add_argument(
         "--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning or error (default info)"
@@ -143,6 +145,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     config = _load(options)
+    load_policy(config.guard)  # says what is wrong with the file that is named there
     shown = config.model_dump()
     shown["server"]["keys"] = [f"({len(config.server.keys)} set)"] if config.server.keys else []
     print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())

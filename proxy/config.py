@@ -79,7 +79,8 @@ class Decode(_Section):
     """Decode mode and defaults. audit_every: the first verify step of a response and then one in so many.
 
     shadow_every: tokens of a response after which a position is computed again from a clean cache; 0 = never. It costs
-    a second prefill of each checked response, and a second cache while it lasts.
+    a second prefill of each checked response, a second cache while it lasts, and an eighth of a step per token. Off,
+    also for compressed caches: their own audit (engine.cache_audit) sees the known faults for a tenth of that.
     seed: for requests that name none (the Anthropic API has no such field); -1 = another one for each response.
     force_low_bits: allow codecs that break tool calls. shadow_mib: host memory for full-precision copies of prompts
     whose cache is compressed; 0 = none.
@@ -115,6 +116,7 @@ class Guard(_Section):
     hold_text_chars: int | None = Field(default=None, ge=1024)
     repair: bool | None = None
     max_call_cycles: int | None = Field(default=None, ge=0, le=64)
+    scrub_history: bool | None = None
 
     def quick(self) -> dict[str, Any]:
         """What was set here."""

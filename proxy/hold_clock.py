@@ -6,15 +6,14 @@ Invariant: a call is found to be held too long at most once, at a step's end (a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from detectors.finding import Finding, Grade
 
 
 class HoldClock:
-    """Of one response. limit_s: 0 = none. clock: seconds from any point on.
+    """Of one response, entered while the engine works. limit_s: 0 = none. clock: seconds from any point on.
 
     A rewind of the call does not set it back: the client has still got nothing.
     """
@@ -22,17 +21,15 @@ class HoldClock:
     def __init__(self, limit_s: float, clock: Callable[[], float]) -> None:
         self._limit_s, self._clock = limit_s, clock
         self._holding = self._told = False
-        self.held_s = 0.0
+        self._began = self.held_s = 0.0
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """The engine works meanwhile."""
-        began = self._clock()
-        try:
-            yield
-        finally:
-            if self._holding:
-                self.held_s += self._clock() - began
+    def __enter__(self) -> None:
+        """The engine works from here on."""
+        self._began = self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        if self._holding:
+            self.held_s += self._clock() - self._began
 
     def hold(self) -> None:
         """A call is open; idempotent."""

@@ -1,12 +1,13 @@
 """`specguard incidents`: list, show, stats, export.
 
-Must not: print a prompt or what was said, except on the page of one incident that was captured.
+Must not: print a prompt or what was said, except of one incident that was captured.
 Invariant: JSON goes to standard output, one document or one line each; remarks go to standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sqlite3
 import sys
@@ -49,6 +50,7 @@ def add_incidents(commands: Any, wide: type[argparse.HelpFormatter], load: Load)
     listing.add_argument("--session", default="", metavar="S", help="only of this session")
     show = views.add_parser("show", help="everything about one incident", formatter_class=wide)
     show.add_argument("id", metavar="ID", help="as listed, or its beginning if that is unique")
+    show.add_argument("--capture", action="store_true", help="print what was captured with it, as JSON, instead")
     stats = views.add_parser("stats", help="how many, of which kind, and what they cost", formatter_class=wide)
     export = views.add_parser(
         "export",
@@ -128,7 +130,11 @@ def _show(options: argparse.Namespace, store: IncidentStore) -> None:
     if len(found) > 1:
         raise ConfigProblem(f"{len(found)} incidents begin with {options.id!r}; write more of the id ({hint})")
     (record,) = found
-    if options.json:
+    if options.capture:
+        if record.capture is None:
+            raise ConfigProblem(f"nothing was captured with {record.id}; that needs incidents.capture = true")
+        print(json.dumps(record.capture, ensure_ascii=False, indent=2))
+    elif options.json:
         print(orjson.dumps(record.cloud_event(), option=orjson.OPT_INDENT_2).decode())
     else:
         _console().print(incident_page(record))

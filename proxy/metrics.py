@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,9 +18,10 @@ from prometheus_client.registry import Collector
 
 from policies.breaker import Key, Record, bucket_name
 from policies.modes import DecodeMode
+from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, Started, ToolCall
-from proxy.incidents import Closure, Incident
+from proxy.incidents import Closure, Incident, Judgement
 
 OTHER = "other"
 MOST_VALUES = 64
@@ -66,6 +66,7 @@ class Metrics:
         self._incidents = counter("incidents", "Trips of detectors", "detector", "grade", "action")
         self._culprits = counter("culprits", "Closed incidents, by who is to blame", "culprit", "certainty")
         self._fallbacks = counter("fallbacks", "Changes of the decode mode by the guard", "from", "to")
+        self._starts = counter("safer_starts", "Responses begun in another mode than was wanted", "from", "to")
         self._fallback = histogram("fallback_seconds", "Time that a rewind took", SECONDS)
         self._calls = counter("tool_calls", "Tool calls: sent, refused, or sent after mending", "result")
         self._drafted = counter("draft_tokens", "Drafted tokens in finished responses", "drafter")
@@ -95,7 +96,11 @@ class Metrics:
     def refused(self, kind: str) -> None:
         self._refused.labels(kind).inc()
 
-    def opened(self, incident: Incident, capture: Any = None) -> None:
+    def safer_start(self, wanted: DecodeMode, mode: DecodeMode) -> None:
+        """An open breaker or the end of trust decided otherwise."""
+        self._starts.labels(str(wanted), str(mode)).inc()
+
+    def opened(self, incident: Incident, capture: Capture | None = None) -> None:
         detector = self._bounded("detector", incident.detector)
         self._incidents.labels(detector, incident.grade, incident.action).inc()
         if incident.mode_before != incident.mode_after:
@@ -110,7 +115,7 @@ class Metrics:
         if closure.level:
             self._fallback.observe(closure.milliseconds / 1e3)
 
-    def judged(self, judgement: Any) -> None:
+    def judged(self, judgement: Judgement) -> None:
         """Counted when it was closed."""
 
     def _bounded(self, label: str, value: str) -> str:

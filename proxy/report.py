@@ -55,9 +55,10 @@ def incident_page(record: Record) -> RenderableType:
         ("tripped", f"{opened.get('detector')} ({opened.get('grade')}): {opened.get('reason')}"),
         ("where", _where(opened)),
         ("done", _done(opened)),
+        ("rule", str(opened.get("rule") or "")),
         ("cost", _cost(closed)),
         ("outcome", f"{STATES.get(record.state, record.state)}, finish reason {closed.get('finish_reason') or '-'}"),
-        ("culprit", f"{CULPRITS.get(culprit, culprit)}, {record.certainty or 'not judged yet'}"),
+        ("culprit", f"{CULPRITS.get(culprit, culprit)}, {record.certainty or 'not judged yet'}{_before(record)}"),
         ("proof", _proof(closed.get("proof") or {})),
         ("evidence", _pairs(opened.get("evidence") or {})),
         ("texts", "\n".join(f"{name}: {text}" for name, text in (opened.get("texts") or {}).items())),
@@ -119,7 +120,7 @@ def _rows(title: str, rows: Sequence[Mapping[str, Any]] | None) -> RenderableTyp
 
 
 def _is_told(value: Any) -> bool:
-    return value not in (None, "", [], False)
+    return value is not None and value is not False and value not in ("", [])
 
 
 def _cell(value: Any) -> str:
@@ -138,6 +139,14 @@ def _captured(capture: Mapping[str, Any] | None) -> str:
         return f"without token ids, since secrets were redacted ({', '.join(capture['redacted'])})"
     ids = [len(capture.get(name) or ()) for name in ("prompt_ids", "kept_ids", "lost_ids")]
     return f"{ids[0]} tokens of prompt, {ids[1]} of response, {ids[2]} discarded; `specguard replay` runs it again"
+
+
+def _before(record: Record) -> str:
+    """What was said before it was judged by running it again, if that was something else."""
+    first = (record.closed or {}).get("culprit")
+    if record.judged is None:
+        return ""
+    return ", by running it again" + (f" (at first: {first})" if first and first != record.culprit else "")
 
 
 def _where(opened: dict[str, Any]) -> str:
@@ -174,7 +183,8 @@ def _cost(closed: dict[str, Any]) -> str:
 
 
 def _proof(proof: dict[str, Any]) -> str:
-    return _pairs({k: v for k, v in proof.items() if v not in (None, [], ())})
+    told_above = ("culprit", "certainty")
+    return _pairs({k: v for k, v in proof.items() if v not in (None, [], ()) and k not in told_above})
 
 
 def _pairs(values: dict[str, Any]) -> str:

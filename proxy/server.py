@@ -206,8 +206,11 @@ class Handlers:
         return {"id": name, "object": "model", "created": 0, "owned_by": "specguard", "max_model_len": window}
 
     def _check_ready(self) -> None:
-        if reason := self._service.not_ready():
-            raise RequestError("internal" if self._service.failure else "overloaded", reason)
+        service = self._service
+        if reason := service.not_ready():
+            trouble = service.backend.trouble
+            final = service.failure or (trouble is not None and trouble.final)
+            raise RequestError("internal" if final else "overloaded", reason)
 
     async def _respond(
         self, http: web.Request, parsed: Parsed, make_encoder: Callable[[ChatRequest, str, bool], Encoder]
@@ -227,6 +230,9 @@ class Handlers:
             if session.policy.override:
                 extra[HEADER] = session.policy.override
             extra["x-specguard-mode"] = str(session.mode)
+            if session.scrubbed:
+                extra["x-specguard-scrubbed"] = str(session.scrubbed)
+                log.info("history.scrubbed", request_id=http[REQUEST], characters=session.scrubbed)
             if why:
                 extra["x-specguard-mode-reason"] = re.sub(r"[^ -~]", "?", why)[:300]
             async with aclosing(session.events()) as guarded:
@@ -248,7 +254,8 @@ def session_key(headers: Mapping[str, str], request: ChatRequest) -> str:
             return value
     if request.session:
         return request.session
-    opening = "\0".join(m.text for m in request.messages[:2])
+    first = next((at for at, message in enumerate(request.messages) if message.role == "user"), 1)
+    opening = "\0".join(m.text for m in request.messages[: first + 1])
     return f"auto-{hashlib.sha256(opening.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 

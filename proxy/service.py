@@ -9,8 +9,11 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+
+import structlog
 
 from detectors.drift.memory import DriftMemory
 from policies.modes import DecodeMode
@@ -22,6 +25,7 @@ from proxy.config import Config, config_sha256
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.incidents import IncidentStore, Origin
+from proxy.loop_ledger import LoopLedger
 from proxy.metrics import Metrics, Present
 from proxy.policy_source import policy_sha256
 from proxy.replay import AutomaticReplay
@@ -30,6 +34,7 @@ from proxy.session_budget import RewindLedger, SessionBudget
 from proxy.sinks import Sinks
 from proxy.trust_keeper import TrustKeeper
 
+log = structlog.get_logger()
 MEASURE_S = 1.0
 """How long a scrape waits for the engine's own numbers."""
 
@@ -41,6 +46,7 @@ class Service:
     shadow: what clean recomputations have shown, of all responses. sinks: everybody who hears of incidents, the store
     first; None = the store alone. keeper: of breakers and trust, None = every mode is used everywhere. replays: of
     incidents, off the requests' path. overrides: of the policy, for some requests; rewinds: of each session.
+    loops: that were cut in earlier responses.
     """
 
     config: Config
@@ -61,6 +67,7 @@ class Service:
     keeper: TrustKeeper | None = None
     canaries: Canaries | None = None
     metrics: Metrics | None = None
+    loops: LoopLedger = field(default_factory=LoopLedger)
     replays: AutomaticReplay | None = None
     memory: dict[str, int] = field(default_factory=dict)
     origin: Origin = field(init=False)
@@ -88,7 +95,9 @@ class Service:
             return self.failure
         if self.draining:
             return "the server is shutting down"
-        return "" if self.ready else "the model is still loading"
+        if not self.ready:
+            return "the model is still loading"
+        return "" if self.backend.trouble is None else self.backend.trouble.message
 
     def known_models(self) -> list[str]:
         """The model's own name first, then its aliases."""
@@ -108,10 +117,14 @@ class Service:
             return session, ""
 
         async def count() -> int:
-            return await self.backend.count_tokens(request.messages, request.tools)
+            return await self.backend.count_tokens(session.request.messages, request.tools)
 
         start = await self.keeper.start(session.mode, count, getattr(self.backend, "fits", None))
-        return replace(session, mode=start.mode), start.why
+        if start.why:
+            log.info("mode.safer", request_id=request.request_id, mode=str(start.mode), reason=start.why)
+            if self.metrics is not None:
+                self.metrics.safer_start(session.mode, start.mode)
+        return replace(session, mode=start.mode, limit=start.limit), start.why
 
     async def measure(self) -> None:
         """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was."""
@@ -157,7 +170,10 @@ class Service:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
         policy = self._policy(request, headers)
-        budget = SessionBudget(self.rewinds, f"{owner}/{request.session}", policy.session_rewinds, policy.session_hours)
+        conversation, scrubbed = f"{owner}/{request.session}", 0
+        if policy.scrub_history and policy.action == "enforce":
+            request, scrubbed = self.loops.scrub(conversation, request)
+        budget = SessionBudget(self.rewinds, conversation, policy.session_rewinds, policy.session_hours)
         return GuardedSession(
             request,
             self.backend,
@@ -168,6 +184,8 @@ class Service:
             self.shadow,
             budget=budget,
             origin=self.origin,
+            remember=partial(self.loops.remember, conversation),
+            scrubbed=scrubbed,
         )
 
     def _policy(self, request: ChatRequest, headers: Mapping[str, str]) -> Policy:

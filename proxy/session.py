@@ -16,9 +16,11 @@ import structlog
 from detectors.call_history import find_loop
 from detectors.drift.memory import DriftMemory
 from detectors.finding import Finding
+from detectors.history_scrub import LoopDigest
 from detectors.settings import DEFAULT, DetectorSettings
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Continue, End, Policy, Start, decide_start
+from policies.trust import Limit
 from proxy.admission import admit
 from proxy.backends.base import Backend
 from proxy.conversation import ChatRequest
@@ -39,7 +41,8 @@ class GuardedSession:
     starts_thinking: the chat template opens `<think>` in the prompt. shadow: what clean recomputations have shown so
     far, of all responses; None = of this one alone. detectors: the numbers that they go by. budget: the session's
     rewinds, None = no limit. clock: seconds that the engine's work is measured by, None = the event loop's. origin: of
-    the rules.
+    the rules. limit: of the context up to which `mode` is trusted, None = there is none. remember: told of a loop that
+    was cut after some of it was sent. scrubbed: characters of such loops that were taken out of the request.
     """
 
     request: ChatRequest
@@ -53,6 +56,9 @@ class GuardedSession:
     budget: SessionBudget | None = None
     clock: Callable[[], float] | None = None
     origin: Origin = NOWHERE
+    limit: Limit | None = None
+    remember: Callable[[LoopDigest], None] | None = None
+    scrubbed: int = 0
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Raises BackendError while nothing was sent, also for a tool with a bad schema; later: Failed."""
@@ -80,6 +86,8 @@ class GuardedSession:
             self.budget,
             self.clock or asyncio.get_running_loop().time,
             self.detectors.stall,
+            self.limit if mode == self.mode else None,
+            self.remember,
         )
         response = GuardedResponse(setting, generation, observers)
         for finding, start in known:

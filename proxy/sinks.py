@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
-from proxy.incidents import Closure, Incident, IncidentSink
+from proxy.capture import Capture
+from proxy.incidents import Closure, Incident, IncidentSink, Judgement
 
 log = structlog.get_logger()
 
@@ -23,22 +23,18 @@ class Sinks:
 
     members: tuple[IncidentSink, ...]
 
-    def opened(self, incident: Incident, capture: Any = None) -> None:
+    def opened(self, incident: Incident, capture: Capture | None = None) -> None:
         self._tell(lambda sink: sink.opened(incident, capture), "opened", incident.id)
 
     def closed(self, closure: Closure) -> None:
         self._tell(lambda sink: sink.closed(closure), "closed", closure.id)
 
-    def judged(self, judgement: Any) -> None:
-        self._tell(lambda sink: getattr(sink, "judged", _ignored)(judgement), "judged", judgement.id)
+    def judged(self, judgement: Judgement) -> None:
+        self._tell(lambda sink: sink.judged(judgement), "judged", judgement.id)
 
-    def _tell(self, tell: Callable[[Any], None], kind: str, incident: str) -> None:
+    def _tell(self, tell: Callable[[IncidentSink], None], kind: str, incident: str) -> None:
         for sink in self.members:
             try:
                 tell(sink)
             except Exception:
                 log.exception("sink.failed", sink=type(sink).__name__, record=kind, incident=incident)
-
-
-def _ignored(_: object) -> None:
-    """For sinks that have no use for a judgement."""

@@ -27,7 +27,8 @@ class Step:
     """One engine step in numbers. position: of its first token. audited, mismatch: what an audit of it said (index of
     the first row that differs). min_margin, mean_entropy: over its tokens, None where the backend cannot tell.
 
-    shadow_kl: of a position that was computed again from a clean cache, in nats.
+    shadow_kl: of a position that was computed again from a clean cache, in nats. cache_faults, key_cosine,
+    value_cosine: of a compressed cache; the cosine between vectors and their codes, in the worst layer.
     """
 
     position: int
@@ -45,6 +46,9 @@ class Step:
     mean_entropy: float | None
     finite: bool
     shadow_kl: float | None
+    cache_faults: int | None
+    key_cosine: float | None
+    value_cosine: float | None
 
 
 class Transcript:
@@ -152,7 +156,7 @@ class Transcript:
 
 
 def _step(delta: Delta) -> Step:
-    step, audit = delta.step, delta.step.audit
+    step, audit, cache = delta.step, delta.step.audit, delta.step.cache
     return Step(
         position=delta.position,
         tokens=len(delta.tokens),
@@ -169,6 +173,9 @@ def _step(delta: Delta) -> Step:
         mean_entropy=_mean(_known(token.entropy for token in delta.tokens)),
         finite=all(token.finite is not False for token in delta.tokens),
         shadow_kl=None if step.shadow is None else step.shadow.kl,
+        cache_faults=None if cache is None else len(cache.faults),
+        key_cosine=None if cache is None or cache.keys is None else cache.keys.cosine,
+        value_cosine=None if cache is None or cache.values is None else cache.values.cosine,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ import structlog
 from detectors.drift.cache import PROOFS
 from detectors.drift.drafting import DeadDrafter
 from detectors.finding import Finding
+from detectors.history_scrub import LoopDigest
 from detectors.mended_call import MendedCall
 from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
@@ -46,7 +47,7 @@ class _Trip:
 
 
 class Trips:
-    """Of one response. Positions are indices into its tokens."""
+    """Of one response. Positions are indices into its tokens. remember: told of a loop that was sent in part."""
 
     def __init__(
         self,
@@ -55,9 +56,10 @@ class Trips:
         generation: Generation,
         sink: IncidentSink,
         origin: Origin = NOWHERE,
+        remember: Callable[[LoopDigest], None] | None = None,
     ) -> None:
         self._request, self._backend, self._generation, self._sink = request, backend, generation, sink
-        self._origin = origin
+        self._origin, self._remember = origin, remember
         self._exact = backend.capabilities.exactness == "bitwise"
         self._trips: list[_Trip] = []
         self._comparing: Blame | None = None
@@ -101,6 +103,8 @@ class Trips:
                     and (self._generation.cached_tokens > 0 or finding.detector == "drift.shadow"),
                 )
                 self._comparing = trip.blame
+                if self._remember and (loop := _sent_loop(finding, to, transcript)) is not None:
+                    self._remember(loop)
             case Start():
                 trip.outcome = "recovered"
                 trip.verdict = _without_comparison(finding, mode, acted=False)
@@ -276,6 +280,14 @@ class Trips:
             modes=tuple((at, each) for at, each in transcript.modes if at < kept),
             response=transcript.text,
         )
+
+
+def _sent_loop(finding: Finding, to: int, transcript: Transcript) -> LoopDigest | None:
+    """The loop that a rewind cuts, if the client has got some of its copies: they come back with the next request."""
+    period = finding.evidence.get("period", 0)
+    if finding.detector != "loop.period" or finding.channel.startswith("tool:") or to <= finding.began:
+        return None
+    return LoopDigest.of("".join(token.text for token in transcript.tokens[finding.began : finding.began + period]))
 
 
 def _compared(finding: Finding, start: int, lost: tuple[int, ...]) -> tuple[int, ...]:

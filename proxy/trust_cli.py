@@ -1,6 +1,6 @@
 """`specguard trust`: which decode modes are out of service, and how to put them back by hand.
 
-Must not: start an engine, or need a server that runs; one that does takes a reset over with its next request.
+Must not: start an engine, or need a server that runs; one that does takes a reset over within a second.
 Invariant: `show` changes nothing, also where the file cannot be read.
 """
 

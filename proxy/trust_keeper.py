@@ -21,11 +21,14 @@ from policies.accusation import Accusation, accuse
 from policies.breaker import Breaker, BreakerSettings, Key, Record, Trip, bucket_name, bucket_of
 from policies.modes import DecodeMode
 from policies.qualification import Qualification
-from policies.trust import Served, Start, Trust, depends_on_length, safer, start_mode
-from proxy.incidents import Closure, Incident
+from policies.trust import Served, Start, Trust, rungs, start_mode
+from proxy.capture import Capture
+from proxy.incidents import Closure, Incident, Judgement
 from proxy.trust_store import TrustStore
 
 log = structlog.get_logger()
+LOOK_S = 1.0
+"""How often the store is looked at for changes by others; not for each request, because some disks are slow."""
 REMEMBERED = 1024
 """Incidents whose closure or judgement may still come."""
 
@@ -57,6 +60,7 @@ class TrustKeeper:
         self._incidents: OrderedDict[str, _Opened] = OrderedDict()
         self._lock = threading.RLock()
         self._modes: tuple[str, ...] = ()
+        self._looked = 0.0
 
     def serve(
         self,
@@ -83,14 +87,15 @@ class TrustKeeper:
 
         fits: whether a mode's cache has room for so many tokens; None = all have.
         """
-        if self.store.changed_elsewhere():
-            await asyncio.to_thread(self._reload)
+        if abs(self._now() - self._looked) >= LOOK_S:
+            self._looked = self._now()
+            if self.store.changed_elsewhere():
+                await asyncio.to_thread(self._reload)
         if fits is None or wanted.codec == "full":  # then nothing takes more room than what was wanted
             fits = _all_fit
         with self._lock:
-            same_for_all = not depends_on_length(wanted, self.trust, self._breaker, self._modes)
             start = start_mode(wanted, 0, self.trust, self._breaker, self._modes)
-        if same_for_all and (start.mode == wanted or fits is _all_fit):
+        if start.limit is None and (start.mode == wanted or fits is _all_fit):
             return start
         tokens, fitting = await count(), fits
         with self._lock:
@@ -98,7 +103,7 @@ class TrustKeeper:
                 wanted, tokens, self.trust, self._breaker, self._modes, lambda mode: fitting(mode, tokens)
             )
 
-    def opened(self, incident: Incident, capture: Any = None) -> None:
+    def opened(self, incident: Incident, capture: Capture | None = None) -> None:
         self._incidents[incident.id] = entry = _Opened(incident)
         while len(self._incidents) > REMEMBERED:
             self._incidents.popitem(last=False)
@@ -109,7 +114,7 @@ class TrustKeeper:
             entry.outcome = closure.outcome
             self._weigh(entry, str(closure.culprit), closure.certainty)
 
-    def judged(self, judgement: Any) -> None:
+    def judged(self, judgement: Judgement) -> None:
         """A replay has found out more than the response did: its verdict replaces the other one."""
         if (entry := self._incidents.pop(judgement.id, None)) is not None and judgement.certainty != "none":
             self._weigh(entry, str(judgement.culprit), judgement.certainty)
@@ -169,7 +174,7 @@ class TrustKeeper:
             breakers.append(shown)
         ceilings = {
             str(each): {"tokens": found.tokens, "why": found.why or None}
-            for each, found in ((each, self.trust.ceiling(each)) for each in (mode, *safer(mode, None)))
+            for each, found in ((each, self.trust.ceiling(each)) for each in (mode, *rungs(mode, None)))
         }
         source = "configured" if self.trust.qualification is None else self.trust.qualification.created
         return {"breakers": breakers, "trusted": ceilings, "qualified": source, "note": self.note or None}

@@ -240,8 +240,8 @@ def test_a_dead_drafter_is_an_event_and_no_finding() -> None:
     assert turn.generated == plain.generated
 
 
-ELSEWHERE = {Fault.DEAD_DRAFTER}
-"""Told by no finding about tokens: a performance event above; the device's own in tests/proxy/backends."""
+ELSEWHERE = {Fault.DEAD_DRAFTER, Fault.STEP_HANGS, Fault.WORKER_DIES}
+"""Told by no finding about tokens: an event above; faults of the device itself are in tests/test_device_faults.py."""
 
 
 def test_the_table_holds_every_fault() -> None:

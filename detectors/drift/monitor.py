@@ -51,7 +51,8 @@ class TokenNumbers(Protocol):
 
 
 class ShadowNumbers(Protocol):
-    """A position computed again. position: of the token that it predicts; identical: in every bit; kl in nats."""
+    """A position computed again. position: of the token that it predicts; identical: in every bit; kl in nats; doubt:
+    1 - sum p^2 of the clean distribution."""
 
     @property
     def position(self) -> int: ...
@@ -61,6 +62,8 @@ class ShadowNumbers(Protocol):
     def identical(self) -> bool: ...
     @property
     def kl(self) -> float: ...
+    @property
+    def doubt(self) -> float: ...
 
 
 class StepNumbers(Protocol):
@@ -185,7 +188,7 @@ class DriftMonitor:
             return []
         place = sample.position, self._codec, step.context
         found = self._memory.agreement.feed(*place, sample.agrees)
-        diverges = self._memory.divergence.feed(*place, sample.kl)
+        diverges = self._memory.divergence.feed(*place, sample.kl, sample.doubt)
         if self._exact and self._codec == "full" and not sample.identical:
             evidence = {"kl": sample.kl, "agrees": sample.agrees}
             reason = "a clean recomputation gives other bits"

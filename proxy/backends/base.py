@@ -131,12 +131,15 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """A position computed again from a clean cache: same most likely token, same bits, KL in nats."""
+    """A position computed again from a clean cache: same most likely token, same bits, KL in nats.
+
+    doubt: 1 - sum p^2 of the clean distribution, what a divergence is measured against."""
 
     position: int
     agrees: bool
     identical: bool
     kl: float
+    doubt: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

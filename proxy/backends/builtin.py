@@ -33,28 +33,20 @@ from engine.template import TemplateError
 from engine.turn import Turn, TurnOptions
 from policies.modes import DecodeMode
 from proxy.backends.base import (
-    Alternative,
-    Audit,
     BackendError,
     BadPrompt,
-    CacheFault,
-    CacheHealth,
     Capabilities,
-    Coding,
     ContextTooLong,
     Delta,
-    Drawn,
     EngineLost,
     ModelInfo,
     Overloaded,
     Rebuild,
     Rerun,
     RewindReport,
-    Shadow,
-    StepStats,
-    Token,
     Trouble,
 )
+from proxy.backends.deltas import as_delta
 from proxy.backends.prompt import Prompter
 from proxy.backends.queue import TurnQueue
 from proxy.backends.replay import BuiltinReplay, open_replay
@@ -194,7 +186,7 @@ class BuiltinBackend:
 
     async def replay(self, rerun: Rerun) -> BuiltinReplay:
         """See `proxy.backends.base.Replayer`."""
-        return await open_replay(self, rerun, _as_delta)
+        return await open_replay(self, rerun, as_delta)
 
     async def count_tokens(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> int:
         prompt, _ = await asyncio.to_thread(self._prompt, self.engine, messages, tools)
@@ -359,7 +351,7 @@ class BuiltinGeneration:
             raise BackendError(
                 f"{self._promised}: the model got to where nothing valid can follow; simplify the schema"
             )
-        return _as_delta(step, self._mode, self._bytes)
+        return as_delta(step, self._mode, self._bytes)
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
         def call() -> reports.RewindReport:
@@ -389,45 +381,3 @@ def _close_opened(engine: Engine, opened: Sequence[Turn]) -> None:
     """Runs on the worker thread behind the opening."""
     for turn in opened:
         engine.close(turn)
-
-
-def _as_token(token: reports.TokenReport, to_bytes: Callable[[int], bytes] | None) -> Token:
-    numbers = (token.logprob, token.top1_prob, token.margin, token.entropy, token.finite)
-    drawn = Drawn(token.drawn.logprob, token.drawn.entropy, token.drawn.variance) if token.drawn else None
-    if to_bytes is None:
-        return Token(token.id, token.text, *numbers, drawn=drawn)
-    top = tuple(Alternative(id, to_bytes(id), logprob) for id, logprob in token.top)
-    return Token(token.id, token.text, *numbers, to_bytes(token.id), top, drawn)
-
-
-def _as_health(cache: reports.CacheReport) -> CacheHealth:
-    def coding(side: reports.CodingReport | None) -> Coding | None:
-        return Coding(side.bits, side.vectors, side.cosine, side.entropy) if side else None
-
-    faults = tuple(CacheFault(f.check, f.layer, f.side, f.row, f.measured, f.limit) for f in cache.faults)
-    return CacheHealth(faults, cache.rows, coding(cache.keys), coding(cache.values), cache.sigma)
-
-
-def _as_delta(step: reports.StepReport, mode: DecodeMode, to_bytes: Callable[[int], bytes] | None) -> Delta:
-    audit, shadow = step.audit, step.shadow
-    return Delta(
-        position=step.position,
-        tokens=tuple(_as_token(token, to_bytes) for token in step.tokens),
-        step=StepStats(
-            mode=mode,
-            source=step.source,
-            drafted=step.drafted,
-            accepted=step.accepted,
-            milliseconds=step.milliseconds,
-            context=step.context,
-            audit=Audit(audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared) if audit else None,
-            dead_drafter=step.dead_drafter,
-            filtered=step.filtered,
-            expected=step.expected,
-            shadow=Shadow(shadow.position, shadow.agrees, shadow.identical, shadow.kl) if shadow else None,
-            cache=_as_health(step.cache) if step.cache else None,
-        ),
-        end=step.end,
-        stop_sequence=step.stop_sequence,
-        tail=step.tail,
-    )

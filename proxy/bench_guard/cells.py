@@ -19,7 +19,8 @@ class Cell:
     """fault: as `--plant` names it. culprit: `policies.blame.Culprit`, "" where there is none.
 
     temperature: the tasks are drawn at it, None = as they are. prelude: with a context of more than 1,000 tokens.
-    warm: each task is asked twice, and judged the second time, when its prompt is a kept prefix.
+    warm: each task is asked twice, and judged the second time, when its prompt is a kept prefix. fresh: an engine of
+    its own for each task, and only the first few, since the fault takes the engine with it.
     """
 
     fault: str
@@ -29,6 +30,7 @@ class Cell:
     temperature: float | None = None
     prelude: bool = False
     warm: bool = False
+    fresh: bool = False
 
 
 FULL, CODED = "mtp+ngram/full", "mtp+ngram/k4v4"
@@ -49,6 +51,6 @@ CELLS = (
     Cell("codes-damaged", CODED, "kv", "full"),
     Cell("poisoned-prefix", FULL, "prefix", "same_codec", warm=True),
     Cell("dead-drafter", FULL, "", "event"),
-    Cell("step-hangs", FULL, "", "honest_failure"),
-    Cell("worker-dies", FULL, "", "honest_failure"),
+    Cell("step-hangs", FULL, "", "honest_failure", fresh=True),
+    Cell("worker-dies", FULL, "", "honest_failure", fresh=True),
 )

@@ -10,9 +10,11 @@ import asyncio
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
+from detectors.settings import DEFAULT
+from detectors.stall import StallSettings
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Policy
 from proxy.backends.base import Backend, Replayer, Rerun
@@ -28,6 +30,10 @@ Build = Callable[[str], Backend]
 TasksOf = Callable[[bool], Sequence[Task]]
 """The tasks, with the prelude or without."""
 Tell = Callable[[str], None]
+FEW = 5
+"""Tasks of a fault that takes the engine with it."""
+IMPATIENT = replace(DEFAULT, stall=StallSettings(lost_floor_s=3.0, lost_first_s=30.0))
+"""A server waits five minutes for a step before it gives a response up; so long nobody waits for a benchmark."""
 
 
 @dataclass(slots=True)
@@ -87,18 +93,28 @@ async def run_matrix(build: Build, tasks_of: TasksOf, tell: Tell, cells: Iterabl
 
 
 async def _run(cell: Cell, build: Build, tasks: Sequence[Task], references: References) -> Row:
-    row, mode = Row(cell), DecodeMode.parse(cell.mode)
-    async with started(build(cell.fault)) as faulty:
-        for number, given in enumerate(tasks):
-            task = given if cell.temperature is None else given.drawn(cell.temperature, number)
-            sound = await references.plain(task, mode.codec, cell.prelude)
-            if cell.warm:
-                await respond(faulty, task, PLAIN, Policy())
-            trial = await respond(faulty, task, mode, Policy())
-            await _settle(trial, faulty)
-            healed = await references.healed(trial) if cell.heals == "full" else None
-            row.verdicts.append(judge(cell, trial, sound, healed))
+    row = Row(cell)
+    if cell.fresh:
+        for number, task in enumerate(tasks[:FEW]):
+            async with started(build(cell.fault)) as faulty:
+                row.verdicts.append(await _try(cell, faulty, task, number, references))
+    else:
+        async with started(build(cell.fault)) as faulty:
+            for number, task in enumerate(tasks):
+                row.verdicts.append(await _try(cell, faulty, task, number, references))
     return row
+
+
+async def _try(cell: Cell, faulty: Backend, given: Task, number: int, references: References) -> Verdict:
+    mode = DecodeMode.parse(cell.mode)
+    task = given if cell.temperature is None else given.drawn(cell.temperature, number)
+    sound = await references.plain(task, mode.codec, cell.prelude)
+    if cell.warm:
+        await respond(faulty, task, PLAIN, Policy())
+    trial = await respond(faulty, task, mode, Policy(), detectors=IMPATIENT)
+    await _settle(trial, faulty)
+    healed = await references.healed(trial) if cell.heals == "full" else None
+    return judge(cell, trial, sound, healed)
 
 
 async def _settle(trial: Trial, faulty: Backend) -> None:
@@ -143,14 +159,18 @@ def bars(rows: Sequence[Row]) -> list[Bar]:
     healing = [row for row in rows if row.cell.culprit]
     equal = [verdict.equal for row in healing for verdict in row.verdicts]
     blamed = [verdict.blamed == row.cell.culprit for row in healing for verdict in row.tripped]
+    failed = [verdict.equal for row in rows if row.cell.heals == "honest_failure" for verdict in row.verdicts]
+    events = [verdict for row in rows if row.cell.heals == "event" for verdict in row.verdicts]
     leaked = sum(verdict.leaked_call for row in rows for verdict in row.verdicts)
-    quiet = [verdict.detector for row in rows if row.cell.heals == "event" for verdict in row.verdicts]
-    return [
-        Bar.at_most("bytes of bad tool calls leaked", 0, leaked),
-        Bar.at_least("transcripts as a sound engine's", 100, _percent(equal), "%"),
-        Bar.at_least("blame right", 95, _percent(blamed), "%"),
-        Bar.at_most("incidents of a dead drafter", 0, sum(map(bool, quiet))),
-    ]
+    found = [Bar.at_most("bytes of bad tool calls leaked", 0, leaked)]
+    if healing:
+        found.append(Bar.at_least("transcripts as a sound engine's", 100, _percent(equal), "%"))
+        found.append(Bar.at_least("blame right", 95, _percent(blamed), "%"))
+    if failed:
+        found.append(Bar.at_least("what cannot be healed fails honestly", 100, _percent(failed), "%"))
+    if events:
+        found.append(Bar.at_most("incidents of a dead drafter", 0, sum(bool(verdict.detector) for verdict in events)))
+    return found
 
 
 def _line(row: Row) -> tuple[str | float | int | None, ...]:

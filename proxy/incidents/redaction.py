@@ -141,9 +141,13 @@ def redact_text(text: str) -> tuple[str, frozenset[str]]:
     return redacted, frozenset(redactor.kinds)
 
 
-def redact_capture(capture: Capture) -> Capture:
-    """The capture as it may be kept. If anything was redacted, `redacted` says what, and there are no token ids."""
+def redact_capture(capture: Capture, beside: Any = None) -> Capture:
+    """The capture as it may be kept. If anything was redacted, `redacted` says what, and there are no token ids.
+
+    beside: JSON data that tells of the same response, whose secrets must not stand in the capture either.
+    """
     redactor = Redactor()
+    redactor.tree(beside)
     plain = capture.plain()
     request = plain["request"]
     clean = {

@@ -20,7 +20,7 @@ from proxy.capture import Capture
 from proxy.incidents.database import open_to_write, packed
 from proxy.incidents.liveness import Presence
 from proxy.incidents.record import Closure, Incident, Judgement
-from proxy.incidents.redaction import Redactor, redact_capture, redact_text
+from proxy.incidents.redaction import redact_capture, redact_text
 from proxy.incidents.retention import Limits, is_over, make_room
 from proxy.incidents.withheld import Kind, without_text
 
@@ -105,9 +105,8 @@ def _prepared(
         return kind, without_text(kind, data), None
     if capture is None:
         return "opened", without_text("opened", data), None
-    clean, redactor = redact_capture(capture), Redactor()
-    redactor.tree([data["texts"], data["evidence"]])
-    if clean.redacted or redactor.kinds:
+    clean = redact_capture(capture, [data["texts"], data["evidence"]])
+    if clean.redacted:
         data = without_text("opened", data)
     return "opened", data, packed(clean.plain())
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.finding import Grade
-from detectors.stall import StallDetector, StallSettings
+from detectors.stall import StallDetector, StallSettings, engine_finding
 
 SETTINGS = StallSettings()
 
@@ -80,3 +80,14 @@ def test_limits_never_fall_below_their_floors(seconds: list[float]) -> None:
     assert detector.late_s >= SETTINGS.floor_s
     assert detector.lost_s >= max(SETTINGS.lost_floor_s, detector.late_s)
     assert detector.waiting(detector.late_s, 0) is not None
+
+
+@pytest.mark.parametrize("why", ["died", "stuck"])
+def test_an_engine_that_is_lost_ends_the_response(why: str) -> None:
+    finding = engine_finding(7, why)
+    assert (finding.detector, finding.grade, finding.position, finding.began) == ("stall.engine", Grade.ABORT, 7, 7)
+    assert finding.evidence == {"engine": why}
+
+
+def test_a_dead_engine_is_not_a_stuck_one() -> None:
+    assert engine_finding(0, "died").reason != engine_finding(0, "stuck").reason

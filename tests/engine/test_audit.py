@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from engine.audit import audit_step
+from engine.audit import (
+    SUSPICIOUS,
+    Auditor,
+    AuditPlan,
+    Cadence,
+    Step,
+    audit_prefix,
+    audit_step,
+    same,
+)
 from engine.faults import Fault
 from engine.model import Model
+from engine.reports import AuditReport
 from engine.state import SequenceState
 
 
@@ -71,3 +82,167 @@ def test_nan_is_a_mismatch(model: Model) -> None:
         logits[1] = torch.nan
     report = audit_step(model, state, block, replace(rows, logits=logits))
     assert (report.mismatch, report.max_abs_diff) == (1, float("inf"))
+
+
+class Watched:
+    """A turn's state under an auditor. Tokens are random; the commits are ours."""
+
+    def __init__(self, model: Model, every: int, plan: AuditPlan | None = None) -> None:
+        self.model, self.state = model, filled(model)
+        self.auditor = Auditor(model, every, plan or AuditPlan())
+        self.pending = 7
+        self.spoil: Callable[[SequenceState], None] | None = None
+
+    def step(self, drafted: int, accepted: int, taken: int | None = None) -> AuditReport | None:
+        """taken: another first token than the row's choice."""
+        block = [self.pending, *ids(drafted, self.state.length)]
+        rows = self.model.decode(self.state, block)
+        chosen = [*block[1 : accepted + 1], int(rows.logits[accepted].argmax())]
+        new = chosen if taken is None else [taken, *chosen[1:]]
+        step = Step(block[: len(new)], rows, new, drafted, chosen, lambda logits: list(chosen[: len(logits)]))
+        self.auditor.before_commit(self.state, step)
+        self.model.commit(self.state, len(new))
+        if self.spoil is not None:
+            self.spoil(self.state)
+        self.pending = new[-1]
+        return self.auditor.after_commit(self.state)
+
+
+def settled(model: Model, every: int) -> Watched:
+    """No longer looked at closely."""
+    plan = AuditPlan()
+    for _ in range(4):
+        plan.thorough.is_due()
+    return Watched(model, every, plan)
+
+
+def audited(watched: Watched, steps: list[tuple[int, int]]) -> list[str]:
+    reports = [watched.step(*step) for step in steps]
+    assert all(report is None or report.mismatch is None for report in reports)
+    return ["-" if report is None else report.compared for report in reports]
+
+
+def test_the_first_verify_step_is_audited_and_then_one_in_so_many(model: Model) -> None:
+    """One that is due waits for rejected drafts, up to a fourth of the period."""
+    assert audited(settled(model, 4), [(0, 0), *[(3, 3)] * 10]) == ["-", "rows", *"----", "rows", *"---", "rows"]
+    assert audited(settled(model, 8), [(3, 3)] * 8 + [(3, 1), (3, 3)]) == ["rows", *["-"] * 7, "rows", "state"]
+    assert audited(settled(model, 0), [(3, 1)] * 3) == ["-"] * 3
+    assert audited(settled(model, 1), [(3, 3)] * 3) == ["rows"] * 3
+
+
+def test_the_first_rejection_and_acceptance_of_a_thorough_turn_are_audited(model: Model) -> None:
+    steps = [(3, 3), (3, 3), (3, 2), (0, 0), (3, 1), (3, 3)]
+    assert audited(Watched(model, 100), steps) == ["rows", "-", "rows", "state", "-", "-"]
+    assert audited(Watched(model, 100), [(3, 0), (3, 3), (3, 3)]) == ["rows", "rows", "-"]
+
+
+def forgotten(state: SequenceState) -> None:
+    state.linear[0].memory = state.linear[0].memory + 1.0
+
+
+def overwritten(state: SequenceState) -> None:
+    keys, values = state.kv[0].rows(state.length - 1, state.length)  # type: ignore[union-attr]
+    state.kv[0].write(state.length - 1, keys * 1.5, values)
+
+
+def shifted(state: SequenceState) -> None:
+    state.linear[-1].conv = state.linear[-1].conv.roll(1, 0)
+
+
+@pytest.mark.parametrize("spoil", [forgotten, overwritten, shifted])
+def test_what_a_step_leaves_is_compared(model: Model, spoil: Callable[[SequenceState], None]) -> None:
+    watched = Watched(model, 16)
+    watched.spoil = torch.inference_mode()(spoil)
+    assert watched.step(3, 2) == AuditReport(3, 2, 0.0, "state")
+
+
+def test_what_shows_only_in_the_next_step_is_compared_there(model: Model) -> None:
+    """An older row of the cache that a rollback has hit."""
+    watched = Watched(model, 16)
+    with torch.inference_mode():
+        watched.step(3, 2)
+        keys, values = watched.state.kv[0].rows(30, 31)  # type: ignore[union-attr]
+        watched.state.kv[0].write(30, keys * 1.5, values)
+    report = watched.step(0, 0)
+    assert report is not None
+    assert (report.rows, report.mismatch, report.compared) == (1, 0, "state")
+    assert report.max_abs_diff > 0
+
+
+def test_a_rewind_ends_what_was_to_be_compared(model: Model) -> None:
+    watched = Watched(model, 16)
+    assert watched.step(3, 2) is not None
+    watched.auditor.rewound()
+    assert watched.step(0, 0) is None
+
+
+def test_a_token_that_is_not_its_rows_choice_is_told_in_any_step(model: Model) -> None:
+    watched = settled(model, 16)
+    assert watched.step(3, 3) is not None
+    assert watched.step(3, 2) is None
+    assert watched.step(3, 3, taken=1) == AuditReport(4, 0, 0.0, "choice")
+
+
+def test_a_mismatch_makes_the_engine_look_closely(model: Model) -> None:
+    plan = AuditPlan()
+    for cadence in (plan.thorough, plan.prefixes):
+        while cadence.is_due():
+            pass
+    watched = Watched(model, 16, plan)
+    watched.spoil = torch.inference_mode()(forgotten)
+    watched.step(3, 2)
+    assert all(cadence.is_due() for cadence in (plan.thorough, plan.prefixes) for _ in range(SUSPICIOUS))
+
+
+def test_a_device_without_the_same_bits_proves_nothing(model: Model) -> None:
+    plan = AuditPlan()
+    plan.exact = False
+    watched = Watched(model, 1, plan)
+    watched.spoil = torch.inference_mode()(forgotten)
+    assert watched.step(3, 2) is None
+
+
+def test_occasions_are_looked_at_first_then_now_and_then() -> None:
+    cadence = Cadence(2, 4)
+    assert [cadence.is_due() for _ in range(10)] == [True, True, False, False, True, False, False, False, True, False]
+
+
+def taken_over(model: Model, tokens: list[int]) -> SequenceState:
+    state = model.new_state()
+    model.prefill(state, tokens, {64, 128})
+    return state.fork(128)
+
+
+def test_a_sound_prefix_passes_and_stands(model: Model) -> None:
+    tokens = ids(150)
+    state = taken_over(model, tokens)
+    before = state.fingerprint()
+    assert audit_prefix(model, state, tokens) == AuditReport(64, None, 0.0, "prefix")
+    assert state.fingerprint() == before
+
+
+@pytest.mark.parametrize("at", [3, 70, 127])
+def test_a_wrong_row_of_a_prefix_is_found(model: Model, at: int) -> None:
+    tokens = ids(150)
+    state = taken_over(model, tokens)
+    keys, values = state.kv[0].rows(at, at + 1)  # type: ignore[union-attr]
+    state.kv[0].write(at, keys, values * 1.5)
+    report = audit_prefix(model, state, tokens)
+    assert report is not None and report.mismatch == 0
+
+
+@pytest.mark.parametrize("part", ["memory", "conv"])
+def test_a_wrong_recurrent_state_of_a_prefix_is_found(model: Model, part: str) -> None:
+    tokens = ids(150)
+    state = taken_over(model, tokens)
+    setattr(state.linear[0], part, getattr(state.linear[0], part) + 1.0)
+    report = audit_prefix(model, state, tokens)
+    assert report is not None and report.mismatch == 0
+
+
+def test_states_of_different_length_are_not_the_same(model: Model) -> None:
+    one, other = filled(model), filled(model)
+    assert same(one, other, 4)
+    model.decode(other, [1])
+    model.commit(other, 1)
+    assert not same(one, other, 1)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.checks import CacheChecks
+from engine.checks import CacheChecks, doubt
 from engine.engine import Engine, EngineOptions
 from engine.prefix import PrefixStore
+from engine.shadow_check import compare
 from tests.engine.test_fallback import opened, run
 from tests.engine.test_lossless import ids, state_hash
 
@@ -69,3 +70,30 @@ def test_decode_time_is_what_the_engine_reports(tiny_folder: Path) -> None:
     turn = opened(engine, "full", count=3)
     engine.step([turn])
     assert engine.checks.decoded_ms > 0
+
+
+def test_a_check_is_told_with_the_first_step_and_once(tiny_folder: Path) -> None:
+    engine = Engine(tiny_folder, EngineOptions(shadow_bytes=1 << 28))
+    engine.tokenizer.eos_ids = frozenset()
+    for _ in range(1000):
+        engine.checks.decoded(100.0)
+    turn = opened(engine, "k4v4", prompt=ids(200, 1), count=6)
+    shadows = [turn.step().shadow for _ in range(3)]
+    (agreement,) = engine.checks.agreements()
+    assert shadows[0] is not None
+    assert (shadows[0].position, shadows[0].identical, shadows[0].kl) == (0, False, agreement.kl)
+    assert shadows[1:] == [None, None]
+
+
+def test_doubt_is_the_chance_that_two_draws_differ() -> None:
+    assert doubt(torch.zeros(4)) == pytest.approx(0.75)
+    assert doubt(torch.tensor([0.0, 100.0])) == pytest.approx(0.0)
+    assert doubt(torch.tensor([0.0, torch.nan])) == 1.0
+
+
+def test_noise_on_every_logit_costs_half_its_variance_times_the_doubt() -> None:
+    generator = torch.Generator().manual_seed(1)
+    for sharpness in (0.5, 2.0, 6.0):
+        clean = torch.randn(500, generator=generator) * sharpness
+        kl = [compare(clean, clean + 0.2 * torch.randn(500, generator=generator))[1] for _ in range(300)]
+        assert sum(kl) / len(kl) == pytest.approx(0.02 * doubt(clean), rel=0.15)

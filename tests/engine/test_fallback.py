@@ -11,7 +11,7 @@ import torch
 from engine.codecs.spec import FULL
 from engine.compressed import CompressedCache
 from engine.engine import Engine, EngineOptions
-from engine.fallback import best_level
+from engine.fallback import best_level, fall_back
 from engine.memory import Budget
 from engine.sampler import SamplingParams
 from engine.turn import Turn, TurnOptions
@@ -146,3 +146,24 @@ def test_the_engine_says_what_fits(tiny_folder: Path) -> None:
     assert engine.can_fit("k4v4", 1000)
     assert Engine(tiny_folder).can_fit(FULL, 1000)
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("codec", ["full", "k4v4"])
+def test_where_the_codec_stays_a_clean_way_back_takes_nothing_over(engine: Engine, codec: str) -> None:
+    """For want of room or because the cache is full already: all is computed again by the same rules."""
+    turns = [opened(engine, codec, count=40) for _ in range(2)]
+    for turn in turns:
+        run(turn, 12)
+    damaged, clean = (turn.sequence for turn in turns)
+    with torch.inference_mode():
+        for cache in damaged.state.kv:
+            for tensor in cache.tensors()[:2]:
+                tensor.zero_()
+    damaged.sound = False
+    back = fall_back(damaged, damaged.length - 4, codec, trusted=True, clean=True)
+    assert (back.level, back.rebuilt) == ("L3", damaged.length)
+    assert damaged.sound
+    assert damaged.codec == codec
+    fall_back(clean, damaged.length, codec, trusted=True)
+    assert damaged.state.fingerprint() == clean.state.fingerprint()
+    assert damaged.tokens == clean.tokens

@@ -137,6 +137,32 @@ def test_without_capacity_nothing_is_kept(model: Model) -> None:
         PrefixStore(lambda: Sequence(model), -1)
 
 
+def test_what_is_found_damaged_is_neither_kept_nor_reused(model: Model) -> None:
+    prefixes, (first, second) = store(model, ids(200), ids(200, 1))
+    lent = prefixes.take([*first.tokens, 1])
+    lent.sound = False
+    assert prefixes.take([*first.tokens, 1]).tokens == [], "not even forked from while it is lent"
+    prefixes.put(lent)
+    assert prefixes.take([*first.tokens, 1]).tokens == []
+    assert prefixes.take([*second.tokens, 1]) is second
+
+
+def test_with_a_damaged_cache_goes_all_that_its_codec_has_written(model: Model) -> None:
+    prefixes, (full, lent) = store(model, ids(200), ids(200, 1))
+    for seed in (2, 3):
+        coded = prefixes.take(ids(200, seed), "k4v4")
+        run(coded, ids(200, seed))
+        prefixes.put(coded)
+    running = prefixes.take([*ids(200, 2), 1], "k4v4")
+    assert prefixes.take([*lent.tokens, 1]) is lent
+    assert prefixes.distrust("k4v4") == 2
+    assert not running.sound
+    assert lent.sound
+    assert len(prefixes) == 1
+    assert prefixes.take([*ids(200, 3), 1], "k4v4").tokens == []
+    assert prefixes.take([*full.tokens, 1]) is full
+
+
 def test_clear(model: Model) -> None:
     prefixes, _ = store(model, ids(100))
     prefixes.clear()
@@ -152,3 +178,27 @@ def test_a_kept_sequence_holds_no_log_and_a_dropped_one_is_gone(model: Model) ->
     part = sequence.state.log[0][0]
     assert all(t.untyped_storage().nbytes() == t.nbytes for t in (part.conv, part.k, part.u, part.decay))
     assert len(prefixes) == 1
+
+
+def test_a_refused_lineage_is_neither_lent_nor_kept(model: Model) -> None:
+    prefixes, (kept, other) = store(model, ids(200), ids(200, 5))
+    follow = [*ids(200), *ids(40, 1)]
+    branch = prefixes.take([*ids(150), *ids(40, 2)])
+    assert branch is not kept and branch.lineage is kept.lineage
+    branch.begin([*ids(150), *ids(40, 2)])
+    list(branch.prefill())
+    branch.rewind(150, trusted=True)
+    fresh = prefixes.take(follow)
+    assert fresh is not kept and fresh.begin(follow) <= 150 // 64 * 64
+    assert len(prefixes) == 1, "the other conversation stays"
+    assert prefixes.take([*other.tokens, 3]) is other
+
+
+def test_a_running_sequence_of_a_refused_lineage_is_not_taken_back(model: Model) -> None:
+    prefixes, (kept,) = store(model, ids(200))
+    follow = [*kept.tokens, *ids(40, 1)]
+    running = prefixes.take(follow)
+    running.begin(follow)
+    running.lineage.sound = False
+    prefixes.put(running)
+    assert len(prefixes) == 0

@@ -304,3 +304,59 @@ def test_prompts_and_positions_are_checked(model: Model) -> None:
 def test_common_prefix(left: list[int], right: list[int], length: int) -> None:
     assert common_prefix(left, right) == common_prefix(right, left) == length
     assert common_prefix(tuple(left), right) == length
+
+
+def poisoned(sequence: Sequence, position: int) -> None:
+    """Its checkpoint of a position holds something else."""
+    for checkpoint in sequence.state.checkpoints:
+        if checkpoint.position == position:
+            for linear in checkpoint.linear:
+                with torch.inference_mode():
+                    linear.memory.add_(1.0)
+
+
+@pytest.mark.parametrize("how", ["rewind", "restore", "rebuild"])
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_trusted_way_back_refuses_what_an_earlier_turn_has_computed(model: Model, how: str, forked: bool) -> None:
+    """A prefix that is wrong is computed again, and nobody takes over what shares rows with it."""
+    prompt, next_prompt = ids(150), [*ids(150), *ids(60, 1)]
+    first, _ = begun(model, prompt)
+    lineage = first.lineage
+    poisoned(first, 128)
+    sequence = first.fork(128, Sequence(model, {"recorder": Recorder()})) if forked else first
+    assert sequence.begin(next_prompt) == sequence.taken_over == 128
+    list(sequence.prefill())
+    rows = sequence.decode([5])
+    sequence.commit([5, 6], rows.hidden[:2], speculative=True)
+    cold, _ = begun(model, next_prompt)
+    assert sequence.state.fingerprint() != cold.state.fingerprint()
+    length = len(next_prompt) - 1
+    if how == "rewind":
+        assert sequence.rewind(length, trusted=True) == length
+    elif how == "restore":
+        assert sequence.restore(length, trusted=True) == length
+    else:
+        assert sequence.rebuild(length) == length
+    assert sequence.state.fingerprint() == cold.state.fingerprint()
+    assert not lineage.sound
+    assert sequence.lineage is not lineage
+    assert sequence.lineage.sound
+    assert sequence.taken_over == 0
+    assert sequence.reusable(next_prompt + ids(9, 2)) > 0
+    assert sequence.rewind(length - 1, trusted=True) < length, "computed by this turn, trusted from now on"
+
+
+def test_a_cold_start_and_an_untrusted_way_back_refuse_nothing(model: Model) -> None:
+    first, _ = begun(model, ids(150))
+    assert first.taken_over == 0
+    rows = first.decode([5])
+    first.commit([5, 6], rows.hidden[:2], speculative=True)
+    first.rewind(149, trusted=True)
+    assert first.lineage.sound
+    assert first.begin([*ids(150), *ids(60, 1)]) == 128
+    list(first.prefill())
+    lineage = first.lineage
+    first.rewind(180, trusted=False)
+    assert lineage.sound and first.lineage is lineage and first.taken_over == 128
+    first.begin(ids(80, 9))
+    assert first.lineage is not lineage and first.taken_over == 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.blame import END_OF_TURN, PROOF_TOKENS, Blame, BlameVerdict, Culprit
-from policies.modes import DecodeMode
+from policies.modes import PLAIN, DecodeMode
 
 MTP = DecodeMode("mtp")
 
@@ -110,3 +110,27 @@ def test_tokens_out_of_order_are_ignored() -> None:
     blame.redecoded(12, 9)
     blame.redecoded(3, 9)
     assert judged(blame.verdict()) == (Culprit.UNKNOWN, "none")
+
+
+CODED = DecodeMode("mtp", "k4v4")
+UNDRAFTED, RESTORED = DecodeMode("none", "k4v4"), DecodeMode("mtp", "full")
+
+
+@pytest.mark.parametrize(
+    ("after", "redecoded", "verdict"),
+    [
+        (UNDRAFTED, (1, 9), ("speculation", "certain")),
+        (RESTORED, (1, 9), ("kv", "likely")),
+        (PLAIN, (1, 9), ("unknown", "none")),
+        (UNDRAFTED, (1, 2), ("unknown", "none")),
+        (RESTORED, (1, 2), ("unknown", "none")),
+        (PLAIN, (1, 2), ("model", "certain")),
+    ],
+)
+def test_only_what_was_switched_off_can_be_convicted_or_cleared(
+    after: DecodeMode, redecoded: tuple[int, ...], verdict: tuple[str, str]
+) -> None:
+    blame = Blame(CODED, 5, (1, 2), began=5, exact=True, after=after)
+    for position, token in enumerate(redecoded, 5):
+        blame.redecoded(position, token)
+    assert (blame.verdict().culprit, blame.verdict().certainty) == verdict

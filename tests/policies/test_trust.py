@@ -13,7 +13,7 @@ from policies.accusation import CERTAIN, LIKELY, Accusation, Axis
 from policies.breaker import EDGES, Breaker, Key, Trip, bucket_of
 from policies.modes import CODECS, DRAFTERS, PLAIN, DecodeMode
 from policies.qualification import Qualification, parse
-from policies.trust import Served, Start, Trust, depends_on_length, start_mode
+from policies.trust import Limit, Served, Start, Trust, start_mode
 
 BOTH, DRAFTS, CODES = DecodeMode("mtp+ngram", "k4v4"), DecodeMode("mtp+ngram"), DecodeMode("none", "k4v4")
 SERVED = Served("f00d", "qwen_xml", 40_000)
@@ -37,7 +37,7 @@ def qualified(*rows: tuple[DecodeMode, int]) -> Qualification:
 
 def test_a_trusted_mode_is_used_to_the_end_of_the_window() -> None:
     assert start_mode(BOTH, 39_000, Trust(SERVED), Breaker()) == Start(BOTH)
-    assert not depends_on_length(BOTH, Trust(SERVED), Breaker())
+    assert start_mode(BOTH, 0, Trust(SERVED), Breaker()).limit is None, "nobody has to count tokens"
 
 
 @pytest.mark.parametrize(
@@ -73,15 +73,16 @@ def test_a_half_open_breaker_serves_nobody() -> None:
 
 def test_a_shorter_prompt_starts_in_the_wanted_mode_and_knows_how_far() -> None:
     breaker = opened(DRAFTS, 5000, "speculation")
-    assert start_mode(DRAFTS, 4096, Trust(SERVED), breaker) == Start(DRAFTS, "", 4096)
+    assert start_mode(DRAFTS, 4096, Trust(SERVED), breaker) == Start(DRAFTS, "", Limit(4096, PLAIN))
     assert start_mode(DRAFTS, 4097, Trust(SERVED), breaker).mode == PLAIN
-    assert depends_on_length(DRAFTS, Trust(SERVED), breaker)
-    assert not depends_on_length(DRAFTS, Trust(SERVED), opened(DRAFTS, 5, "speculation")), "plain at any length"
+    assert start_mode(DRAFTS, 0, Trust(SERVED), breaker).limit is not None
+    short = opened(DRAFTS, 5, "speculation")
+    assert start_mode(DRAFTS, 0, Trust(SERVED), short).limit is None, "plain at any length"
 
 
 def test_without_a_qualification_the_configured_ceiling_holds() -> None:
     trust = Trust(SERVED, ceiling_tokens=3000)
-    assert start_mode(BOTH, 3000, trust, Breaker()) == Start(BOTH, "", 3000)
+    assert start_mode(BOTH, 3000, trust, Breaker()) == Start(BOTH, "", Limit(3000, PLAIN))
     start = start_mode(BOTH, 3001, trust, Breaker())
     assert start == Start(PLAIN, "mtp+ngram/k4v4 is trusted up to 3000 tokens (trust.ceiling_tokens is 3000)")
     assert start_mode(PLAIN, 39_000, trust, Breaker()) == Start(PLAIN)
@@ -89,6 +90,8 @@ def test_without_a_qualification_the_configured_ceiling_holds() -> None:
 
 def test_beyond_its_qualification_a_mode_gives_way_to_the_half_that_is_qualified() -> None:
     trust = Trust(SERVED, qualified((BOTH, 4096), (DRAFTS, 16_384), (CODES, 20_000)), ceiling_tokens=1)
+    assert start_mode(BOTH, 9, trust, Breaker()).limit == Limit(4096, PLAIN), "three other modes follow it"
+    assert start_mode(BOTH, 16_385, trust, Breaker()).limit == Limit(20_000, PLAIN)
     modes = [start_mode(BOTH, n, trust, Breaker()).mode for n in (4096, 4097, 16_384, 16_385, 20_000, 20_001)]
     assert modes == [BOTH, DRAFTS, DRAFTS, CODES, CODES, PLAIN]
     assert start_mode(DecodeMode("ngram"), 10, trust, Breaker()).why == (
@@ -100,7 +103,7 @@ def test_an_open_breaker_is_named_before_a_ceiling_and_decides_the_way() -> None
     trust = Trust(SERVED, ceiling_tokens=3000)
     assert start_mode(BOTH, 3500, trust, opened(BOTH, 2000, "kv")).why == "the breaker mtp+ngram/k4v4@1-4k is open"
     assert start_mode(BOTH, 2500, trust, opened(BOTH, 2000, "kv")) == Start(
-        DRAFTS, "the breaker mtp+ngram/k4v4@1-4k is open", 3000
+        DRAFTS, "the breaker mtp+ngram/k4v4@1-4k is open", Limit(3000, PLAIN)
     )
 
 
@@ -125,10 +128,13 @@ def test_an_open_or_untrusted_mode_never_starts(
     start = start_mode(wanted, context, trust, breaker)
     assert start.mode == PLAIN or trust.distrust(start.mode, context, breaker) is None
     assert bool(start.why) == (start.mode != wanted) or wanted == PLAIN
-    if start.until is not None:  # the answer holds up to there, and is another one beyond
-        assert context <= start.until
-        assert start_mode(wanted, start.until, trust, breaker).mode == start.mode
-        assert start_mode(wanted, start.until + 1, trust, breaker).mode != start.mode
+    if start.limit is not None:  # the answer holds up to there, and is another one beyond, which then stays
+        assert context <= start.limit.tokens
+        assert start_mode(wanted, start.limit.tokens, trust, breaker).mode == start.mode
+        assert start_mode(wanted, start.limit.tokens + 1, trust, breaker).mode != start.mode
+        for edge in (start.limit.tokens + 1, *(edge + 1 for edge in EDGES if edge > start.limit.tokens), 3001):
+            if start.limit.tokens < edge < SERVED.window and start.limit.mode != PLAIN:
+                assert trust.distrust(start.limit.mode, edge, breaker) is None
     elif context < SERVED.window:
         assert start_mode(wanted, SERVED.window, trust, breaker).mode == start.mode
 

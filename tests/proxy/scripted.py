@@ -27,6 +27,7 @@ from proxy.backends.base import (
     RewindReport,
     StepStats,
     Token,
+    Trouble,
 )
 from proxy.conversation import ChatRequest, Message, Tool
 
@@ -228,6 +229,7 @@ class ScriptedBackend:
         self.requests: list[ChatRequest] = []
         self.generations: list[ScriptedGeneration] = []
         self.running = False
+        self.trouble: Trouble | None = None
         self._scripts: Sequence[Script] = [Script(s) if isinstance(s, str) else s for s in scripts or ("",)]
         self._refuse, self._pace = refuse, pace
 

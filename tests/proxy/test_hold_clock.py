@@ -16,7 +16,7 @@ class Held:
         self.clock = HoldClock(limit_s, lambda: self.now)
 
     def work(self, seconds: float) -> None:
-        with self.clock.working():
+        with self.clock:
             self.now += seconds
 
     def finding(self) -> Finding | None:
@@ -65,7 +65,7 @@ def test_holding_again_is_still_the_same_hold() -> None:
 def test_work_that_fails_counts() -> None:
     held = Held(10)
     held.clock.hold()
-    with pytest.raises(ValueError, match="broken"), held.clock.working():
+    with pytest.raises(ValueError, match="broken"), held.clock:
         held.now += 10
         raise ValueError("broken")
     assert held.clock.held_s == 10

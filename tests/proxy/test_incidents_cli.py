@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from proxy.capture import Capture
 from proxy.cli import main
 from proxy.config import ConfigProblem
 from proxy.incidents import IncidentStore
@@ -78,12 +79,29 @@ def test_a_page_has_the_judgement_and_json_has_nothing_that_was_said(
     capsys: pytest.CaptureFixture[str], store: IncidentStore
 ) -> None:
     text = "\n".join(printed(capsys, store, "show", "inc_2"))
-    for part in ("the compressed KV cache, certain", "judged by running it again", "said before", "2 tokens of prompt"):
+    for part in (
+        "the compressed KV cache, certain, by running it again",
+        "judged by running it again",
+        "said before",
+        "2 tokens of prompt",
+    ):
         assert part in text
     event = "\n".join(printed(capsys, store, "show", "inc_2", "--json"))
     assert json.loads(event)["data"]["judged"]["culprit"] == "kv"
     for said in ("said before", "quiet", "7003"):
         assert said not in event
+
+
+def test_what_was_captured_can_be_read(
+    capsys: pytest.CaptureFixture[str], store: IncidentStore, tmp_path: Path
+) -> None:
+    shown = json.loads("\n".join(printed(capsys, store, "show", "inc_2", "--capture")))
+    assert Capture.parse(shown) == CAPTURE
+    bare = IncidentStore(tmp_path / "bare.sqlite")
+    bare.opened(INCIDENT, CAPTURE)
+    bare.close()
+    assert main(["incidents", "show", "inc_1", "--capture", "--incidents", str(bare.path)]) == 2
+    assert capsys.readouterr().err.startswith("specguard: nothing was captured with inc_1; that needs")
 
 
 def test_statistics(capsys: pytest.CaptureFixture[str], store: IncidentStore) -> None:

@@ -125,6 +125,16 @@ def test_a_bad_file_is_one_clear_line(
         assert words in err
 
 
+def test_a_configuration_with_a_bad_policy_is_a_bad_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "specguard.toml"
+    config.write_text(f"[guard]\npolicy = '{written(tmp_path, 'repair = 1')}'\n", encoding="utf-8")
+    for command in (["check-config", config], ["serve", "--config", config]):
+        assert main([str(each) for each in command]) == 2
+        assert "policy.toml: repair: 1 is not true or false; write one" in capsys.readouterr().err
+
+
 def test_a_replay_says_what_would_have_been_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], store: Path
 ) -> None:

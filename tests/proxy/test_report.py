@@ -91,7 +91,7 @@ def test_a_judgement_overrides_the_closure_and_shows_its_runs() -> None:
     assert "kv" in shown(incident_table([judged]))[1].split()
     lines = shown(incident_page(judged))
     assert [line.split() for line in lines if line.startswith("culprit")] == [
-        "culprit the compressed KV cache, certain".split()
+        "culprit the compressed KV cache, certain, by running it again (at first: speculation)".split()
     ]
     assert [line.split() for line in lines[-4:]] == [
         "axis mode tokens first_difference cures recurs".split(),

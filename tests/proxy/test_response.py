@@ -354,6 +354,37 @@ def test_an_engine_that_fails_in_a_rewind_fails_the_response() -> None:
     assert [closure.outcome for closure in sink.closures] == ["ended"]
 
 
+def test_the_time_of_a_rewind_counts_for_the_call_that_is_held() -> None:
+    async def first() -> None:
+        await asyncio.sleep(541)
+
+    bad = LONG.replace("</parameter>", "</parameter>\n<parameter=x>1</parameter>")
+    backend, sink = Rewinding(Script(LONG, fast=bad, width=4), first), Sink()
+
+    async def work() -> list[Event]:
+        return [event async for event in GuardedSession(REQUEST, backend, Policy(), sink, FAST).events()]
+
+    run(work())
+    assert [incident.detector for incident in sink.incidents] == ["tool.schema", "tool.held"]
+    assert sink.incidents[1].evidence["held_s"] == 541
+
+
+def test_a_step_that_hangs_is_not_rewound_whatever_a_rule_says() -> None:
+    policy = Policy(rules=(Rule("hopeful", When(("stall.*",)), ("rewind", "end")),))
+    played, _ = paced("one two three " * 9, 1, 1, 1e9, policy=policy, mode=FAST)
+    assert played.generation.rewinds == []
+    assert [incident.action for incident in played.sink.incidents] == ["none", "end"]
+    assert all(not incident.situation["can_rewind"] for incident in played.sink.incidents)
+
+
+def test_a_rule_may_wait_for_a_lost_step() -> None:
+    policy = Policy(rules=(Rule("patient", When(("stall.*",)), ("none",)),))
+    played, ended = paced("one two three", 1, 1, 5000, policy=policy)
+    assert played.told()[-1] == "<< finished stop in plain"
+    assert [incident.action for incident in played.sink.incidents] == ["none"] * 2
+    assert ended > 5000
+
+
 # Rules that differ from the shipped ones
 
 

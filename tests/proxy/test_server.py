@@ -272,11 +272,16 @@ async def test_ignored_fields_are_listed() -> None:
 
 
 def test_session_keys_from_the_opening() -> None:
+    """The key of a conversation stays while it grows, with and without a system prompt."""
+
     def key(*texts: str, session: str = "") -> str:
-        messages = tuple(Message("user", text) for text in texts)
+        messages = tuple(Message("system" if text.isupper() else "user", text) for text in texts)
         return session_key({}, ChatRequest("openai.chat", "m", messages, session=session))
 
-    assert key("a", "b", "c") == key("a", "b", "d") != key("a", "x")
+    assert key("S", "b") == key("S", "b", "c") != key("S", "x")
+    assert key("a") == key("a", "b", "c") != key("x", "b", "c")
+    assert key("S", "b") != key("T", "b") != key("b")
+    assert key("S") != key("T")
     assert key("a", session="mine") == key("b", session="mine") == "mine"
     assert key("half \ud83d").startswith("auto-")
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.modes import PLAIN
+from detectors.finding import Grade
+from policies.modes import PLAIN, DecodeMode
+from policies.policy import Policy
+from policies.rules import Rule, When
 from proxy.events import TextDelta
 from tests.proxy.played import LS, play
 from tests.proxy.scripted import Script, call_text, cut
@@ -54,6 +59,42 @@ def test_with_every_step_audited_no_fault_reaches_the_client(
     assert healed.told()[:-1] == sound.told()[:-1]
     if not healed.sink.incidents:
         assert fast == plain or cut(fast)[: len(cut(plain))] == cut(plain)
+
+
+BOTH = DecodeMode("mtp+ngram", "k4v4")
+
+
+@given(SCRIPTS, SCRIPTS, st.data())
+def test_a_fault_of_speculation_leaves_the_cache_as_it_is(
+    coded: list[tuple[str, str]], full: list[tuple[str, str]], data: st.DataObject
+) -> None:
+    """What a compressed cache says is something else than what a full one says, and is what the client gets."""
+    packed = "".join(text + call for text, call in coded)
+    at = data.draw(st.integers(0, len(packed)))
+    fast = packed[:at] + data.draw(TEXTS) + packed[data.draw(st.integers(at, len(packed))) :]
+    script = Script("".join(text + call for text, call in full), fast=fast, packed=packed, audited="all")
+    sound = play(script, mode=DecodeMode("none", "k4v4"))
+    healed = play(replace(script, width=data.draw(st.integers(1, 9))), mode=BOTH)
+    if healed.sink.incidents[:1] and healed.sink.incidents[0].detector == "drift.audit":
+        assert healed.told() == sound.told()
+        assert healed.generation.rewinds[0][1] == "none/k4v4"
+
+
+@given(SCRIPTS, TEXTS, BAD, st.data())
+def test_whatever_rung_is_taken_first_the_last_one_says_what_plain_says(
+    script: list[tuple[str, str]], rest: str, bad: str, data: st.DataObject
+) -> None:
+    """One bad call in every mode but plain: two rungs, nothing repeated, nothing lost."""
+    at = data.draw(st.integers(0, len(script) - 1))
+    plain = "".join(text + call for text, call in script) + rest
+    spoiled = "".join(text + call for text, call in script[:at]) + script[at][0] + bad + data.draw(TEXTS)
+    calls = Rule("calls", When(("tool.*",), Grade.FALLBACK), ("rewind", "end"), "speculation")
+    loops = Rule("loops", When(("loop.*",), Grade.FALLBACK), ("rewind", "hold"), "speculation")
+    policy = Policy(rules=(calls, loops, *Policy().rules))
+    sound = play(plain, mode=PLAIN)
+    healed = play(Script(plain, fast=spoiled, packed=spoiled, width=data.draw(st.integers(1, 9))), policy, BOTH)
+    assert healed.told() == sound.told()
+    assert [mode for _, mode, _ in healed.generation.rewinds] == ["none/k4v4", "plain"]
 
 
 @given(SCRIPTS, TEXTS, BAD, st.data())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from policies.modes import PLAIN, DecodeMode
-from proxy.backends.base import Audit, Delta, RewindReport, StepStats, Token
+from proxy.backends.base import Audit, CacheFault, CacheHealth, Coding, Delta, RewindReport, StepStats, Token
 from proxy.transcript import RING, Transcript
 from tests.proxy.scripted import FAST
 
@@ -61,10 +62,19 @@ def test_the_last_steps_are_kept_as_numbers() -> None:
         "position": 5, "tokens": 2, "mode": str(FAST), "source": "mtp", "drafted": 3, "accepted": 2,
         "milliseconds": 5.0, "context": 40, "filtered": 0, "audited": False, "mismatch": None,
         "min_margin": -3.0, "mean_entropy": 5.0, "finite": True, "shadow_kl": None,
+        "cache_faults": None, "key_cosine": None, "value_cosine": None,
     }  # fmt: skip
     last = steps[-1]
     assert (last["audited"], last["mismatch"], last["finite"], last["min_margin"]) == (True, 1, False, None)
     json.dumps(steps, allow_nan=False)
+
+
+def test_what_was_seen_in_a_compressed_cache_is_among_the_numbers() -> None:
+    transcript = Transcript()
+    health = CacheHealth((CacheFault("seal", 0, "keys", 3, 1.0, 0.0),), 8, Coding(4, 8, 0.99, 3.5), None, 0.01)
+    transcript.count(replace(delta(0, Token(1, "a")), step=replace(step(), cache=health)))
+    (seen,) = transcript.steps
+    assert (seen["cache_faults"], seen["key_cosine"], seen["value_cosine"]) == (1, 0.99, None)
 
 
 def test_stretches_of_modes_follow_rewinds() -> None:

@@ -166,6 +166,14 @@ def test_a_rewind_s_capture_holds_what_stood_and_what_was_discarded() -> None:
     assert Capture.parse(json.loads(json.dumps(capture.plain()))) == capture
 
 
+def test_what_a_loop_s_capture_keeps_ends_where_the_rewind_goes() -> None:
+    played = play(Script("I will be done.", fast=f"I will{' go on' * 2000}"))
+    incident, capture = played.sink.incidents[0], played.sink.captures[0]
+    assert capture is not None
+    assert incident.rewound_to == len(capture.kept_ids) > 0
+    assert incident.tokens_rewound == len(capture.lost_ids) > 100
+
+
 def test_a_second_trip_s_capture_knows_both_modes() -> None:
     bad = call_text("ls", path="src", more="x")
     played = play(Script(f"one two six {bad}", fast="one two six fxxx nine", audited={2}, width=2))

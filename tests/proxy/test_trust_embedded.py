@@ -14,6 +14,7 @@ from examples.agent import protocol
 from examples.embedded_model.tasks import make_task
 from policies.breaker import Key
 from policies.modes import DecodeMode
+from proxy import canary_prompts
 from proxy.backends.builtin import BuiltinBackend
 from proxy.canaries import Canaries, CanarySettings
 from proxy.conversation import ChatRequest
@@ -98,6 +99,14 @@ async def test_a_planted_fault_opens_and_its_removal_heals(tmp_path: Path) -> No
         assert healed.headers["x-specguard-mode"] == "mtp+ngram/full"
         assert _said(healed) == _said(first)
 
+    prompt = healed.json["usage"]["prompt_tokens"]
+    again: Any = Spied()
+    async with serving(again, folder=tmp_path, trust={"ceiling_tokens": prompt + 25}) as live:
+        grown = await live.post(CHAT, **ASKS)
+        assert grown.headers["x-specguard-mode"] == "mtp+ngram/full"
+        assert 0 < grown.json["timings"]["draft_n"] < healed.json["timings"]["draft_n"], "it went on in plain"
+        assert _said(grown) == _said(first)
+
 
 @pytest.mark.parametrize(
     ("plant", "mode", "context", "outcome"),
@@ -108,8 +117,9 @@ async def test_a_planted_fault_opens_and_its_removal_heals(tmp_path: Path) -> No
     ],
 )
 async def test_canaries_judge_the_real_engine(
-    tmp_path: Path, plant: str | None, mode: str, context: int, outcome: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: str | None, mode: str, context: int, outcome: str
 ) -> None:
+    monkeypatch.setattr(canary_prompts, "ANSWER_TOKENS", 20)
     backend = Spied(plant)
     await backend.start()
     try:

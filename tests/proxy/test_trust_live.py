@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.trust_store import read
 from tests.policies.test_qualification import changed
-from tests.proxy.live import CHAT, MESSAGES, Answer, Live, serving
-from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text
+from tests.proxy.live import CHAT, MESSAGES, OPENAI_TOOLS, Answer, Live, serving
+from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text, cut
 
 PLAIN_TEXT = "All is well and the work is done."
 BAD_CALL = call_text("nope", path="x")
@@ -87,9 +87,9 @@ async def test_three_likely_trips_and_the_next_request_starts_plain(tmp_path: Pa
         assert live.service.keeper is not None
         keeper = live.service.keeper
         await until(lambda: any(record.confirmed for record in keeper.records.values()))
-        assert (await live.post(CHAT)).headers["x-specguard-mode"] == "plain"
         canary = (await live.ask("GET", "/ready")).json["canary"]
         assert canary.startswith("mtp+ngram/full@0-1k: failed")
+        assert (await live.post(CHAT)).headers["x-specguard-mode"] == "plain"
 
     # the fault is gone: one canary passes, the mode is back
     async with serving(engine(SOUND), folder=tmp_path, breaker=SOON, model=NO_PREFIXES) as live:
@@ -144,6 +144,28 @@ async def test_beyond_the_ceiling_responses_start_plain() -> None:
         assert answer.headers["x-specguard-mode-reason"] == reason
         trusted = (await live.ask("GET", "/ready")).json["trust"]["trusted"]
         assert trusted[str(FAST)]["tokens"] == 20 and trusted["plain"]["tokens"] == 8192
+
+
+@pytest.mark.parametrize("before", ["", "thought.</think>", "Here: "])
+async def test_a_response_that_grows_beyond_the_ceiling_goes_on_in_plain(before: str) -> None:
+    call = call_text("ls", path=" ".join(f"part{number}" for number in range(60)))
+    plain = f"{before}{call}" if before else "".join(f"Line {number} is {number * 7} long. " for number in range(40))
+    right = len(cut(plain)) // 2
+    broken = Script(plain, fast="".join(cut(plain)[:right]) + " and then nonsense" * 3)
+    async with serving(engine(broken, "bitwise"), trust={"ceiling_tokens": right}) as live:
+        asked: dict[str, Any] = {"tools": OPENAI_TOOLS} if before else {}
+        answer = await live.post(CHAT, **asked)
+        assert answer.headers["x-specguard-mode"] == str(FAST)
+        ((at, mode, rebuild),) = live.backend.generations[0].rewinds
+        assert (mode, rebuild) == ("plain", "none") and right - 32 < at <= right
+        assert not await live.incidents()
+        message = answer.json["choices"][0]["message"]
+        if before:
+            assert json.loads(message["tool_calls"][0]["function"]["arguments"])["path"].endswith("part59")
+        else:
+            assert message["content"] == plain
+        assert answer.json["usage"]["completion_tokens"] == len(cut(plain))
+        assert answer.json["timings"]["draft_n"] > 0
 
 
 async def test_a_qualification_file_is_read_and_its_words_reach_no_header_unchecked(tmp_path: Path) -> None:
@@ -253,7 +275,8 @@ async def scraped(live: Live, **headers: str) -> dict[str, float]:
 async def test_metrics_of_a_running_server() -> None:
     async with serving(engine(PROVEN, "bitwise"), breaker=STAYS) as live:
         await live.post(CHAT)
-        await live.post(MESSAGES, stream=True)
+        streamed = await live.post(MESSAGES, stream=True)
+        assert streamed.headers["x-specguard-mode"] == "plain"
         for number in range(40):
             assert (await live.post(CHAT, model=f"guess-{number}")).status == 404
         await live.post(CHAT, messages="nonsense")
@@ -266,6 +289,7 @@ async def test_metrics_of_a_running_server() -> None:
         "specguard_refusals_total[kind=invalid_request]": 1,
         "specguard_incidents_total[action=rewind,detector=drift.audit,grade=fallback]": 1,
         "specguard_fallbacks_total[from=mtp+ngram/full,to=plain]": 1,
+        "specguard_safer_starts_total[from=mtp+ngram/full,to=plain]": 1,
         "specguard_breaker_state[bucket=0-1k,mode=mtp+ngram/full]": 2,
         "specguard_engine_mode[mode=mtp+ngram/full]": 1,
         "specguard_trust_ceiling_tokens[mode=plain]": 8192,

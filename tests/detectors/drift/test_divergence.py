@@ -81,9 +81,18 @@ def test_a_conviction_names_its_evidence_and_starts_again() -> None:
     assert (finding.detector, finding.grade, finding.began) == ("drift.shadow", Grade.FALLBACK, 0)
     samples = found.index(finding) + 1
     assert finding.evidence == {
-        "codec": "k4v4", "bucket": 1, "samples": samples, "kl": 5.0, "baseline": BASELINE,
+        "codec": "k4v4", "bucket": 1, "samples": samples, "kl": 5.0, "doubt": 1.0, "baseline": BASELINE,
     }  # fmt: skip
     assert sum(each is not None for each in found) == 20 // samples
+
+
+def test_a_certain_text_is_judged_as_strictly_as_a_doubtful_one() -> None:
+    found = []
+    for doubt in (1.0, 0.1, 0.02, 0.0001):
+        test = ShadowDivergence()
+        kl = 4 * BASELINE * max(doubt, 0.02)
+        found.append(next(n for n in range(200) if test.feed(n, "k4v4", 500, kl, doubt)))
+    assert len(set(found)) == 1
 
 
 def test_codecs_and_context_lengths_do_not_mix() -> None:

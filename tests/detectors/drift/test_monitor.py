@@ -34,6 +34,7 @@ class Shadow:
     identical: bool = False
     position: int = 40
     kl: float = 0.5
+    doubt: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from proxy.backends.base import (
     Overloaded,
     StepStats,
 )
-from proxy.backends.builtin import BuiltinBackend, _as_delta
+from proxy.backends.builtin import BuiltinBackend
+from proxy.backends.deltas import as_delta
 from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
 from tests.engine.conftest import write_model
 
@@ -280,7 +281,7 @@ async def test_a_request_cancelled_while_it_is_opened_loses_no_kept_prefix(
     if running:
         monkeypatch.setattr(backend.engine.prefixes, "take", take_slowly)
     else:
-        backend._worker.call(wait)  # opening queues behind this
+        backend._upkeep._worker.call(wait)  # opening queues behind this
     task = asyncio.ensure_future(backend.generate(question, PLAIN))
     await asyncio.to_thread(waiting.wait, 20)
     await asyncio.sleep(0.05)
@@ -319,7 +320,7 @@ async def test_bad_options_and_folders_are_explained(tmp_path: Path) -> None:
 
 async def test_what_the_engine_reports_of_a_step_reaches_the_guard() -> None:
     report = StepReport(3, (), "mtp", 7, 2, 1.5, 40, AuditReport(3, 1, 0.5), "stop", None, "x", "mtp")
-    delta = _as_delta(report, FAST, None)
+    delta = as_delta(report, FAST, None)
     assert delta.step == StepStats(FAST, "mtp", 7, 2, 1.5, 40, Audit(3, 1, 0.5), "mtp")
     assert (delta.position, delta.end, delta.tail) == (3, "stop", "x")
 

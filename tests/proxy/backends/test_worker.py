@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from proxy.backends.worker import DeviceWorker
+from proxy.backends.worker import DeviceWorker, WorkerDied
 
 Report = tuple[str, int]
 A, B = "a", "b"  # turns are told apart by identity
@@ -157,3 +157,50 @@ def test_stopping_ends_what_runs_and_cancels_what_waits(device: Device) -> None:
     for refused in (lambda: worker.call(device.note, "no"), lambda: worker.step("no")):
         with pytest.raises(RuntimeError, match="stopped"):
             refused()
+
+
+class Ends(BaseException):
+    """Nothing that handles errors handles this."""
+
+
+@pytest.mark.parametrize("how", ["step", "call", "too few results"])
+def test_a_thread_that_dies_leaves_nobody_waiting(device: Device, how: str) -> None:
+    deaths: list[WorkerDied] = []
+
+    def step(turns: Sequence[str]) -> list[Report | Exception]:
+        if how == "step":
+            raise Ends
+        return []
+
+    def end() -> None:
+        raise Ends
+
+    worker = DeviceWorker[str, Report](step, "test", linger_s=0.0, died=deaths.append)
+    worker.call(device.hold)
+    assert device.held.wait(20)
+    fatal = [worker.call(end)] if how == "call" else [worker.step(A), worker.step(B)]
+    futures = [*fatal, worker.call(device.note, "never")]
+    gone = worker.call(device.note, "gone")
+    assert gone.cancel()
+    device.release.set()
+    for future in futures:
+        with pytest.raises(WorkerDied) as died:
+            future.result(20)
+        assert isinstance(died.value.__cause__, ValueError if how == "too few results" else Ends)
+    worker.stop(20)
+    assert len(deaths) == 1
+    assert device.log == []
+    for refused in (lambda: worker.call(device.note, "no"), lambda: worker.step(A)):
+        with pytest.raises(WorkerDied):
+            refused()
+
+
+def test_what_hangs_is_seen_and_not_waited_for(device: Device, worker: DeviceWorker[str, Report]) -> None:
+    assert worker.busy_s == 0
+    hanging = worker.call(device.hold)
+    assert device.held.wait(20)
+    assert worker.busy_s > 0
+    worker.stop(0.01)
+    assert not hanging.done()
+    device.release.set()
+    hanging.result(20)

@@ -33,12 +33,13 @@ def test_a_conversation_becomes_the_canonical_request() -> None:
 
 
 def test_drawn_tasks_keep_everything_but_how_tokens_are_drawn() -> None:
-    task = tasks(conversations(), [5])[-1]
+    task, text = (tasks(conversations(), [5])[at] for at in (0, -1))
     drawn = task.drawn(0.8, 3)
     assert (drawn.request.sampling.temperature, drawn.request.sampling.seed) == (0.8, 3)
-    assert drawn.request.sampling.logit_bias == ((5, -100.0),)
     assert drawn.request.messages == task.request.messages
     assert drawn.name != task.name
+    assert text.drawn(0.8, 3) == text
+    assert text.request.sampling.logit_bias == ((5, -100.0),)
 
 
 def test_the_prelude_takes_every_prompt_beyond_a_thousand_tokens() -> None:

@@ -202,13 +202,17 @@ def test_a_record_that_cannot_be_written_does_not_end_the_writer(store: Incident
 def test_a_redacted_capture_takes_the_tokens_out_of_the_evidence_too(tmp_path: Path) -> None:
     store = IncidentStore(tmp_path / "i.sqlite", capture=True)
     store.opened(replace(INCIDENT, evidence={"unit": [7]}), replace(CAPTURE, response="api_key: sk-0123456789abcdefg"))
-    store.opened(replace(INCIDENT, id="inc_2", texts={"before": "password: hunter22"}), CAPTURE)
+    said = replace(CAPTURE, response="in other words hunter22")
+    store.opened(replace(INCIDENT, id="inc_2", texts={"before": "password: hunter22"}), said)
     store.close()
     first, second = store.get("inc_1"), store.get("inc_2")
     assert first is not None and second is not None and first.capture is not None
     assert (first.capture["redacted"], first.capture["prompt_ids"]) == (["api_key"], [])
     assert first.opened["evidence"] == {"withheld": ["unit"]}
     assert "texts" not in second.opened
+    assert second.capture is not None
+    assert second.capture["response"] == "in other words [redacted:password]"
+    assert second.capture["kept_ids"] == []
 
 
 def test_a_closure_never_holds_tokens(tmp_path: Path) -> None:
