@@ -165,7 +165,7 @@ def rows(case: Case, runs: Runs) -> tuple[dict[str, Any], ...]:
                 "first_difference": at,
                 "instead": [] if at is None else list(seen.said[at : at + INSTEAD]),
                 "recurs": _shows(case, seen),
-                "cures": case.setup in runs and _shows(case, runs[case.setup]) and not _shows(case, seen),
+                "cures": case.setup in runs and _is_bad(case, runs[case.setup]) and not _is_bad(case, seen),
                 "audit_mismatch": seen.mismatch,
                 "clean": None if seen.kl is None or setup.mode.codec != "full" else not seen.dirty,
                 "kl": seen.kl,
@@ -300,6 +300,11 @@ def _shows(case: Case, seen: Seen) -> bool:
         return seen.recurs
     known = case.said[: case.position + 1]
     return len(known) > case.position and seen.said[: len(known)] == known
+
+
+def _is_bad(case: Case, seen: Seen) -> bool:
+    """The trouble is there, or what proves its cause."""
+    return _shows(case, seen) or seen.mismatch or seen.foreign
 
 
 def _same(case: Case, then: Seen, without: Seen) -> bool:

@@ -58,8 +58,9 @@ class Blame:
     """One comparison. start: index of the first discarded token; began: first token that the finding accuses.
 
     exact: the backend passed its bitwise self-test. audited: a recomputed step already proved the fault.
-    proven: whose fault the finding itself proves. shared: the rewind has computed a prefix again that had been taken
-    over, so a difference may come from there too. after: the safer mode that is compared with.
+    proven: whose fault the finding itself proves. after: the safer mode that is compared with. shared: the rewind has
+    computed more again than drafts can have touched (a prefix that was taken over, a cache in doubt), so a difference
+    may come from there too.
     """
 
     def __init__(

@@ -135,7 +135,7 @@ class Breaker(_Section):
     window_s: float = Field(default=1800.0, gt=0)
     cool_down_s: float = Field(default=60.0, gt=0)
     most_cool_down_s: float = Field(default=3600.0, gt=0)
-    canary_tokens: int = Field(default=65536, ge=0)
+    canary_tokens: int = Field(default=262144, ge=0)
     canary_quiet_s: float = Field(default=2.0, ge=0)
 
 

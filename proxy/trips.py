@@ -99,7 +99,8 @@ class Trips:
                     audited=audited,
                     proven=_proven(finding),
                     after=after,
-                    shared=rebuild != "none" and self._generation.cached_tokens > 0,
+                    shared=rebuild != "none"
+                    and (self._generation.cached_tokens > 0 or finding.detector == "drift.shadow"),
                 )
                 self._comparing = trip.blame
                 if self._remember and (loop := _sent_loop(finding, to, transcript)) is not None:

@@ -235,6 +235,13 @@ def test_first_differences() -> None:
     assert first_difference((1, 2), (1, 2, 3), whole=True) == 2
 
 
+def test_a_run_without_the_proof_cures_too() -> None:
+    """A run that met a mismatch ended there, before the trouble could come again."""
+    given = case(FAST)
+    runs = {BASELINE: Seen(SOUND), FAST: Seen(LOOP[:1], mismatch=True)}
+    assert [row["cures"] for row in rows(given, runs)] == [True, False]
+
+
 def test_the_table_tells_what_was_changed_and_what_came_of_it() -> None:
     given = case()
     _, runs = investigate(given, world(lambda s: s.cached))

@@ -66,9 +66,9 @@ async def test_a_planted_fault_is_found_in_its_layer(
 
 @SLOW
 async def test_codes_that_no_reader_expects_are_the_codecs_fault() -> None:
-    """Found by what the model says, not by numbers: keys are coded unrotated."""
+    """Keys are coded unrotated; the engine reads its codes back, which is a measurement."""
     async with started("keys-unrotated", audit_every=0) as backend:
-        assert verdict(await judged(backend, turns(), CODED)) == ("kv", "likely")
+        assert verdict(await judged(backend, turns(), CODED)) == ("kv", "certain")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -315,6 +315,19 @@ async def test_who_was_judged_by_hand_is_not_judged_again() -> None:
     server.idle.set()
     await server.replays.settled()
     assert len(server.sink.judgements) == 1
+
+
+async def test_who_is_judged_by_hand_meanwhile_is_not_judged_again() -> None:
+    gate = Gate(3)
+    backend = Replayable(faulty, LOOPING, pace=gate)
+    server = Server(backend)
+    server.idle.set()
+    await server.respond()
+    await gate.used_up()
+    server.sinks.judged(Judgement(server.sink.incidents[0].id, "kv", "likely"))
+    gate.let(10_000)
+    await server.replays.settled()
+    assert [judgement.culprit for judgement in server.sink.judgements] == ["kv"]
 
 
 async def test_a_secret_that_was_taken_out_leaves_nothing_to_run() -> None:
