@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from detectors.audit import audit_finding, nonfinite_finding
+from detectors.drift.memory import DriftMemory
 from detectors.drift.monitor import DriftMonitor
-from detectors.drift.sprt import ShadowAgreement
 from detectors.finding import Finding, Grade
 from engine.bench.workloads import Prompt, long_conversation, prompts
 from engine.engine import EMBEDDED, Engine, EngineOptions
@@ -79,13 +79,13 @@ def sound() -> Engine:
 
 
 def findings(
-    engine: Engine, prompt: Prompt, options: TurnOptions, shadow: ShadowAgreement | None = None
+    engine: Engine, prompt: Prompt, options: TurnOptions, memory: DriftMemory | None = None
 ) -> Iterator[Finding]:
     """All that is told about one response, as the session asks."""
     turn = engine.open(prompt.tokens, options)
     for _ in turn.sequence.prefill():
         pass
-    monitor = DriftMonitor(options.codec, shadow, exact=True)
+    monitor = DriftMonitor(options.codec, memory, exact=True)
     while not turn.ended:
         step = turn.step()
         found: list[Finding | None] = [monitor.feed(step.position, step.tokens, step)]
@@ -249,12 +249,12 @@ def test_the_table_holds_every_fault() -> None:
 
 
 def quiet(engine: Engine, temperature: float, drafter: str, workload: str, count: int, limit: int, every: int) -> int:
-    """Tokens over which nothing was told; one shadow test for all responses, as in a server."""
-    shadow, tokens = ShadowAgreement(), 0
+    """Tokens over which nothing was told; one memory for all responses, as in a server."""
+    memory, tokens = DriftMemory(), 0
     for index, prompt in enumerate(prompts(engine, workload, False)[:count]):
         sampling = SamplingParams(temperature=temperature, seed=index, top_p=0.95 if temperature == 0.8 else 1.0)
         options = TurnOptions(sampling, drafter, min(limit, prompt.limit), shadow_every=every)
-        found = list(findings(engine, prompt, options, shadow))
+        found = list(findings(engine, prompt, options, memory))
         assert found == []
         tokens += limit
     return tokens

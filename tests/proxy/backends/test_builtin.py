@@ -12,22 +12,19 @@ import pytest
 import pytest_asyncio
 
 from engine.memory import Budget
-from engine.reports import AuditReport, StepReport
+from engine.reports import StepReport
 from engine.sequence import Sequence as TokenSequence
 from engine.turn import Turn
 from policies.modes import PLAIN, DecodeMode
 from proxy.backends.base import (
-    Audit,
     BackendError,
     BadPrompt,
     ContextTooLong,
     Delta,
     Generation,
     Overloaded,
-    StepStats,
 )
 from proxy.backends.builtin import BuiltinBackend
-from proxy.backends.deltas import as_delta
 from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
 from tests.engine.conftest import write_model
 
@@ -341,13 +338,6 @@ async def test_bad_options_and_folders_are_explained(tmp_path: Path) -> None:
     with pytest.raises(Overloaded, match="loading"):
         await empty.generate(ask(), PLAIN)
     await empty.stop()
-
-
-async def test_what_the_engine_reports_of_a_step_reaches_the_guard() -> None:
-    report = StepReport(3, (), "mtp", 7, 2, 1.5, 40, AuditReport(3, 1, 0.5), "stop", None, "x", "mtp")
-    delta = as_delta(report, FAST, None)
-    assert delta.step == StepStats(FAST, "mtp", 7, 2, 1.5, 40, Audit(3, 1, 0.5), "mtp")
-    assert (delta.position, delta.end, delta.tail) == (3, "stop", "x")
 
 
 async def test_what_the_loader_noticed_is_told(tmp_path: Path) -> None:

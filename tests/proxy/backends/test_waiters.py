@@ -31,6 +31,8 @@ async def test_results_and_errors_arrive() -> None:
 
 
 async def test_all_are_given_up_at_once_and_what_comes_later_is_ignored() -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     waiters, first, second = Waiters(), Future[int](), Future[int]()
     tasks = [await waiting(waiters, first), await waiting(waiters, second)]
     waiters.give_up(STUCK)
@@ -41,6 +43,7 @@ async def test_all_are_given_up_at_once_and_what_comes_later_is_ignored() -> Non
     second.set_exception(ValueError)
     await asyncio.sleep(0.01)
     assert not first.cancelled()
+    assert not complaints
 
 
 async def test_nobody_begins_to_wait_while_there_is_trouble() -> None:
