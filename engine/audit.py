@@ -28,12 +28,15 @@ from engine.deltanet import INNER
 from engine.errors import RewindError
 from engine.kv import KVCache
 from engine.model import Model, Rows
+from engine.pacing import TYPICAL, Costs
 from engine.reports import AuditReport
 from engine.state import SequenceState
 
 PATIENCE = 4
 """An audit that is due waits up to a fourth of its period for a step with rejected drafts: it costs fewer rows, and
 taking rejected rows back is what goes wrong most (vLLM #39273, #40738)."""
+SAVED_AUDITS = 8
+"""Rows for which there may be credit."""
 SUSPICIOUS = 64
 """Occasions after a mismatch that are all looked at."""
 
@@ -50,6 +53,11 @@ class Cadence:
         self._seen += 1
         return at < self._until or at % self._every == 0
 
+    @property
+    def close(self) -> bool:
+        """Whether all occasions are looked at now."""
+        return self._seen < self._until
+
     def suspect(self) -> None:
         """What was looked at was wrong."""
         self._until = self._seen + SUSPICIOUS
@@ -60,12 +68,40 @@ class AuditPlan:
 
     thorough: turns whose first rejection and first acceptance are audited besides the sampled steps; prefixes: those
     taken over that are recomputed in part. exact: False where the device does not give the same bits for the same
-    work: then a difference proves nothing, and nothing is audited.
+    work: then a difference proves nothing, and nothing is audited. costs: of the device, by which audits keep to their
+    share of the time; no clock is read, so the same turns are audited in the same steps. What is new is audited
+    whatever it costs: the first turns, the first step of each drafter at about each length.
     """
 
     def __init__(self) -> None:
         self.exact = True
+        self.costs: Costs = TYPICAL
         self.thorough, self.prefixes = Cadence(4, 8), Cadence(4, 4)
+        self._credit_ms = 0.0
+        self._known: set[tuple[int, str]] = set()
+
+    def is_new(self, context: int, source: str) -> bool:
+        """Whether no step with drafts from there was looked at in a context of about this length (a factor of two):
+        some faults need a length (vLLM #52475) or a drafter (#39273)."""
+        kind = (context.bit_length(), source)
+        if kind in self._known:
+            return False
+        self._known.add(kind)
+        return True
+
+    @property
+    def affordable(self) -> bool:
+        """Whether audits have taken less than their share."""
+        return self._credit_ms > 0
+
+    def earn(self, source: str, drafted: int, share: float) -> None:
+        """A step was made, of which so much may go into audits; what is not used is kept for a few of them."""
+        most = SAVED_AUDITS * self.costs.step_ms
+        self._credit_ms = min(self._credit_ms + share * self.costs.step_with(source, drafted), most)
+
+    def spend(self, rows: int) -> None:
+        """So many rows were recomputed."""
+        self._credit_ms -= rows * self.costs.step_ms
 
     def convict(self) -> None:
         """Something differed: what follows is looked at closely."""
@@ -85,29 +121,39 @@ class Reference:
 @dataclass(frozen=True, slots=True)
 class Step:
     """About to be committed. tokens: the pending one and all that follows it but the last new one, n in all; rows: what
-    was computed, n or more; new: the tokens that are taken; drafted: how many drafts stood in it; ids: what its rows
-    chose; chosen: the ids that n recomputed rows [n, V] choose, None where something else than the sampler chose."""
+    was computed, n or more; new: the tokens that are taken; source, drafted: who drafted, and how many; ids: what the
+    rows chose; chosen: the ids that n recomputed rows [n, V] choose, None where something else than the sampler chose.
+    """
 
     tokens: Tokens[int]
     rows: Rows
     new: Tokens[int]
+    source: str
     drafted: int
     ids: Tokens[int]
     chosen: Callable[[Tensor], Tokens[int | None]]
 
 
 class Auditor:
-    """Of one turn. every: audit the first verify step and then one in so many, 0 = none; written: called after rows of
-    a reference were committed, with the state and their number (for faults that are planted where rows are written).
+    """Of one turn. every: audit the first verify step and then one in so many, 0 = none. share: most of the time of
+    decoding that this may take, over all turns of the plan; an audit that is due waits until it is affordable, except
+    while turns are looked at closely; 1 = whatever it takes. written: called after rows of a reference were committed,
+    with the state and their number (for faults that are planted where rows are written).
 
     Use: `before_commit`, the commit, `after_commit`.
     """
 
     def __init__(
-        self, model: Model, every: int, plan: AuditPlan, written: Callable[[SequenceState, int], None] | None = None
+        self,
+        model: Model,
+        every: int,
+        plan: AuditPlan,
+        written: Callable[[SequenceState, int], None] | None = None,
+        share: float = 1.0,
     ) -> None:
-        self._model, self._every, self._plan = model, every, plan
+        self._model, self._every, self._plan, self._share = model, every, plan, share
         self._written = written
+        self._free = share >= 1
         self._unseen: set[str] = set()
         self._steps = self._due = 0
         self._reference: Reference | None = None
@@ -134,10 +180,12 @@ class Auditor:
             report = _judge_choice(AuditReport(len(step.new), None, 0.0), step.new, step.ids[: len(step.new)])
             if report.mismatch is not None:
                 self._note(report)
+        self._plan.earn(step.source, step.drafted, self._share)
         rejected = step.drafted + 1 - len(step.new)
-        if self._is_due(step.drafted, rejected) or (asked and step.drafted):
+        if self._is_due(state.length, step, rejected) or (asked and step.drafted):
             reference = recompute(self._model, state, step.tokens, step.rows, self._written)
             self._reference, self._keep = reference, rejected > 0
+            self._spend(len(step.tokens))
             report = reference.report
             if report.mismatch is None:
                 report = _judge_choice(report, step.new, step.chosen(reference.logits))
@@ -177,27 +225,35 @@ class Auditor:
         if reference is None:
             return None
         report = recompute(self._model, reference, step.tokens[:1], step.rows, None, own=True).report
+        self._spend(1)
         return AuditReport(1, report.mismatch, report.max_abs_diff, "state")
+
+    def _spend(self, rows: int) -> None:
+        if not self._free:
+            self._plan.spend(rows)
 
     def _note(self, report: AuditReport) -> None:
         if self._report is None or self._report.mismatch is None:
             self._report = report
 
-    def _is_due(self, drafted: int, rejected: int) -> bool:
+    def _is_due(self, context: int, step: Step, rejected: int) -> bool:
+        drafted = step.drafted
         if not self._every or not drafted or not self._plan.exact:
             return False
         at = self._steps
         self._steps += 1
-        if at == 0 and self._plan.thorough.is_due():
-            self._unseen = {"rejection", "acceptance"}
+        if at == 0:
+            self._free = self._free or self._plan.thorough.close
+            self._unseen = {"rejection", "acceptance"} if self._plan.thorough.is_due() else set()
         kinds = {kind for kind, seen in (("rejection", rejected), ("acceptance", drafted > rejected)) if seen}
         waited = at - self._due
         sampled = waited >= 0 and (at == 0 or rejected > 0 or waited >= self._every // PATIENCE)
-        if not sampled and not kinds & self._unseen:
+        wanted = sampled or kinds & self._unseen
+        if not self._plan.is_new(context, step.source) and not (wanted and (self._free or self._plan.affordable)):
             return False
         self._unseen -= kinds
         if sampled:
-            self._due += self._every
+            self._due = max(self._due, at - self._every // PATIENCE) + self._every
         return True
 
 

@@ -120,7 +120,7 @@ class Engine:
         if DEFAULT in self.codecs:  # one stands for all: they differ in tables, not in what is read when
             test = test.and_also(self_test(self.model, max_blocks=1, codec=DEFAULT))
         self.max_blocks, self.plan.exact = test.blocks, test.exactness == "bitwise"
-        self.costs = measure_costs(self.model, self.valid_tokens)
+        self.costs = self.plan.costs = measure_costs(self.model, self.valid_tokens)
         return test
 
     def step(self, turns: Sequence[Turn]) -> list[StepReport | Exception]:

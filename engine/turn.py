@@ -51,6 +51,7 @@ class TurnOptions:
     drafter: `none`, `ngram`, `mtp` or `mtp+ngram` (n-gram first, MTP where it has nothing or a mere hint), or the name
     of any other drafter of the sequence. max_draft: most draft tokens per step (capped by the step width; how many pay
     is up to the sequence's pacer). audit_every: recompute the first verify step and then one in so many; 0 = never.
+    audit_share: most of the engine's time for that, 1 = whatever it takes (engine.audit).
     max_tokens: None = up to the context window. logprobs: how many of the likeliest tokens are reported with each
     token, at most 20. constraint: the state before the first token, None = everything is allowed. codec: how the KV
     cache is stored, see engine.codecs.spec; tools: whether the response may call tools, which rules some codecs out.
@@ -64,6 +65,7 @@ class TurnOptions:
     stops: tuple[str, ...] = ()
     max_draft: int = 7
     audit_every: int = 16
+    audit_share: float = 1.0
     logprobs: int = 0
     constraint: Constraint | None = None
     codec: str = FULL
@@ -108,7 +110,7 @@ class Turn:
         self.fault = fault
         self._planted, self._planted_steps = Planted(fault), PlantedSteps(fault)
         plan = plan or AuditPlan()
-        self._auditor = Auditor(sequence.model, options.audit_every, plan, self._written)
+        self._auditor = Auditor(sequence.model, options.audit_every, plan, self._written, options.audit_share)
         self._cache_audit = CacheAudit()
         self._shadow = ShadowCheck(sequence.model, tokenizer.vocab_size)
         self._next_shadow = options.shadow_every
@@ -167,7 +169,7 @@ class Turn:
         dead = self._feedback(draft.source, len(drafts), accepted, new) if drafts else None
         block = [sequence.tokens[-1], *new[:-1]]
         chosen = partial(self._chosen, first=first, new=new, replaced=found.replaced)
-        step = Step(block, rows, new, len(drafts), found.choice.ids, chosen)
+        step = Step(block, rows, new, draft.source, len(drafts), found.choice.ids, chosen)
         self._auditor.before_commit(sequence.state, step, asked=cache is not None and cache.misread)
         cache = judged(cache, self._auditor, sequence.model, sequence.state, block)
         sequence.sound = sequence.sound and (cache is None or not cache.faults)

@@ -35,7 +35,7 @@ DETECTORS = (
     "text.charset",
     "drift.audit", "drift.prefix", "drift.nonfinite", "drift.shadow", "drift.kv", "drift.sharpened", "drift.accepted",
     "drift.collapse", "drift.tool_validity",
-    "stall.step",
+    "stall.step", "stall.engine",
     "budget.session",
 )  # fmt: skip
 """Everybody who speaks, so that a rule for nobody can be pointed out."""

@@ -49,6 +49,7 @@ def build_backend(config: Config) -> Backend:
         dtype=model.dtype,
         threads=model.threads,
         audit_every=config.decode.audit_every,
+        audit_share=config.decode.audit_share,
         shadow_every=config.decode.shadow_every,
         max_turns=model.max_turns,
         max_waiting=model.max_waiting,
@@ -167,6 +168,9 @@ async def _start(service: Service) -> None:
             served = Served(info.fingerprint, info.tool_format, info.context_window)
             ceiling = service.config.trust.ceiling_tokens
             await asyncio.to_thread(service.keeper.serve, served, modes, qualification, ceiling)
+            for key, record in service.keeper.records.items():
+                if record.state != "closed":
+                    log.warning("breaker.still_open", key=str(key), accused=record.axis, trips=len(record.trips))
         service.ready = True
         info, capabilities = service.backend.info, service.backend.capabilities
         log.info("model.ready", model=info.id, exactness=capabilities.exactness, **info.details)

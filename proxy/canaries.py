@@ -36,7 +36,7 @@ class CanarySettings:
     """most_tokens: that one canary may compute, prompts included; 0 = none is run. quiet_s: how long nobody must have
     asked for anything. needs_hit: an answer from a kept prefix must be among them, or nothing was shown."""
 
-    most_tokens: int = 65536
+    most_tokens: int = 262144
     quiet_s: float = 2.0
     needs_hit: bool = True
 

@@ -140,7 +140,9 @@ def _load(options: argparse.Namespace) -> Config:
 def _serve(options: argparse.Namespace) -> int:
     from proxy.serve import serve
 
-    return serve(_load(options))
+    config = _load(options)
+    load_policy(config.guard)  # says what is wrong with it before the engine is loaded
+    return serve(config)
 
 
 def _check(options: argparse.Namespace) -> int:

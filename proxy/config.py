@@ -77,7 +77,8 @@ class Model(_Section):
 
 class Decode(_Section):
     """Decode mode and defaults. audit_every: the first verify step of a response and then one in so many.
-
+    audit_share: most of the decoding time for that; an audit that is due waits until there is room for it, except in a
+    new engine's first responses and after something was found. 1 = whatever it takes.
     shadow_every: tokens of a response after which a position is computed again from a clean cache; 0 = never. It costs
     a second prefill of each checked response, a second cache while it lasts, and an eighth of a step per token. Off,
     also for compressed caches: their own audit (engine.cache_audit) sees the known faults for a tenth of that.
@@ -90,6 +91,7 @@ class Decode(_Section):
     temperature: float = Field(default=0.0, ge=0, le=2)
     seed: int = Field(default=-1, ge=-1, lt=2**63)
     audit_every: int = Field(default=16, ge=0)
+    audit_share: float = Field(default=0.01, gt=0, le=1)
     force_low_bits: bool = False
     shadow_mib: int = Field(default=0, ge=0)
     shadow_every: int = Field(default=0, ge=0)
@@ -133,7 +135,7 @@ class Breaker(_Section):
     window_s: float = Field(default=1800.0, gt=0)
     cool_down_s: float = Field(default=60.0, gt=0)
     most_cool_down_s: float = Field(default=3600.0, gt=0)
-    canary_tokens: int = Field(default=65536, ge=0)
+    canary_tokens: int = Field(default=262144, ge=0)
     canary_quiet_s: float = Field(default=2.0, ge=0)
 
 

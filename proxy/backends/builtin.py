@@ -72,6 +72,7 @@ class BuiltinBackend:
         dtype: str = "float32",
         threads: int = 1,
         audit_every: int = 16,
+        audit_share: float = 0.01,
         shadow_every: int = 0,
         max_turns: int = 8,
         max_waiting: int = 16,
@@ -101,6 +102,7 @@ class BuiltinBackend:
             fault=fault,
         )
         self._threads, self._audit_every, self._shadow_every = threads, audit_every, shadow_every
+        self._audit_share = audit_share
         self._queue = TurnQueue(max_turns, max_waiting)
         self._upkeep: Upkeep[Turn, reports.StepReport] = Upkeep(self._step, self._reload, stuck_s)
         self._engine: Engine | None = None
@@ -311,6 +313,7 @@ class BuiltinBackend:
             max_tokens=request.max_tokens,
             stops=request.stop,
             audit_every=self._audit_every,
+            audit_share=self._audit_share,
             shadow_every=self._shadow_every,
             logprobs=request.logprobs or 0,
             constraint=constraint_for(request, engine.tokenizer, self.info.opens_thinking),

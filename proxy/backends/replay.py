@@ -62,6 +62,7 @@ async def open_replay(backend: BuiltinBackend, rerun: Rerun, as_delta: AsDelta) 
     options = replace(
         options,
         audit_every=1,
+        audit_share=1.0,
         shadow_every=rerun.check_every,
         logprobs=0,
         constraint=options.constraint if rerun.filtered else None,

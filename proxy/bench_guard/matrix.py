@@ -110,7 +110,7 @@ async def _try(cell: Cell, faulty: Backend, given: Task, number: int, references
     task = given if cell.temperature is None else given.drawn(cell.temperature, number)
     sound = await references.plain(task, mode.codec, cell.prelude)
     if cell.warm:
-        await respond(faulty, task, PLAIN, Policy())
+        await respond(faulty, task, mode, Policy())
     trial = await respond(faulty, task, mode, Policy(), detectors=IMPATIENT)
     await _settle(trial, faulty)
     healed = await references.healed(trial) if cell.heals == "full" else None

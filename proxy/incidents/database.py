@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 VERSION = 2
 BUSY_S = 5
 INCREMENTAL = 2
+_CHUNK = 4096
 TABLES = (
     """CREATE TABLE records (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, incident TEXT NOT NULL, kind TEXT NOT NULL, time TEXT NOT NULL,
@@ -34,9 +35,34 @@ class StoreProblem(ValueError):
 
 
 def packed(data: Mapping[str, Any]) -> bytes:
-    """A capture as it is kept: JSON, compressed, since a prompt's tokens are most of a file."""
-    text = json.dumps(data, ensure_ascii=False, default=str)
-    return zlib.compress(text.encode("utf-8", "surrogatepass"), 1)  # higher levels take 15 times as long for 10 %
+    """A capture as it is kept: JSON, compressed, since a prompt's tokens are most of a file.
+
+    Encoded piece by piece: in one piece a long prompt would keep all other threads waiting for tens of milliseconds.
+    """
+    compressor = zlib.compressobj(1)  # higher levels take 15 times as long for 10 %
+    pieces = [compressor.compress(piece.encode("utf-8", "surrogatepass")) for piece in _pieces(data)]
+    return b"".join(pieces) + compressor.flush()
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """JSON text of a value, at most a string or _CHUNK elements at once."""
+    if isinstance(value, Mapping):
+        for i, (name, inner) in enumerate(value.items()):
+            yield f"{',' if i else '{'}{json.dumps(str(name), ensure_ascii=False)}:"
+            yield from _pieces(inner)
+        yield "}" if value else "{}"
+    elif isinstance(value, list | tuple) and not any(isinstance(inner, int) for inner in value[:1]):
+        for i, inner in enumerate(value):
+            yield "," if i else "["
+            yield from _pieces(inner)
+        yield "]" if value else "[]"
+    elif isinstance(value, list | tuple):
+        for start in range(0, len(value), _CHUNK):
+            text = json.dumps(value[start : start + _CHUNK], ensure_ascii=False, default=str)
+            yield ("," if start else "[") + text[1:-1]
+        yield "]"
+    else:
+        yield json.dumps(value, ensure_ascii=False, default=str)
 
 
 def unpacked(data: bytes) -> dict[str, Any]:

@@ -198,10 +198,12 @@ class IncidentStore:
                 writer.write(record, capture, lost - self._told_of)
                 self._told_of = lost
         except Exception as error:  # whatever it is, the next record may fare better, and no stream hears of it
+            about_the_file = isinstance(error, sqlite3.Error | OSError | StoreProblem)
+            reason = str(error) if about_the_file else type(error).__name__  # others may quote what was said
             if record is not None:
-                self._lose(str(error))
+                self._lose(reason)
             else:
-                log.error("incidents.neglected", error=str(error))
+                log.error("incidents.neglected", error=reason)
         finally:
             if capture is not None:
                 self._captures.release()

@@ -87,9 +87,10 @@ def test_nan_is_a_mismatch(model: Model) -> None:
 class Watched:
     """A turn's state under an auditor. Tokens are random; the commits are ours."""
 
-    def __init__(self, model: Model, every: int, plan: AuditPlan | None = None) -> None:
+    def __init__(self, model: Model, every: int, plan: AuditPlan | None = None, share: float = 1.0) -> None:
         self.model, self.state = model, filled(model)
-        self.auditor = Auditor(model, every, plan or AuditPlan())
+        self.plan = plan or AuditPlan()
+        self.auditor = Auditor(model, every, self.plan, share=share)
         self.pending = 7
         self.spoil: Callable[[SequenceState], None] | None = None
 
@@ -99,7 +100,7 @@ class Watched:
         rows = self.model.decode(self.state, block)
         chosen = [*block[1 : accepted + 1], int(rows.logits[accepted].argmax())]
         new = chosen if taken is None else [taken, *chosen[1:]]
-        step = Step(block[: len(new)], rows, new, drafted, chosen, lambda logits: list(chosen[: len(logits)]))
+        step = Step(block[: len(new)], rows, new, "ngram", drafted, chosen, lambda logits: list(chosen[: len(logits)]))
         self.auditor.before_commit(self.state, step)
         self.model.commit(self.state, len(new))
         if self.spoil is not None:
@@ -108,12 +109,14 @@ class Watched:
         return self.auditor.after_commit(self.state)
 
 
-def settled(model: Model, every: int) -> Watched:
+def settled(model: Model, every: int, share: float = 1.0) -> Watched:
     """No longer looked at closely."""
     plan = AuditPlan()
-    for _ in range(4):
-        plan.thorough.is_due()
-    return Watched(model, every, plan)
+    for at in range(400):
+        if at < 4:
+            plan.thorough.is_due()
+        plan.is_new(at, "ngram")
+    return Watched(model, every, plan, share)
 
 
 def audited(watched: Watched, steps: list[tuple[int, int]]) -> list[str]:
@@ -134,6 +137,42 @@ def test_the_first_rejection_and_acceptance_of_a_thorough_turn_are_audited(model
     steps = [(3, 3), (3, 3), (3, 2), (0, 0), (3, 1), (3, 3)]
     assert audited(Watched(model, 100), steps) == ["rows", "-", "rows", "state", "-", "-"]
     assert audited(Watched(model, 100), [(3, 0), (3, 3), (3, 3)]) == ["rows", "rows", "-"]
+
+
+def test_audits_keep_to_their_share_and_wait_for_it(model: Model) -> None:
+    """Of 0.1 = one row in ten steps of the usual cost; a step that is due is not forgotten while it waits."""
+    watched = settled(model, 1, share=0.1)
+    reports = audited(watched, [(1, 1)] * 60)
+    assert 4 <= 60 - reports.count("-") <= 8
+    assert reports[0] == "rows"
+    costs = watched.plan.costs
+    rows = 2 * (60 - reports.count("-"))
+    assert rows * costs.step_ms <= 0.1 * 60 * costs.step_with("ngram", 1) + 2 * costs.step_ms
+
+
+def test_what_is_new_and_what_is_looked_at_closely_costs_what_it_costs(model: Model) -> None:
+    watched = settled(model, 1, share=0.0001)
+    assert audited(watched, [(1, 1)] * 4) == ["rows", "-", "-", "-"]
+    watched.plan._known.discard((watched.state.length.bit_length(), "ngram"))
+    assert audited(watched, [(1, 1)] * 2) == ["rows", "-"]
+    watched.plan.convict()
+    suspected = Watched(model, 1, watched.plan, share=0.0001)
+    assert audited(suspected, [(1, 1)] * 4) == ["rows"] * 4
+
+
+def test_lengths_and_drafters_are_new_once() -> None:
+    plan = AuditPlan()
+    assert [plan.is_new(n, "mtp") for n in (600, 1000, 1024, 2000, 700)] == [True, False, True, False, False]
+    assert plan.is_new(600, "ngram")
+
+
+def test_credit_is_kept_for_a_few_rows_only(model: Model) -> None:
+    plan = AuditPlan()
+    assert not plan.affordable
+    for _ in range(10000):
+        plan.earn("ngram", 3, 0.5)
+    plan.spend(8)
+    assert not plan.affordable
 
 
 def forgotten(state: SequenceState) -> None:

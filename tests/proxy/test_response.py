@@ -252,6 +252,13 @@ def test_observing_records_a_late_call_once_and_delivers_it() -> None:
     assert played.traces() == ["<< incident tool.held none observed", "<< blame unknown none"]
 
 
+def test_a_call_that_ends_in_its_last_second_was_not_held_too_long() -> None:
+    cut_off = "".join(cut(LONG)[: len(cut("so <tool_call>")) + 54])
+    played, ended = paced(cut_off, 10, policy=Policy("observe"))
+    assert ended == 570
+    assert [incident.detector for incident in played.sink.incidents] == ["tool.truncated"]
+
+
 def test_a_trip_during_the_hold_does_not_turn_the_clock_back() -> None:
     """400 s into the call it turns out bad; decoded again it is good, but the client will not wait for its end."""
     bad = call_text("ls", path="a b " * 40).replace("</parameter>", "</parameter>\n<parameter=x>1</parameter>")

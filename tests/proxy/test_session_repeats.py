@@ -328,7 +328,8 @@ def test_a_step_of_the_built_in_engine_that_hangs_is_seen_and_nothing_waits_for_
             released.set()
             await backend.stop()
 
-    first, second = run(work(), patience_s=2.0)
+    # the worker's upkeep looks every 10 s, so that the thread gets this long thirty times before its step is lost
+    first, second = run(work(), patience_s=0.5)
     assert first[-1] == "Failed"
     assert second[-1] == "Finished"
     assert [incident.action for incident in sink.incidents] == ["none", "end"]

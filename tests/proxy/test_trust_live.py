@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from proxy.trust_store import read
 from tests.policies.test_qualification import changed
@@ -256,6 +257,9 @@ async def test_a_killed_server_finds_its_breakers_open_again(tmp_path: Path) -> 
     finally:
         process.send_signal(signal.SIGKILL)
         await process.wait()
+    with capture_logs() as logs:
+        async with serving(engine(PROVEN, "bitwise"), folder=tmp_path, breaker=STAYS):
+            assert "breaker.still_open" in [line["event"] for line in logs]
     async with serving(engine(PROVEN, "bitwise"), folder=tmp_path, breaker=STAYS) as live:
         assert await open_breakers(live) == [(str(FAST), "0-1k", "open")]
         assert (await live.post(CHAT)).headers["x-specguard-mode"] == "plain"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from engine.memory import Budget
 from engine.reports import AuditReport, StepReport
 from engine.sequence import Sequence as TokenSequence
 from engine.turn import Turn
@@ -69,6 +70,30 @@ async def test_tells_what_it_is(backend: BuiltinBackend) -> None:
     assert backend.capabilities.exactness == "bitwise"
     assert backend.capabilities.modes[:4] == ("plain", "ngram/full", "mtp/full", "mtp+ngram/full")
     assert {"none/k4v4", "mtp+ngram/k4v4", "ngram/k8v8"} < set(backend.capabilities.modes)
+
+
+async def test_what_is_discarded_is_kept_for_nobody_and_memory_is_told(backend: BuiltinBackend) -> None:
+    request = ask("Discard me. " * 40, max_tokens=4)
+    kept, before = backend.engine.memory().kept, await backend.memory()
+    assert before["weights"] > 1 << 20
+    generation = await backend.generate(request, PLAIN)
+    await generation.next()
+    assert (await backend.memory())["sequences"] > before["sequences"]
+    await generation.discard()
+    await generation.close()
+    assert backend.engine.memory().kept == kept
+    again = await backend.generate(request, PLAIN)
+    assert again.cached_tokens == 0
+    await again.close()
+    assert backend.engine.memory().kept == kept + 1
+
+
+async def test_it_says_whether_a_cache_has_room(backend: BuiltinBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backend.fits(PLAIN, 1000) and backend.fits(DecodeMode("none", "k4v4"), 1000)
+    needed = backend.engine.model.cache_bytes("full", 1000)
+    monkeypatch.setattr(backend.engine, "budget", Budget(backend.engine.model.device, needed - 1))
+    assert not backend.fits(PLAIN, 1000) and not backend.fits(FAST, 1000)
+    assert backend.fits(DecodeMode("none", "k4v4"), 1000)
 
 
 PENALISED = Sampling(0.8, 0.95, 40, 0.01, 7, 1.1, 0.5, 0.3, ((11, 2.0), (12, -100.0)))

@@ -10,8 +10,11 @@ from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.incidents import IncidentStore, StoreProblem
 from proxy.incidents.database import open_to_write, packed, unpacked
@@ -133,6 +136,19 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
         IncidentStore(other).list()
 
 
-def test_a_capture_may_hold_anything_that_a_text_can() -> None:
-    data = {"text": "\ud800 \0 €"}
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(), JSON_VALUES, max_size=5))
+def test_a_capture_comes_back_equal(data: dict[str, Any]) -> None:
     assert unpacked(packed(data)) == data
+
+
+@pytest.mark.parametrize("count", [0, 1, 4095, 4096, 4097, 9000])
+def test_a_capture_may_be_long_and_hold_anything_that_a_text_can(count: int) -> None:
+    data = {"text": "\ud800 \0 €", "ids": tuple(range(count)), "more": [{"empty": {}, "none": []}]}
+    assert unpacked(packed(data)) == {**data, "ids": list(range(count))}
