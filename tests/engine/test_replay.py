@@ -90,11 +90,11 @@ def test_however_it_is_run_the_same_is_said(engine: Engine, turns: list[Prompt],
 
 
 def test_forced_tokens_have_their_text_and_reach_penalties(engine: Engine, turns: list[Prompt]) -> None:
-    wanted = TurnOptions(SamplingParams(frequency_penalty=1.5, repetition_penalty=1.3), "none", TOKENS)
+    wanted = TurnOptions(SamplingParams(frequency_penalty=2.0, repetition_penalty=2.0), "none", 60)
     said, _ = served(engine, turns[0].tokens, wanted)
-    replay, tokens = again(engine, turns[0].tokens, wanted, forced=said[:10])
+    replay, tokens = again(engine, turns[0].tokens, wanted, forced=said[:40])
     assert tokens == said
-    assert "".join(replay.texts) == engine.tokenizer.decode(said[:10])
+    assert "".join(replay.texts) == engine.tokenizer.decode(said[:40])
 
 
 def test_a_kept_prefix_that_is_damaged_is_met_again_and_only_there(engine: Engine, turns: list[Prompt]) -> None:
