@@ -59,8 +59,8 @@ class Blame:
 
     exact: the backend passed its bitwise self-test. audited: a recomputed step already proved the fault.
     proven: whose fault the finding itself proves. after: the safer mode that is compared with. shared: the rewind has
-    computed more again than drafts can have touched (a prefix that was taken over, a cache in doubt), so a difference
-    may come from there too.
+    computed more again than drafts can have touched (a prefix that was taken over, a cache in doubt), or numbers were
+    lost, which may happen once and anywhere: a difference may come from there too.
     """
 
     def __init__(

@@ -99,8 +99,7 @@ class Trips:
                     audited=audited,
                     proven=_proven(finding),
                     after=after,
-                    shared=rebuild != "none"
-                    and (self._generation.cached_tokens > 0 or finding.detector == "drift.shadow"),
+                    shared=finding.detector == "drift.nonfinite" or (rebuild != "none" and self._is_shared(finding)),
                 )
                 self._comparing = trip.blame
                 if self._remember and (loop := _sent_loop(finding, to, transcript)) is not None:
@@ -206,6 +205,10 @@ class Trips:
             return {}
         tool = situation.tool if any(situation.tool == tool.name for tool in self._request.tools) else ""
         return {**asdict(situation), "mode": str(situation.mode), "tool": tool}
+
+    def _is_shared(self, finding: Finding) -> bool:
+        """Has a rebuild computed more again than what drafts have touched?"""
+        return self._generation.cached_tokens > 0 or finding.detector == "drift.shadow"
 
     def _same_before(self, finding: Finding) -> _Trip | None:
         """The last rewind if it did not help: plain decoding said the same, and the same detector speaks again."""

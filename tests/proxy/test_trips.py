@@ -88,11 +88,11 @@ def test_numbers_that_are_none_again_are_nobody_s() -> None:
     assert response.close() == [("ended", "unknown", "none")]
 
 
-def test_numbers_that_are_finite_again_convict() -> None:
+def test_numbers_that_are_finite_again_are_a_hint_since_they_may_be_lost_once_and_anywhere() -> None:
     response = Response()
     response.open(finding("drift.nonfinite"), BACK, lost=(1, 2, 3, 4, 5))
     response.redecode(1, 2, 3, 4, 5)
-    assert response.close() == [("recovered", "speculation", "certain")]
+    assert response.close() == [("recovered", "speculation", "likely")]
 
 
 def test_an_observed_trip() -> None:
