@@ -23,7 +23,7 @@ from detectors.history_scrub import LoopDigest
 from detectors.mended_call import mend_call
 from detectors.stall import StallDetector, StallSettings, engine_finding
 from detectors.tool_schema import ToolSchemas
-from detectors.watch import Said, first_refused
+from detectors.watch import ReadCall, Said, first_refused
 from policies.blame import END_OF_TURN
 from policies.modes import DecodeMode
 from policies.notice import notice
@@ -90,6 +90,7 @@ class GuardedResponse:
         self._accused: Finding | None = None
         self._awaited: Finding | None = None
         self._ending: End | None = None
+        self._mended: dict[int, ReadCall] = {}
         self._watchdog = Watchdog(self._late, self._gives_up(), StallDetector(setting.stall))
         self._stalled = False
 
@@ -221,7 +222,8 @@ class GuardedResponse:
                 await self._rewind(decision)
             case Repair():
                 assert mended is not None and refused is not None
-                self._push([refused.mended(mended) if each is refused else each for each in said])
+                self._mended[refused.first] = refused.mended(mended)
+                self._push(said)
                 return Continue()
             case End():
                 self._push(text_of(said))
@@ -273,6 +275,8 @@ class GuardedResponse:
             report = await self._generation.rewind(decision.to, decision.mode, decision.rebuild)
         self._transcript.rewound(report)
         self._mode = report.mode
+        # What stays is read again, and a call that was mended must come out as it was sent.
+        self._mended = {first: call for first, call in self._mended.items() if call.last < report.position}
         self._holdback.restart()
         for said in self._observers.rewound(report.mode, self._transcript.tokens):
             self._push(said)
@@ -282,7 +286,9 @@ class GuardedResponse:
 
     def _push(self, said: Sequence[Said]) -> None:
         for each in said:
-            if isinstance(each, Piece) or each.violation is None or each.name:
+            if isinstance(each, ReadCall) and (mended := self._mended.get(each.first)) is not None:
+                self._holdback.push(mended)
+            elif isinstance(each, Piece) or each.violation is None or each.name:
                 self._holdback.push(each)
             else:  # observed, and no object to deliver it as: the client gets what the model wrote
                 close = "" if each.violation.detector == "tool.truncated" else CALL_CLOSE

@@ -422,6 +422,23 @@ def test_a_rule_may_be_for_the_name_of_the_open_call() -> None:
     assert played.told() == ["<< text so", GOOD, "<< finished tool_calls in plain"]
 
 
+def test_a_mended_call_is_neither_told_as_text_nor_sent_again_by_a_later_rewind() -> None:
+    """The markup alone was wrong, so the kept tokens hold a call without a name when they are read again."""
+    broken = LS.replace("\n</function>", "")
+    rules = (Rule("mend", When(("tool.markup",)), ("repair", "end")), *Policy().rules)
+    script = Script(f"so {broken}\nand then {MOVE} ok", fast=f"so {broken}\nand then {RM}")
+    played = play(script, Policy(repair=True, rules=rules))
+    assert played.told() == [
+        "<< text so",
+        GOOD,
+        "<< text and then",
+        '<< call 1 move {"steps":3}',
+        "<< text  ok",
+        "<< finished tool_calls in plain",
+    ]
+    assert [incident.action for incident in played.sink.incidents] == ["repair", "rewind"]
+
+
 def test_an_end_by_rule_says_which() -> None:
     policy = Policy(rules=(Rule("no-cyrillic", When(("text.charset",)), ("end",)),))
     played = play(REMARK * 3 + "\u044d\u0442\u043e " * 60, policy)
