@@ -191,7 +191,7 @@ class GuardedResponse:
         watch = self._observers.watch
         if watch.call_began is None:
             return None
-        self._hold_clock.hold()
+        self._hold_clock.hold(int(watch.channel.partition(":")[2]))
         at = max(watch.call_began, len(self._transcript) - 1)
         return self._hold_clock.finding(watch.channel, at, watch.call_began, watch.call_name, watch.call_chars)
 

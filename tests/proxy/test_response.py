@@ -240,6 +240,13 @@ def test_each_call_has_its_own_time() -> None:
     assert ended > 8 * 200
 
 
+def test_a_call_that_begins_in_the_step_that_ends_another_has_its_own_time() -> None:
+    calls = "".join(call_text("move", steps=str(n)) for n in range(8))
+    played, ended = paced(Script(calls, width=4), 39, mode=FAST)
+    assert played.traces() == []
+    assert ended > 4 * 540
+
+
 def test_without_a_limit_a_call_may_take_for_ever() -> None:
     played, _ = paced(LONG, 25, policy=Policy(hold_call_s=0))
     assert played.told()[-1] == "<< finished tool_calls in plain"
