@@ -13,7 +13,7 @@ from detectors.settings import DEFAULT, DetectorSettings
 from detectors.stall import StallSettings
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Policy
-from policies.rules import Rule, When
+from policies.rules import Remedy, Rule, When
 from proxy.backends.base import BackendError, RewindReport
 from proxy.conversation import Message, PastCall, Tool
 from proxy.events import Event, TextDelta
@@ -444,6 +444,14 @@ def test_a_mended_call_is_neither_told_as_text_nor_sent_again_by_a_later_rewind(
         "<< finished tool_calls in plain",
     ]
     assert [incident.action for incident in played.sink.incidents] == ["repair", "rewind"]
+
+
+@pytest.mark.parametrize("remedy", ["hold", "none"])
+def test_a_bad_call_that_a_rule_lets_pass_is_recorded(remedy: Remedy) -> None:
+    policy = Policy(rules=(Rule("pass", When(("tool.*",)), (remedy,)),))
+    played = play(f"so {call_text('move', steps='many')}", policy)
+    assert played.told()[1] == '<< call 0 move {"steps":"many"}'
+    assert played.traces() == ["<< incident tool.schema none observed", "<< blame unknown none"]
 
 
 def test_an_end_by_rule_says_which() -> None:
