@@ -68,6 +68,21 @@ def test_a_private_key_that_was_cut_off_is_one_too() -> None:
         "<parameter=api_key>\nHIDDEN",
         'passphrase: "it\'s HIDDEN \\"quoted\\" HIDDEN"',
         "pin\npwd: 998877HIDDEN",
+        "redis://:HIDDENx@cache:6379/0",
+        "postgres://alice:HIDDEN@HIDDEN@db/x",
+        "SMTP_PASS=HIDDENx",
+        'auth: { user: "a", pass: "HIDDENx" }',
+        "PGPASSWORD=HIDDENx psql",
+        "spring.datasource.password=HIDDENx\n",
+        "mysql --password HIDDEN1x",
+        "deploy --api-key 'HIDDEN x' now",
+        "<server><password>HIDDENx</password></server>",
+        "Endpoint=https://a;AccountName=a;AccountKey=HIDDEN1x==;Suffix=b",
+        'APIToken: "HIDDENx"',
+        "accesstoken=HIDDEN1x",
+        "secret_key_base: HIDDEN1x",
+        "whsec_HIDDENHIDDENHIDDEN1x",
+        'apiKey := "HIDDENx"',
     ],
 )
 def test_values_of_keys_are_found_in_text(text: str) -> None:
@@ -94,6 +109,10 @@ def test_values_of_keys_are_found_in_text(text: str) -> None:
         "cookies are sweet; sk-1; skip-0123456789abcdefghijk",
         "risk-0123456789abcdefghijkl",
         "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+        "run --token TOKEN or --password <password>, --key-file x1234567",
+        "# pass 12\npass: 120, passport: AB1234567, bypass = 'all of it'",
+        "    login(\n        password=given\n    )\ntoken=$TOKEN\n",
+        "<th>token</th><td>password</td>",
         "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     ],
 )
@@ -132,6 +151,10 @@ def test_tokens_go_with_what_they_would_spell() -> None:
     assert (clean.prompt_ids, clean.kept_ids, clean.lost_ids) == ((), (), ())
     assert (clean.redacted, clean.is_exact) == (("password",), False)
     assert redact_capture(clean) == clean
+
+
+def test_a_token_of_the_evidence_is_a_number_and_no_secret() -> None:
+    assert redact_capture(CAPTURE, [{}, {"token": 1234567, "top1_prob": 0.99}]).is_exact
 
 
 def test_arguments_are_searched_by_key() -> None:
