@@ -96,7 +96,7 @@ class IncidentStore:
     def get(self, incident: str) -> Record | None:
         """With its capture. Raises StoreProblem, sqlite3.Error, as all that reads."""
         with self._reading() as (connection, version):
-            if connection is None:
+            if connection is None or not incident:
                 return None
             found = next(select(connection, Selection(id=incident), 1, self._has_writers()), None)
             return found and replace(found, capture=capture_of(connection, incident, version))

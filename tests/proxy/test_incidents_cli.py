@@ -194,3 +194,28 @@ def test_ages_and_dates(text: str, time: str) -> None:
 def test_neither_age_nor_date(text: Any) -> None:
     with pytest.raises(ConfigProblem, match="is no time"):
         since_time(text, NOW)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["list", "--limit", "1" * 30], ["export", "--after", "1" * 30], ["export", "--after", "-1"]]
+)
+def test_numbers_that_no_store_has(
+    capsys: pytest.CaptureFixture[str], store: IncidentStore, arguments: list[str]
+) -> None:
+    assert main(["incidents", *arguments, "--incidents", str(store.path)]) == 2
+    assert f"{arguments[1]}: must be from" in capsys.readouterr().err
+
+
+def test_no_id_is_no_incident(capsys: pytest.CaptureFixture[str], store: IncidentStore) -> None:
+    assert main(["incidents", "show", "", "--incidents", str(store.path)]) == 2
+    assert "4 incidents begin with ''" in capsys.readouterr().err
+
+
+def test_what_a_model_wrote_does_not_command_the_terminal(
+    capsys: pytest.CaptureFixture[str], store: IncidentStore
+) -> None:
+    store.opened(replace(INCIDENT, id="inc_9", texts={"before": "a\x1b]0;mine\x07\x1b[2J\tb"}), CAPTURE)
+    store.close()
+    page = "\n".join(printed(capsys, store, "show", "inc_9"))
+    assert r"before: a\x1b]0;mine\x07\x1b[2J\tb" in page
+    assert "\x1b" not in page
