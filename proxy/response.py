@@ -102,7 +102,11 @@ class GuardedResponse:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         # Before Started, so that an early failure can still become a status code.
-        delta = None if self._ending else await self._next()
+        try:
+            delta = None if self._ending else await self._next()
+        except BackendError:
+            self._trips.close("ended", "", self._transcript)
+            raise
         yield Started(self._generation.prompt_tokens, self._generation.cached_tokens)
         try:
             decision: Decision = self._ending or Continue()

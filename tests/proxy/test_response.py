@@ -383,6 +383,19 @@ def test_the_time_of_a_rewind_counts_for_the_call_that_is_held() -> None:
     assert sink.incidents[1].evidence["held_s"] == 541
 
 
+def test_a_response_that_fails_before_its_first_token_was_not_abandoned() -> None:
+    backend, sink, spent = ScriptedBackend(Script("so", fail_at=0)), Sink(), SessionBudget(RewindLedger(), "s", 1, 6.0)
+    spent.spend()
+
+    async def work() -> list[Event]:
+        session = GuardedSession(REQUEST, backend, Policy(), sink, FAST, budget=spent)
+        return [event async for event in session.events()]
+
+    with pytest.raises(BackendError):
+        asyncio.run(work())
+    assert [closure.outcome for closure in sink.closures] == ["ended"]
+
+
 def test_a_step_that_hangs_is_not_rewound_whatever_a_rule_says() -> None:
     policy = Policy(rules=(Rule("hopeful", When(("stall.*",)), ("rewind", "end")),))
     played, _ = paced("one two three " * 9, 1, 1, 1e9, policy=policy, mode=FAST)
