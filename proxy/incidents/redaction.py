@@ -112,14 +112,29 @@ class Redactor:
 
     def elsewhere(self, value: Any) -> Any:
         """JSON data without any value that was found secret at some other place."""
-        secrets = sorted(self._values.items(), key=lambda item: -len(item[0]))
+        lengths: dict[str, set[int]] = {}
+        for secret in self._values:
+            lengths.setdefault(secret[:_KNOWN_CHARS], set()).add(len(secret))
+        longest_first = {beginning: sorted(found, reverse=True) for beginning, found in lengths.items()}
+        longest_first.setdefault(MARK[:_KNOWN_CHARS], [])
 
         def change(text: str) -> str:
-            for secret, marked in secrets:
-                text = text.replace(secret, marked)
-            return text
+            pieces, done, beyond = [], 0, 0
+            for at in range(len(text) - _KNOWN_CHARS + 1):  # once through the text, however many secrets there are
+                known = longest_first.get(text[at : at + _KNOWN_CHARS])
+                if known is None or at < beyond:
+                    continue
+                if text.startswith(MARK, at):  # somebody's password may be a word of it
+                    beyond = text.find("]", at)
+                    continue
+                for length in known:
+                    if (marked := self._values.get(text[at : at + length])) is not None:
+                        pieces += [text[done:at], marked]
+                        done = beyond = at + length
+                        break
+            return "".join(pieces) + text[done:]
 
-        return _map_text(value, change) if secrets else value
+        return _map_text(value, change) if self._values else value
 
     def _under(self, key: str, value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -201,3 +201,16 @@ def test_a_schema_may_have_a_property_that_is_called_password() -> None:
 def test_twice_changes_nothing_more(text: str) -> None:
     clean, _ = redact_text(text)
     assert redact_text(clean) == (clean, frozenset())
+
+
+def test_the_longest_of_several_secrets_is_taken_and_each_of_them_is_found() -> None:
+    text = 'token="abcdef1", secret="abcdef1xyz"; then abcdef1xyzabcdef1 abcdef and abcdef1'
+    clean, _ = redact_text(text)
+    assert clean.endswith(f"then {MARK}secret]{MARK}token] abcdef and {MARK}token]")
+
+
+def test_a_password_that_is_a_word_of_our_marks_does_not_break_them() -> None:
+    assert redact_text('password="redacted", token="cookie1 redacted"; cookie: a=12345; redacted')[0] == (
+        f'password="{MARK}password]", token="{MARK}token]"; cookie: {MARK}cookie]'
+    )
+    assert redact_text('password="redacted" redacted')[0] == f'password="{MARK}password]" {MARK}password]'
