@@ -65,7 +65,7 @@ def add_incidents(commands: Any, wide: type[argparse.HelpFormatter], load: Load)
     export.add_argument("--after", type=int, default=0, metavar="N", help="go on after the event of this sequence")
     for view in (listing, stats, export):
         view.add_argument(
-            "--since", default="", metavar="WHEN", help="opened since then: 30m, 12h, 7d, or a date as 2026-05-31"
+            "--since", default="", metavar="WHEN", help="opened since then: 30m, 12h, 7d, or a date as 2026-05-31 (UTC)"
         )
     for view, run in ((listing, _list), (show, _show), (stats, _stats), (export, _export)):
         if view is not export:
@@ -81,7 +81,8 @@ def since_time(text: str, now: datetime) -> str:
         return ""
     try:
         age = _AGE.fullmatch(text)
-        moment = now - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else datetime.fromisoformat(text).astimezone()
+        moment = now - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # as all times that are printed
         return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError):
         known = "an age as 30m, 12h, 7d, or a date as 2026-05-31 or 2026-05-31T12:00"

@@ -7,6 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -174,7 +176,7 @@ NOW = datetime(2026, 5, 31, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("text", "time"),
+    ("text", "moment"),
     [
         ("", ""),
         ("90s", "2026-05-31T11:58:30.000Z"),
@@ -186,8 +188,22 @@ NOW = datetime(2026, 5, 31, 12, tzinfo=UTC)
         ("2026-05-01T10:00Z", "2026-05-01T10:00:00.000Z"),
     ],
 )
-def test_ages_and_dates(text: str, time: str) -> None:
-    assert since_time(text, NOW) == time
+def test_ages_and_dates(text: str, moment: str) -> None:
+    assert since_time(text, NOW) == moment
+
+
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("tokyo")
+def test_a_date_without_a_zone_is_one_of_those_that_are_printed() -> None:
+    assert since_time("2026-05-01T10:00", NOW) == "2026-05-01T10:00:00.000Z"
 
 
 @pytest.mark.parametrize("text", ["7", "d", "-3d", "7d ", "999999w", "2026-13-01", "yesterday"])
