@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -207,6 +207,8 @@ class GuardedResponse:
         mended = None if refused is None else mend_call(refused.body, self._setting.schemas)
         situation = self._situation(finding, mendable=mended is not None)
         decision = decide(finding, situation, self._policy)
+        if isinstance(decision, Rewind) and refused is not None:  # a call is one unit, also when its end was awaited
+            decision = replace(decision, to=min(decision.to, max(refused.first, self._holdback.undelivered)))
         lost = self._lost(decision.to, delta) if isinstance(decision, Rewind) else ()
         if finding.grade is Grade.SUSPECT and isinstance(decision, Continue):
             self._trips.suspect(finding)

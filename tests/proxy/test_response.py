@@ -467,6 +467,16 @@ def test_a_bad_call_that_a_rule_lets_pass_is_recorded(remedy: Remedy) -> None:
     assert played.traces() == ["<< incident tool.schema none observed", "<< blame unknown none"]
 
 
+@pytest.mark.parametrize("width", [1, 4, 100])
+def test_a_call_that_mending_did_not_save_is_decoded_again_from_its_start(width: int) -> None:
+    tools = (Tool("plan", parameters={"properties": {"what": {"type": "string"}, "steps": {"type": "array"}}}),)
+    rules = (Rule("mend", When(("tool.*",)), ("repair", "rewind", "end")),)
+    good, bad = call_text("plan", what="right", steps="[1]"), call_text("plan", what="wrong", steps="[1,,2]")
+    played = play(Script(f"so {good}", fast=f"so {bad}", width=width), Policy(repair=True, rules=rules), tools=tools)
+    assert played.told()[1:-1] == ['<< call 0 plan {"what":"right","steps":[1]}']
+    assert played.generation.rewinds == [(2, "plain", "trusted")]
+
+
 def test_an_end_by_rule_says_which() -> None:
     policy = Policy(rules=(Rule("no-cyrillic", When(("text.charset",)), ("end",)),))
     played = play(REMARK * 3 + "\u044d\u0442\u043e " * 60, policy)
