@@ -71,6 +71,6 @@ async def measure(
             sides = await overhead.run_overhead(alone, sound, given(False)[:10], DecodeMode("mtp+ngram"))
         tables.append(overhead.table(sides))
         bars += overhead.bars(sides)
-    unmeasured = {part: "not asked for: leave --part out" for part in PARTS if part not in parts}
+    unmeasured: dict[str, str] = {part: "not asked for: leave --part out" for part in PARTS if part not in parts}
     settings = {"python": platform.python_version(), "machine": platform.machine(), "tasks": len(given(False))}
     return Report("guard", settings, tuple(tables), tuple(bars), unmeasured)
