@@ -117,11 +117,12 @@ class Canaries:
         finally:
             self._running = None
         self.last = f"{str(key).partition(':')[0]}: {outcome.replace('_', ' ')}, {why}"
+        interrupted = why == "a client came"
+        if not interrupted:  # what was seen is judged; another canary must see for itself
+            self._answers.clear()
         if outcome == "gave_up":
-            interrupted = why == "a client came"
             self.keeper.gave_up(key, why, self.settings.quiet_s if interrupted else None)
             return
-        self._answers.clear()
         (self.keeper.passed if outcome == "passed" else self.keeper.failed)(key, why)
 
     async def judge(self, key: Key, context: int) -> tuple[Outcome, str]:
@@ -132,7 +133,9 @@ class Canaries:
         at_least = EDGES[key.bucket - 1] + 1 if key.bucket else 1
         questions, tokens = await self.fitted(max(context, at_least), seed)
         groups = [[mode, no_drafts] if mode.speculates else [mode], [] if mode.codec == "full" else [PLAIN]]
-        cost = sum(tokens for group in groups if group) + len(questions) * sum(map(len, groups)) * 2 * ANSWER_TOKENS
+        asked = len(questions) * sum(map(len, groups))
+        prefills = sum(map(bool, groups)) if self.settings.needs_hit else asked  # without kept prefixes, one for each
+        cost = tokens * prefills + asked * 2 * ANSWER_TOKENS
         if cost > self.settings.most_tokens:
             return "gave_up", f"it takes {cost} tokens, breaker.canary_tokens allows {self.settings.most_tokens}"
         answers: dict[tuple[str, DecodeMode], Answer] = {}

@@ -177,6 +177,14 @@ async def test_a_canary_that_is_too_dear_is_not_run(keeper: TrustKeeper) -> None
     assert (outcome, engine.asked) == ("gave_up", []) and "breaker.canary_tokens allows 3500" in why
 
 
+async def test_without_kept_prefixes_every_question_is_counted_with_its_prompt(keeper: TrustKeeper) -> None:
+    settings = {"context": 1000, "most_tokens": 4000}
+    assert (await judged(keeper, Engine(), "mtp+ngram/full", **settings))[0] == "passed"
+    engine = Engine(forgets=True)
+    outcome, why = await judged(keeper, engine, "mtp+ngram/full", **settings, needs_hit=False)
+    assert (outcome, engine.asked) == ("gave_up", []), why
+
+
 @pytest.mark.parametrize("context", [1, 500, 1024, 1500, 3900, 100_000])
 async def test_the_prompt_has_the_length_that_is_asked_for(keeper: TrustKeeper, context: int) -> None:
     questions, tokens = await made(keeper, engine := Engine()).fitted(context, 5)
@@ -267,6 +275,31 @@ async def test_the_loop_heals_what_is_sound_and_keeps_what_is_not(keeper: TrustK
     await run_until(canaries, lambda: keeper.records[sound].state == "closed" and keeper.records[sick].openings > 2)
     assert keeper.records[sick].confirmed
     assert "canary" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_a_canary_that_gave_up_is_no_evidence_for_the_next_one(keeper: TrustKeeper) -> None:
+    key = tripped(keeper)
+
+    class Once(Engine):
+        """Its first plain answer has numbers that are none: whatever that was, it does not come again."""
+
+        async def generate(self, request: ChatRequest, mode: DecodeMode) -> ScriptedGeneration:
+            generation = await super().generate(request, mode)
+            if mode == DecodeMode() and [m for _, m in self.asked].count("plain") == 1:
+                generation._script = replace(generation._script, nonfinite=frozenset({0}))
+            return generation
+
+    canaries = made(keeper, Once())
+    await run_until(canaries, lambda: keeper.records[key].state == "closed")
+
+
+async def test_a_mode_comes_back_once_there_is_a_kept_prefix_to_answer_from(keeper: TrustKeeper) -> None:
+    key = tripped(keeper)
+    canaries = made(keeper, engine := Engine(forgets=True))
+    async with running(canaries):
+        await until(lambda: "no answer came from a kept prefix" in canaries.last)
+        engine.forgets = False
+        await until(lambda: keeper.records[key].state == "closed")
 
 
 async def test_nothing_runs_while_somebody_is_served(keeper: TrustKeeper) -> None:
