@@ -90,6 +90,7 @@ class Canaries:
                 continue
             await self.idle.wait()
             await asyncio.sleep(self.settings.quiet_s)
+            await self.keeper.look(at_once=True)
             if self.idle.is_set():
                 try:
                     await self._look(key)
@@ -116,6 +117,7 @@ class Canaries:
             outcome, why = "gave_up", f"it could not be run ({type(error).__name__})"
         finally:
             self._running = None
+        await self.keeper.look(at_once=True)
         self.last = f"{str(key).partition(':')[0]}: {outcome.replace('_', ' ')}, {why}"
         interrupted = why == "a client came"
         if not interrupted:  # what was seen is judged; another canary must see for itself

@@ -21,7 +21,7 @@ from proxy.canaries import Canaries, CanarySettings
 from proxy.conversation import ChatRequest
 from proxy.incidents import Incident
 from proxy.trust_keeper import TrustKeeper
-from proxy.trust_store import TrustStore
+from proxy.trust_store import TrustStore, read, write
 from tests.proxy.scripted import Script, ScriptedBackend, ScriptedGeneration, call_text
 
 BASE = Incident(**{f.name: "" for f in fields(Incident)})  # type: ignore[arg-type]
@@ -365,6 +365,32 @@ async def test_a_reset_while_a_canary_runs_ends_nothing(keeper: TrustKeeper) -> 
     engine.generate = resetting  # type: ignore[method-assign]
     await run_until(canaries, lambda: len(engine.asked) >= 8)
     assert keeper.records == {}
+
+
+async def test_a_reset_by_hand_holds_although_nobody_asks_for_anything(keeper: TrustKeeper) -> None:
+    key, other = tripped(keeper), tripped(keeper, "mtp/full")
+    keeper.store.flush()
+    write(keeper.store.path, {k: r for k, r in read(keeper.store.path).items() if k != key})
+    await run_until(made(keeper, engine := Engine()), lambda: bool(engine.discarded))
+    keeper.store.flush()
+    assert {mode for _, mode in engine.asked} == {"mtp/full", "plain"}
+    assert set(read(keeper.store.path)) == set(keeper.records) == {other}
+
+
+async def test_a_reset_of_another_mode_lets_a_canary_end(keeper: TrustKeeper) -> None:
+    key, other = tripped(keeper), tripped(keeper, "mtp/full", 2000)
+    canaries = made(keeper, engine := Engine({"mtp/full": "no"}))
+    original = engine.generate
+
+    async def resetting(request: ChatRequest, mode: DecodeMode) -> ScriptedGeneration:
+        if not engine.asked:
+            keeper.store.flush()
+            write(keeper.store.path, {k: r for k, r in read(keeper.store.path).items() if k != other})
+        return await original(request, mode)
+
+    engine.generate = resetting  # type: ignore[method-assign]
+    await run_until(canaries, lambda: keeper.records[key].state == "closed")
+    assert len(engine.asked) == 8 and set(keeper.records) == {key}, "and nothing was asked twice"
 
 
 async def test_none_are_run_where_they_are_switched_off(keeper: TrustKeeper) -> None:
