@@ -115,6 +115,7 @@ def _watch_over(service: Service) -> None:
             service.idle,
             lambda: service.draining,
             AutomaticSettings(spent, replay.quiet_s, service.policy.hold_call_chars),
+            service.canaries.spare,
         )
         members = (*members, service.replays)
     sinks = service.sinks = Sinks(members)

@@ -60,12 +60,13 @@ class Hung(Exception):
 
 @dataclass(slots=True)
 class Canaries:
-    """idle: set while no response is in the making."""
+    """idle: set while no response is in the making. spare: held by whoever uses the engine then, one at a time."""
 
     keeper: TrustKeeper
     backend: Backend
     idle: asyncio.Event
     settings: CanarySettings = field(default_factory=CanarySettings)
+    spare: asyncio.Lock = field(default_factory=asyncio.Lock)
     last: str = ""
     _running: asyncio.Task[tuple[Outcome, str]] | None = None
     _answers: dict[tuple[Key, str, DecodeMode], Answer] = field(default_factory=dict)
@@ -90,12 +91,13 @@ class Canaries:
                 continue
             await self.idle.wait()
             await asyncio.sleep(self.settings.quiet_s)
-            await self.keeper.look(at_once=True)
-            if self.idle.is_set():
-                try:
-                    await self._look(key)
-                except ValueError as error:  # somebody has reset it meanwhile
-                    log.info("canary.void", key=str(key), reason=str(error))
+            async with self.spare:
+                await self.keeper.look(at_once=True)
+                if self.idle.is_set():
+                    try:
+                        await self._look(key)
+                    except ValueError as error:  # somebody has reset it meanwhile
+                        log.info("canary.void", key=str(key), reason=str(error))
 
     async def _look(self, key: Key) -> None:
         record = self.keeper.begin(key)

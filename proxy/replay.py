@@ -51,7 +51,8 @@ class _Waiting:
 
 
 class AutomaticReplay:
-    """An incident sink. judged: who is told; idle: set while no response is in flight; stopping: the server drains.
+    """An incident sink. judged: who is told; idle: set while no response is in flight; stopping: the server drains;
+    spare: held by whoever uses the engine while it is idle, one at a time.
 
     A backend that cannot run a response again makes it deaf. Belongs to one event loop.
     """
@@ -63,9 +64,10 @@ class AutomaticReplay:
         idle: asyncio.Event,
         stopping: Callable[[], bool] = lambda: False,
         settings: AutomaticSettings = AutomaticSettings(),
+        spare: asyncio.Lock | None = None,
     ) -> None:
         self._backend, self._tell, self._idle, self._stopping = backend, judged, idle, stopping
-        self._settings = settings
+        self._settings, self._spare = settings, spare or asyncio.Lock()
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -121,9 +123,10 @@ class AutomaticReplay:
         while (waiting := next((w for w in self._waiting.values() if w.closure is not None), None)) is not None:
             try:
                 self._preempted = 0
-                if not await self._quiet():
-                    return
-                await self._judge(waiting)
+                async with self._spare:  # else a canary would count as clients that come first
+                    if not await self._quiet():
+                        return
+                    await self._judge(waiting)
             except BackendError as error:
                 log.warning("replay.failed", incident=waiting.incident.id, reason=str(error))
             except Exception:

@@ -51,6 +51,13 @@ async def test_not_ready_while_the_model_loads() -> None:
     assert not backend.running
 
 
+async def test_canaries_and_replays_take_turns() -> None:
+    async with serving("fine") as live:
+        canaries, replays = live.service.canaries, live.service.replays
+        assert canaries is not None and replays is not None
+        assert replays._spare is canaries.spare
+
+
 async def test_a_codec_that_the_model_cannot_have_is_told_before_anybody_asks() -> None:
     backend = ScriptedBackend("fine")
     backend.capabilities = replace(backend.capabilities, modes=("plain", "ngram/full", "mtp+ngram/full"))

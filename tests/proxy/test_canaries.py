@@ -313,6 +313,16 @@ async def test_nothing_runs_while_somebody_is_served(keeper: TrustKeeper) -> Non
         await until(lambda: keeper.records[key].state == "closed")
 
 
+async def test_a_replay_may_end_first(keeper: TrustKeeper) -> None:
+    key = tripped(keeper)
+    canaries = made(keeper, engine := Engine())
+    async with running(canaries):
+        async with canaries.spare:
+            await asyncio.sleep(0.05)
+            assert not engine.asked and keeper.records[key].state == "open"
+        await until(lambda: keeper.records[key].state == "closed")
+
+
 async def test_a_client_interrupts_and_finished_answers_are_not_asked_for_again(keeper: TrustKeeper) -> None:
     key = tripped(keeper)
     gate, waits = asyncio.Semaphore(6), asyncio.Event()

@@ -248,6 +248,22 @@ async def test_a_server_that_is_never_idle_long_enough_is_left_alone() -> None:
     assert (judgement.culprit, judgement.certainty) == ("speculation", "certain")  # as it was closed
 
 
+async def test_a_canary_is_no_client_and_may_end_first() -> None:
+    backend = Replayable(faulty, LOOPING, preempt=1000)
+    server, spare = Server(backend), asyncio.Lock()
+    replays = AutomaticReplay(backend, server.sink.judged, server.idle, settings=AT_ONCE, spare=spare)
+    server.sinks = Sinks((server.sink, replays))
+    server.idle.set()
+    await spare.acquire()  # a canary computes, so every run would be interrupted
+    await server.respond()
+    await asyncio.sleep(0.05)
+    backend.preempt = 0
+    spare.release()
+    await replays.settled()
+    assert verdict(server.sink) == ("speculation", "certain")
+    assert not spare.locked()
+
+
 async def test_nothing_begins_while_the_server_drains() -> None:
     backend = Replayable(faulty, LOOPING)
     server = Server(backend)
