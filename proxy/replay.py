@@ -27,6 +27,7 @@ MAX_REMEMBERED = 32
 MAX_BYTES = 64 << 20
 MAX_PREEMPTED = 8
 """Runs of one incident that clients may interrupt before it is given up."""
+_CERTAINTIES = ("none", "likely", "certain")
 _TOKEN_BYTES = 40
 """An integer in a tuple."""
 
@@ -188,12 +189,16 @@ def tripped_of(
 
 
 def as_judgement(incident: str, found: Judged, culprit: str, certainty: str) -> Judgement:
-    """culprit, certainty: what the closed record says, which stands where the trouble did not come again."""
-    verdict = found.verdict
+    """culprit, certainty: what the closed record says, which stands where the trouble did not come again, and against
+    a verdict that is less certain."""
+    verdict, note = found.verdict, found.verdict.note
     if verdict.culprit is not None:
-        culprit, certainty = str(verdict.culprit), verdict.certainty
+        if _CERTAINTIES.index(verdict.certainty) >= _CERTAINTIES.index(certainty):
+            culprit, certainty = str(verdict.culprit), verdict.certainty
+        elif str(verdict.culprit) != culprit:
+            note = f"the record's verdict stands, which is {certainty}; the runs say {verdict.culprit}: {note}"
     rows: tuple[dict[str, Any], ...] = found.rows
-    return Judgement(incident, culprit, certainty, "axes", rows, round(found.milliseconds, 1), verdict.note)
+    return Judgement(incident, culprit, certainty, "axes", rows, round(found.milliseconds, 1), note)
 
 
 def _size(capture: Capture) -> int:

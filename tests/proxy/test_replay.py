@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -13,6 +14,8 @@ from structlog.testing import capture_logs
 from detectors.finding import Grade
 from detectors.period import Threshold, Thresholds
 from detectors.settings import DEFAULT
+from policies.axes import AxesVerdict
+from policies.blame import Culprit
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Policy
 from proxy.backends.base import BackendError, Rerun
@@ -20,7 +23,16 @@ from proxy.backends.builtin import BuiltinBackend
 from proxy.conversation import ChatRequest, Demands, Message, Tool
 from proxy.events import Event
 from proxy.incidents import Judgement
-from proxy.replay import MAX_BYTES, MAX_PREEMPTED, MAX_REMEMBERED, AutomaticReplay, AutomaticSettings, tripped_of
+from proxy.replay import (
+    MAX_BYTES,
+    MAX_PREEMPTED,
+    MAX_REMEMBERED,
+    AutomaticReplay,
+    AutomaticSettings,
+    as_judgement,
+    tripped_of,
+)
+from proxy.replay_runs import Judged
 from proxy.session import GuardedSession
 from proxy.sinks import Sinks
 from tests.proxy.live import Gate
@@ -366,3 +378,22 @@ def test_a_trouble_is_what_the_record_says() -> None:
     assert tripped_of("loop.period", "abort", 7, backend).exact
     with pytest.raises(KeyError):
         tripped_of("loop.period", "worst", 7, backend)
+
+
+@pytest.mark.parametrize(
+    ("closed", "runs", "stands"),
+    [
+        (("speculation", "certain"), (Culprit.UNKNOWN, "none"), ("speculation", "certain")),
+        (("speculation", "certain"), (Culprit.MODEL, "likely"), ("speculation", "certain")),
+        (("speculation", "certain"), (Culprit.PREFIX, "certain"), ("prefix", "certain")),
+        (("kv", "likely"), (Culprit.MODEL, "likely"), ("model", "likely")),
+        (("unknown", "none"), (Culprit.KV, "likely"), ("kv", "likely")),
+        (("kv", "likely"), (None, "none"), ("kv", "likely")),
+    ],
+)
+def test_runs_overrule_a_record_only_if_they_are_as_certain(
+    closed: tuple[str, str], runs: tuple[Any, Any], stands: tuple[str, str]
+) -> None:
+    judgement = as_judgement("inc_1", Judged(AxesVerdict(*runs, "why"), (), 1.0), *closed)
+    assert (judgement.culprit, judgement.certainty) == stands
+    assert judgement.note.endswith("why")
