@@ -160,7 +160,7 @@ class Breaker:
             if record.state == "closed":
                 changed |= self._weigh(key, now)
             elif record.state == "open" and not record.confirmed and revised.weight < self.settings.trips:
-                openings = record.openings - 1
+                openings = max(0, record.openings - 1)
                 self._records[key] = replace(revised, state="closed", changed=now, openings=openings)
                 changed = True
         return changed

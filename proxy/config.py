@@ -138,6 +138,15 @@ class Breaker(_Section):
     canary_tokens: int = Field(default=262144, ge=0)
     canary_quiet_s: float = Field(default=2.0, ge=0)
 
+    @model_validator(mode="after")
+    def _rising(self) -> Breaker:
+        if self.cool_down_s > self.most_cool_down_s:
+            raise ValueError(
+                f"cool_down_s is {self.cool_down_s:g}, more than most_cool_down_s, {self.most_cool_down_s:g}, to which "
+                "it doubles; raise that one too"
+            )
+        return self
+
 
 class Trust(_Section):
     """Up to which context decode modes are trusted. qualification: file written by `specguard qualify`, "" = none;
