@@ -124,7 +124,10 @@ class Breaker:
     def take_over(self, records: Mapping[Key, Record]) -> None:
         """Records that somebody else has changed. A canary that runs goes on, unless its record is gone."""
         running = {key for key, record in self._records.items() if record.state == "half_open"}
-        self._records = {key: record if key in running else _woken(record) for key, record in records.items()}
+        self._records = {
+            key: replace(record, state="half_open") if key in running else _woken(record)
+            for key, record in records.items()
+        }
 
     def blocking(self, fingerprint: str, mode: str, context: int, tool_format: str) -> tuple[Key, Record] | None:
         """The breaker that keeps a mode from serving so many tokens: of the shortest context, if there are several."""

@@ -169,6 +169,13 @@ class Incidents(_Section):
     max_mib: int = Field(default=256, ge=0)
     max_days: int = Field(default=30, ge=0, le=36500)
 
+    @field_validator("path")
+    @classmethod
+    def _names_a_file(cls, value: str) -> str:
+        if not Path(value).name:
+            raise ValueError(f"{value!r} names no file; write one such as specguard-incidents.sqlite")
+        return value
+
 
 class Replay(_Section):
     """Responses that were rewound are run again to find the layer at fault, while nobody is served for `quiet_s`.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from policies.breaker import BreakerSettings, Key
+from policies.breaker import Breaker, BreakerSettings, Key
 from policies.modes import DecodeMode
 from policies.trust import Served
 from proxy import canaries as module
@@ -395,7 +395,9 @@ async def test_a_reset_of_another_mode_lets_a_canary_end(keeper: TrustKeeper) ->
     async def resetting(request: ChatRequest, mode: DecodeMode) -> ScriptedGeneration:
         if not engine.asked:
             keeper.store.flush()
-            write(keeper.store.path, {k: r for k, r in read(keeper.store.path).items() if k != other})
+            by_hand = Breaker(records=read(keeper.store.path))  # as `specguard trust reset` does it
+            assert by_hand.reset(str(other)) == [other]
+            write(keeper.store.path, by_hand.records)
         return await original(request, mode)
 
     engine.generate = resetting  # type: ignore[method-assign]
