@@ -101,7 +101,7 @@ class Upkeep(Generic[Turn, Report]):
             self._loop.call_soon_threadsafe(self._died, death)
 
     def _died(self, death: WorkerDied) -> None:
-        trouble = self._trouble_of(death)
+        trouble = self._new_trouble(death)  # a replacement may die before anybody has heard of the first death
         log.error("engine.died", cause=repr(death.__cause__), restarts=not trouble.final, exc_info=death.__cause__)
         self._waiters.give_up(trouble)
         if not trouble.final:
@@ -110,8 +110,9 @@ class Upkeep(Generic[Turn, Report]):
 
     def _trouble_of(self, death: WorkerDied) -> Trouble:
         known = self._waiters.trouble
-        if known is not None and known.reason == "died":
-            return known
+        return known if known is not None and known.reason == "died" else self._new_trouble(death)
+
+    def _new_trouble(self, death: WorkerDied) -> Trouble:
         now, last = asyncio.get_running_loop().time(), self._restarted_at
         if last is not None and now - last < RESTART_AFTER_S:
             return Trouble("died", f"{death}, again; restart the server, its log says what happened", final=True)
