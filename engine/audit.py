@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.bits import equal
 from engine.deltanet import INNER
 from engine.errors import RewindError
 from engine.kv import KVCache
@@ -286,11 +287,11 @@ def recompute(
             written(reference, 1)
         ours, theirs = rows.logits[index], row.logits[0]
         logits.append(theirs)
-        if torch.equal(ours, theirs) and torch.equal(rows.hidden[index], row.hidden[0]):
+        if equal(ours, theirs) and equal(rows.hidden[index], row.hidden[0]):
             continue
         if mismatch is None:
             mismatch = index
-        difference = (ours - theirs).abs()
+        difference = (ours - theirs).abs().masked_fill(ours.isnan() & theirs.isnan(), 0.0)
         worst = max(worst, float(difference.nan_to_num(nan=float("inf")).max()))
     return Reference(reference, torch.stack(logits), AuditReport(len(tokens), mismatch, worst))
 
@@ -321,11 +322,11 @@ def same(reference: SequenceState, state: SequenceState, rows: int) -> bool:
     if reference.length != state.length:
         return False
     for ours, theirs in zip(reference.linear, state.linear, strict=True):
-        if not (torch.equal(ours.memory, theirs.memory) and torch.equal(ours.conv, theirs.conv)):
+        if not (equal(ours.memory, theirs.memory) and equal(ours.conv, theirs.conv)):
             return False
     start, end = state.length - rows, state.length
     return all(
-        torch.equal(a, b)
+        equal(a, b)
         for ours, theirs in zip(reference.kv, state.kv, strict=True)
         if isinstance(ours, KVCache) and isinstance(theirs, KVCache)
         for a, b in zip(ours.rows(start, end), theirs.rows(start, end), strict=True)

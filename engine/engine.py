@@ -222,6 +222,7 @@ class Engine:
         if turn.closed:
             return
         turn.closed = True
+        turn.let_go()
         if keep and turn.sequence.intact:
             if self.options.fault is Fault.POISONED_PREFIX:
                 poison(turn.sequence)

@@ -19,6 +19,7 @@ from engine.kv import TILE, KVCache
 from engine.model import Rows
 from engine.planted_codecs import damage
 from engine.sampler import SamplingParams, pick
+from engine.state import SequenceState
 
 NAN_POSITION = 8
 """Index of the generated token whose logits are lost."""
@@ -62,6 +63,10 @@ class Planted:
         if self._fault is Fault.KEYS_SCALED:
             for cache in filter(_is_full, caches):
                 _rewrite(cache, length - count, length, KEY_FACTOR, 1.0)
+
+    def in_reference(self, state: SequenceState, count: int) -> None:
+        """The last `count` positions of a state were decoded and committed for reference."""
+        self.after_write(state.kv, state.length, count)
 
     def judged(
         self, logits: Tensor, drafts: Sequence[int], sampling: SamplingParams, valid_tokens: int

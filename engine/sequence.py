@@ -368,9 +368,9 @@ class Sequence:
 
     @contextmanager
     def _change(self) -> Iterator[None]:
-        self.intact = False
+        intact, self.intact = self.intact, False  # a change may be part of another one
         yield
-        self.intact = True
+        self.intact = intact
 
     def _record(self, kind: Literal["prefill", "decode"], start: int, end: int) -> None:
         last = self.provenance[-1] if self.provenance else None

@@ -16,6 +16,7 @@ import time
 import torch
 from torch import Tensor
 
+from engine.bits import equal
 from engine.checks import doubt
 from engine.model import Model
 from engine.reports import ShadowReport
@@ -42,7 +43,7 @@ class ShadowCheck:
         state = self._follow(sequence)
         clean = self._model.decode(state, [sequence.tokens[-1]]).logits[0, : self._valid]
         logits = logits[: self._valid]
-        identical = torch.equal(clean, logits)
+        identical = equal(clean, logits)
         agrees, kl = (True, 0.0) if identical else compare(clean, logits)
         return ShadowReport(position, agrees, identical, kl, doubt(clean), (time.perf_counter() - started) * 1e3)
 

@@ -29,7 +29,6 @@ from engine.reports import EndReason, RewindReport, ShadowReport, StepReport, To
 from engine.sampler import MAX_TOP, Choice, SamplingParams, choose, pick
 from engine.sequence import Sequence
 from engine.shadow_check import ShadowCheck
-from engine.state import SequenceState
 from engine.stops import StopMatcher
 from engine.tokenizer import Tokenizer
 from engine.verify import accepted_run
@@ -110,7 +109,9 @@ class Turn:
         self.fault = fault
         self._planted, self._planted_steps = Planted(fault), PlantedSteps(fault)
         plan = plan or AuditPlan()
-        self._auditor = Auditor(sequence.model, options.audit_every, plan, self._written, options.audit_share)
+        # a method of ours would make a cycle, and the caches would outlive the turn until it is collected
+        written = self._planted.in_reference
+        self._auditor = Auditor(sequence.model, options.audit_every, plan, written, options.audit_share)
         self._cache_audit = CacheAudit()
         self._shadow = ShadowCheck(sequence.model, tokenizer.vocab_size)
         self._next_shadow = options.shadow_every
@@ -265,6 +266,11 @@ class Turn:
         milliseconds = (time.perf_counter() - started) * 1e3
         return RewindReport(position, len(discarded), back.rebuilt, milliseconds, back.level, sequence.codec)
 
+    def let_go(self) -> None:
+        """No step follows: frees the states that it was to be compared with."""
+        self._auditor.rewound()
+        self._shadow.reset()
+
     def _room(self) -> int:
         """Tokens that may still be generated; at least 1 while the turn has not ended."""
         room = self.sequence.model.config.max_context - len(self.sequence.tokens)
@@ -325,9 +331,6 @@ class Turn:
 
         ids = self._planted_steps.chosen(choice.ids, run, logits[:, : self.tokenizer.vocab_size], text, special)
         return replace(choice, ids=ids)
-
-    def _written(self, state: SequenceState, count: int) -> None:
-        self._planted.after_write(state.kv, state.length, count)
 
     def _shadow_check(self, position: int, logits: Tensor) -> ShadowReport | None:
         """logits: of the step's first row, which saw nothing but what is committed."""

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,7 @@ from proxy.backends.upkeep import STUCK_S, Upkeep
 from proxy.conversation import ChatRequest, Message, Tool
 
 T = TypeVar("T")
+RESTARTED = Trouble("died", "the engine was restarted meanwhile; send the request again")
 
 
 class BuiltinBackend:
@@ -104,7 +106,9 @@ class BuiltinBackend:
         self._threads, self._audit_every, self._shadow_every = threads, audit_every, shadow_every
         self._audit_share = audit_share
         self._queue = TurnQueue(max_turns, max_waiting)
-        self._upkeep: Upkeep[Turn, reports.StepReport] = Upkeep(self._step, self._reload, stuck_s)
+        self._upkeep: Upkeep[Turn, reports.StepReport] = Upkeep(
+            lambda turns: self.engine.step(turns), self._reload, stuck_s
+        )
         self._engine: Engine | None = None
         self._prompter: Prompter | None = None
         self.info = ModelInfo(self.name, "", 0)
@@ -135,7 +139,6 @@ class BuiltinBackend:
         )
         modes = tuple(str(DecodeMode(drafter, codec)) for codec in engine.codecs for drafter in engine.drafters)
         self.capabilities = Capabilities(True, True, True, True, test.exactness, modes, constraints=True)
-
         self._upkeep.watch()
 
     @property
@@ -161,13 +164,25 @@ class BuiltinBackend:
 
     async def _reload(self) -> None:
         """The thread has died, in the middle of whatever it did: nothing of its engine is used any more."""
-        self._engine = None
+        old = None if self._engine is None else weakref.ref(self._engine.model)
+        self._engine = self._prompter = None
+        await self._upkeep.until_gone(old)  # the device may have no room for both
         if self._options.fault is Fault.WORKER_DIES:  # struck
             self._options = replace(self._options, fault=None)
         await self._loaded()
 
     async def generate(self, request: ChatRequest, mode: DecodeMode) -> BuiltinGeneration:
         """Renders, tokenises and prefills; between two chunks of the prompt a cancelled request stops."""
+        self._check_mode(request, mode)
+        await self._queue.enter()
+        try:
+            # not sooner: who has waited through a restart is served by the fresh engine, and has not held the old one
+            return await self._open(self.engine, request, mode)
+        except BaseException:
+            self._queue.leave()
+            raise
+
+    def _check_mode(self, request: ChatRequest, mode: DecodeMode) -> None:
         engine = self.engine
         try:
             check_codec(mode.codec, bool(request.tools), self._options.force_low_bits)
@@ -179,12 +194,6 @@ class BuiltinBackend:
             raise BadPrompt(
                 f"speculative.types: {mode.drafter!r} needs an MTP head, which this model lacks; use 'ngram'"
             )
-        await self._queue.enter()
-        try:
-            return await self._open(engine, request, mode)
-        except BaseException:
-            self._queue.leave()
-            raise
 
     async def replay(self, rerun: Rerun) -> BuiltinReplay:
         """See `proxy.backends.base.Replayer`."""
@@ -209,9 +218,13 @@ class BuiltinBackend:
 
     async def step(self, turn: Turn) -> reports.StepReport:
         """The turn's next step, in one forward with those of other turns. Raises EngineLost."""
-        if not self._is_current(turn):
-            raise EngineLost(Trouble("died", "the engine was restarted meanwhile; send the request again"))
+        self.check_current(turn)
         return await self._upkeep.step(turn)
+
+    def check_current(self, turn: Turn) -> None:
+        """Raises EngineLost for a turn that a restart has left behind."""
+        if not self._is_current(turn):
+            raise EngineLost(RESTARTED)
 
     async def memory(self) -> dict[str, int]:
         """Bytes of live tensors by what they hold, between two steps."""
@@ -237,9 +250,6 @@ class BuiltinBackend:
     def _is_current(self, turn: Turn) -> bool:
         """Whether it belongs to the engine in use: a restart leaves turns behind."""
         return self._engine is not None and turn.sequence.model is self._engine.model
-
-    def _step(self, turns: Sequence[Turn]) -> list[reports.StepReport | Exception]:
-        return self.engine.step(turns)
 
     def _load(self) -> tuple[Engine, SelfTest]:
         torch.set_num_threads(self._threads)
@@ -267,6 +277,8 @@ class BuiltinBackend:
         opened: list[Turn] = []
 
         def opening() -> Turn:
+            if engine is not self._engine:
+                raise EngineLost(RESTARTED)
             opened.append(engine.open(prompt, options, marks))
             return opened[0]
 
@@ -362,6 +374,7 @@ class BuiltinGeneration:
                 return self._backend.engine.rewind(self._turn, position, mode.drafter, mode.codec)
             return self._turn.rewind(position, mode.drafter, trusted=rebuild == "trusted", codec=mode.codec)
 
+        self._backend.check_current(self._turn)
         report = await self._backend.run(call)
         # without room for a full cache the old one stays, and is named as what it is
         self._mode = DecodeMode(mode.drafter, report.codec)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +30,8 @@ STUCK_S = 330.0
 """A step or a prompt's chunk that takes longer is taken for stuck: a little more than a response waits for one."""
 STOP_S = 30.0
 """How long a shutdown waits for what runs."""
+GONE_S, GONE_EVERY_S = 10.0, 0.05
+"""How long a fresh engine waits for the memory of the dead one, and how often it looks."""
 log = structlog.get_logger()
 
 
@@ -57,6 +61,16 @@ class Upkeep(Generic[Turn, Report]):
         """Runs a call on the thread, whatever it takes and whatever trouble there is."""
         self._loop = asyncio.get_running_loop()
         return await asyncio.wrap_future(self._worker.call(call, *arguments))
+
+    async def until_gone(self, used: weakref.ref[Any] | None) -> None:
+        """Waits, not for ever, until nothing holds any more what a dead thread has used: responses that hear of its
+        end, and the frames in which it ended."""
+        for _ in range(round(GONE_S / GONE_EVERY_S)):
+            await self.load(gc.collect)  # an exception and its frames are a cycle
+            if used is None or used() is None:
+                return
+            await asyncio.sleep(GONE_EVERY_S)
+        log.warning("engine.held", seconds=GONE_S)
 
     def watch(self) -> None:
         """From now on something that does not return is trouble."""
@@ -101,7 +115,7 @@ class Upkeep(Generic[Turn, Report]):
             self._loop.call_soon_threadsafe(self._died, death)
 
     def _died(self, death: WorkerDied) -> None:
-        trouble = self._trouble_of(death)
+        trouble = self._new_trouble(death)  # a replacement may die before anybody has heard of the first death
         log.error("engine.died", cause=repr(death.__cause__), restarts=not trouble.final, exc_info=death.__cause__)
         self._waiters.give_up(trouble)
         if not trouble.final:
@@ -110,8 +124,9 @@ class Upkeep(Generic[Turn, Report]):
 
     def _trouble_of(self, death: WorkerDied) -> Trouble:
         known = self._waiters.trouble
-        if known is not None and known.reason == "died":
-            return known
+        return known if known is not None and known.reason == "died" else self._new_trouble(death)
+
+    def _new_trouble(self, death: WorkerDied) -> Trouble:
         now, last = asyncio.get_running_loop().time(), self._restarted_at
         if last is not None and now - last < RESTART_AFTER_S:
             return Trouble("died", f"{death}, again; restart the server, its log says what happened", final=True)

@@ -142,6 +142,7 @@ class DeviceWorker(Generic[Turn, Report]):
             elif batch:
                 self._run_steps(batch)
             self._running, self._since = [], None
+            del call, batch  # what waits for the next one must not keep a turn alive
 
     def _gather(self, linger_s: float) -> list[tuple[Future[Report], Turn]]:
         """All waiting steps, after a moment's patience for turns that stepped last time.

@@ -18,6 +18,7 @@ from engine.audit import (
     Step,
     audit_prefix,
     audit_step,
+    recompute,
     same,
 )
 from engine.faults import Fault
@@ -82,6 +83,20 @@ def test_nan_is_a_mismatch(model: Model) -> None:
         logits[1] = torch.nan
     report = audit_step(model, state, block, replace(rows, logits=logits))
     assert (report.mismatch, report.max_abs_diff) == (1, float("inf"))
+
+
+def test_nan_in_both_ways_accuses_nobody(model: Model) -> None:
+    """The cache is damaged, or the weights are: plain decoding gives no numbers either."""
+    state, block = filled(model), ids(4, 1)
+    with torch.inference_mode():
+        state.linear[0].memory[0, 0, 0] = torch.nan
+    rows = model.decode(state, block)
+    assert rows.logits.isnan().any()
+    report = audit_step(model, state, block, rows)
+    assert (report.mismatch, report.max_abs_diff) == (None, 0.0)
+    reference = recompute(model, state, block, rows)
+    model.commit(state, len(block))
+    assert same(reference.state, state, len(block))
 
 
 class Watched:

@@ -22,6 +22,7 @@ from engine.layers import SwiGlu
 from engine.prefix import PrefixStore
 from engine.reports import StepReport
 from engine.sampler import SamplingParams
+from engine.state import SequenceState
 from engine.turn import Turn, TurnOptions
 
 
@@ -303,3 +304,15 @@ def test_what_is_not_kept_is_freed_at_once(tiny_folder: Path) -> None:
         assert sequence() is None
     finally:
         gc.enable()
+
+
+def test_a_closed_turn_holds_no_state_but_its_sequence(tiny_folder: Path) -> None:
+    """Whoever still tells of it must not keep what it was compared with: each is a whole cache."""
+    engine = Engine(tiny_folder, EngineOptions())
+    options = TurnOptions(drafter="mtp", max_tokens=24, audit_every=1, shadow_every=4)
+    turn = engine.open(engine.tokenizer.encode("x" * 100), options)
+    finish(turn)
+    engine.close(turn)
+    layer = turn.sequence.state.layers[0]
+    states = [found for found in gc.get_objects() if type(found) is SequenceState and found.layers[0] is layer]
+    assert [state for state in states if state is not turn.sequence.state] == []

@@ -16,6 +16,7 @@ from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.model import Model
 from engine.sequence import Segment, Sequence, common_prefix
+from engine.shadow import ShadowBudget
 from engine.state import SequenceState
 
 
@@ -181,6 +182,26 @@ def test_what_an_exception_cut_short_is_not_intact(model: Model, act: str, monke
             "rewind": lambda: sequence.rewind(21, trusted=False),
             "begin": lambda: sequence.begin(ids(10)),
         }[act]()
+    assert not sequence.intact
+
+
+def test_what_is_cut_short_behind_a_change_inside_it_is_not_intact(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebuild codes the prompt, which is whole again, and then decodes."""
+    sequence = Sequence(model, codec="k8v4")
+    sequence.shadows = ShadowBudget(1 << 30)
+    sequence.state = sequence._new_state()
+    sequence.begin(ids(70))
+    list(sequence.prefill())
+    advance(sequence, ids(4, 1))
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(DeltaNet, "fold", fail)
+    with pytest.raises(MemoryError):
+        sequence.rebuild(72)
     assert not sequence.intact
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,15 +18,17 @@ from engine.reports import StepReport
 from engine.sequence import Sequence as TokenSequence
 from engine.turn import Turn
 from policies.modes import PLAIN, DecodeMode
+from proxy.backends import upkeep
 from proxy.backends.base import (
     BackendError,
     BadPrompt,
     ContextTooLong,
     Delta,
+    EngineLost,
     Generation,
     Overloaded,
 )
-from proxy.backends.builtin import BuiltinBackend
+from proxy.backends.builtin import BuiltinBackend, BuiltinGeneration
 from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
 from tests.engine.conftest import write_model
 
@@ -350,3 +354,63 @@ async def test_what_the_loader_noticed_is_told(tmp_path: Path) -> None:
     assert "MTP is off" in built.info.details["notes"]
     assert "mtp/full" not in built.capabilities.modes
     await built.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def dying() -> AsyncIterator[BuiltinBackend]:
+    built = BuiltinBackend(max_turns=1, max_waiting=1, plant="worker-dies")
+    await built.start()
+    yield built
+    await built.stop()
+
+
+async def killed(generation: BuiltinGeneration) -> None:
+    with pytest.raises(EngineLost):
+        while await generation.next() is not None:
+            pass
+
+
+async def recovered(backend: BuiltinBackend) -> None:
+    async with asyncio.timeout(60):
+        while backend._upkeep._restarted_at is None or backend.trouble is not None:  # noqa: ASYNC110  # told when asked
+            await asyncio.sleep(0.01)
+
+
+async def test_a_dead_engine_is_gone_before_a_fresh_one_is_loaded(
+    dying: BuiltinBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be no room for both."""
+    old, load, alive = weakref.ref(dying.engine.model), dying._load, list[bool]()
+
+    def load_and_tell() -> Any:
+        alive.append(old() is not None)
+        return load()
+
+    monkeypatch.setattr(dying, "_load", load_and_tell)
+
+    async def respond() -> None:
+        generation = await dying.generate(ask(max_tokens=40), PLAIN)
+        await killed(generation)
+        await generation.close()
+
+    await respond()
+    await recovered(dying)
+    assert alive == [False]
+
+
+async def test_who_has_waited_through_a_restart_is_served_by_the_fresh_engine(
+    dying: BuiltinBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "GONE_S", 0.1)  # `first` holds the old one
+    first = await dying.generate(ask(max_tokens=40), PLAIN)
+    waiting = asyncio.ensure_future(dying.generate(ask(max_tokens=4), PLAIN))
+    await killed(first)
+    await recovered(dying)
+    assert not waiting.done()
+    with pytest.raises(EngineLost, match="restarted"):
+        await first.rewind(2, PLAIN)
+    await first.close()
+    second = await waiting
+    assert second._turn.sequence.model is dying.engine.model
+    assert await second.next() is not None
+    await second.close()

@@ -25,7 +25,7 @@ class Device:
 
     def __init__(self) -> None:
         self.loads = 0
-        self.broken = False
+        self.broken = self.deadly = False
         self.loading = asyncio.Event()
         self.loading.set()
         self.release = threading.Event()
@@ -46,6 +46,8 @@ class Device:
 
     def load(self) -> None:
         self.loads += 1
+        if self.deadly:
+            raise Ends
 
 
 @pytest_asyncio.fixture
@@ -110,6 +112,16 @@ async def test_a_fresh_engine_that_cannot_be_loaded_is_told(device: Device) -> N
     assert device.upkeep.trouble is not None
     assert "ValueError" in device.upkeep.trouble.message
     assert "out of memory" not in device.upkeep.trouble.message
+
+
+async def test_a_fresh_engine_that_dies_while_it_is_loaded_is_not_replaced(device: Device) -> None:
+    device.deadly = True
+    await dies(device)
+    await until(lambda: device.upkeep.trouble is not None and device.upkeep.trouble.final)
+    await asyncio.sleep(0.05)
+    assert device.loads == 2
+    assert device.upkeep.trouble is not None
+    assert device.upkeep.trouble.final
 
 
 async def test_what_hangs_is_given_up_and_taken_up_when_it_returns(device: Device) -> None:

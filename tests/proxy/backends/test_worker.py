@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 
 import pytest
 
@@ -204,3 +205,24 @@ def test_what_hangs_is_seen_and_not_waited_for(device: Device, worker: DeviceWor
     assert not hanging.done()
     device.release.set()
     hanging.result(20)
+
+
+@pytest.mark.parametrize("last", ["step", "call"])
+def test_a_thread_that_waits_keeps_nothing_of_what_it_did(last: str) -> None:
+    """A turn may own gigabytes."""
+
+    class Owner:
+        pass
+
+    worker = DeviceWorker[Owner, str](lambda turns: ["done" for _ in turns], "test", linger_s=0.0)
+    try:
+        turn = Owner()
+        asked: Future[object] = worker.step(turn) if last == "step" else worker.call(id, turn)
+        asked.result(20)
+        worker.forget(turn)
+        gone = threading.Event()
+        weakref.finalize(turn, gone.set)
+        del turn, asked
+        assert gone.wait(2)
+    finally:
+        worker.stop()
