@@ -12,6 +12,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from engine.audit import Auditor, AuditPlan, Step
@@ -292,7 +293,11 @@ class Turn:
         if not every or position < self._next_shadow:
             return None
         self._next_shadow = position + every
-        return self._shadow.check(self.sequence, position, logits)
+        try:
+            return self._shadow.check(self.sequence, position, logits)
+        except torch.OutOfMemoryError:  # no room for a second state
+            self._shadow.reset()
+            return None
 
     def _cut(
         self, choice: Choice, count: int
