@@ -19,6 +19,7 @@ LEAST = 64
 LONGEST = 1 << 14
 """Characters of the longest unit that is looked for."""
 MARKER = "[specguard]"
+_TEXT = "its text"
 _NOTICE_CHARS = 600
 _TAIL = 32
 _LAGS = 256
@@ -67,16 +68,16 @@ def scrub(text: str, known: Collection[LoopDigest] = (), *, ended: bool = False)
     found = NOTICE.search(text, max(0, len(text) - _NOTICE_CHARS)) if MARKER in text[-_NOTICE_CHARS:] else None
     head = (text[: found.start()] if found else text).rstrip()
     rest, before = text[len(head) :], None
+    where = " ".join((found["exact"] or found["near"] or _TEXT).split()) if found else ""
     loops = sorted(known, key=lambda loop: -loop.chars)
     while head != before:
         before = head
-        if (found or ended) and (cut := _cut_at_end(head)) is not None:
+        if (where == _TEXT or ended) and (cut := _cut_at_end(head)) is not None:
             head = head[:cut].rstrip()
         for loop in loops:
             while (span := _copies(head, loop)) is not None:
                 head = head[: span[0]] + head[span[1] :]
-    where = (found["exact"] or found["near"] or "its text") if found else ""
-    return Scrubbed(head + rest, len(text) - len(head) - len(rest), " ".join(where.split()))
+    return Scrubbed(head + rest, len(text) - len(head) - len(rest), where)
 
 
 def scrub_turn(text: str, thinking: str, known: Collection[LoopDigest] = ()) -> tuple[str, str, int]:

@@ -1,7 +1,8 @@
 """What a trip says against the decode mode that it happened in: which half of the mode, and how much it weighs.
 
 Must not: count what no mode can be blamed for: the model's own loops, a filter, a damaged kept prefix, a drafter whose
-guesses are worthless (that costs speed and nothing else).
+guesses are worthless, or a call that takes too long to write (both are a matter of speed and nothing else; a safer
+mode is slower still).
 Invariant: a trip that changed nothing, as every one does in observe mode, accuses nobody.
 """
 
@@ -21,7 +22,7 @@ UNPROVEN = 0.5
 CERTAIN = float("inf")
 PROOFS = frozenset({"drift.audit"})
 """Detectors that need no comparison: a step computed again had other bits."""
-HARMLESS = frozenset({"drift.dead_drafter", "drafter.dead", "drift.tool_validity"})
+HARMLESS = frozenset({"drift.dead_drafter", "drafter.dead", "drift.tool_validity", "tool.held"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ class Seen:
     a clean recomputation gave other bits. replaced: tokens that the filter put in place of others. kls: position
     and KL, in nats, of a clean full cache from the one in use, of each token that was checked.
     cached: positions taken over; prefix: from a `kept` prefix, or one `made` for the run because none was left.
+    forced: first tokens of the response that were taken as they were then, whoever had chosen them.
     """
 
     said: tuple[int, ...]
@@ -97,6 +98,7 @@ class Seen:
     kls: tuple[tuple[int, float], ...] = ()
     cached: int = 0
     prefix: Literal["kept", "made", "cold"] = "cold"
+    forced: int = 0
     milliseconds: float = 0.0
 
     @property
@@ -230,6 +232,8 @@ def _convicts(case: Case, axis: Axis, then: Seen, without: Seen) -> AxesVerdict 
     if _shows(case, without):
         return None
     thing, culprit = _THINGS[axis], _CULPRITS[axis]
+    if axis == "draft" and then.prefix != without.prefix:  # a kept prefix went meanwhile: two things have changed
+        return None
     if axis in ("draft", "prefix"):
         if not case.exact:
             return AxesVerdict(culprit, "likely", f"gone without {thing}") if shown else None
@@ -283,7 +287,10 @@ def _model(case: Case, baseline: Seen) -> AxesVerdict:
         return AxesVerdict(Culprit.MODEL, "likely", note)
     checked = baseline.kl is not None
     note = "plain decoding with a full, cold cache does the same" + (", and its cache is sound" if checked else "")
-    return AxesVerdict(Culprit.MODEL, "certain" if case.exact and checked else "likely", note)
+    if baseline.forced:  # a wrong token among them may have led the model there
+        note = f"behind the first {baseline.forced} tokens, which were taken as they were, {note}"
+    certain = case.exact and checked and not baseline.forced
+    return AxesVerdict(Culprit.MODEL, "certain" if certain else "likely", note)
 
 
 def _transient(case: Case) -> AxesVerdict:

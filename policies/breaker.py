@@ -121,6 +121,14 @@ class Breaker:
     def records(self) -> Mapping[Key, Record]:
         return dict(self._records)
 
+    def take_over(self, records: Mapping[Key, Record]) -> None:
+        """Records that somebody else has changed. A canary that runs goes on, unless its record is gone."""
+        running = {key for key, record in self._records.items() if record.state == "half_open"}
+        self._records = {
+            key: replace(record, state="half_open") if key in running else _woken(record)
+            for key, record in records.items()
+        }
+
     def blocking(self, fingerprint: str, mode: str, context: int, tool_format: str) -> tuple[Key, Record] | None:
         """The breaker that keeps a mode from serving so many tokens: of the shortest context, if there are several."""
         found: tuple[Key, Record] | None = None
@@ -155,7 +163,7 @@ class Breaker:
             if record.state == "closed":
                 changed |= self._weigh(key, now)
             elif record.state == "open" and not record.confirmed and revised.weight < self.settings.trips:
-                openings = record.openings - 1
+                openings = max(0, record.openings - 1)
                 self._records[key] = replace(revised, state="closed", changed=now, openings=openings)
                 changed = True
         return changed
@@ -185,9 +193,10 @@ class Breaker:
 
     def begin(self, key: Key, now: float) -> None:
         """A canary begins. Raises ValueError unless `due` says so."""
-        if self.due(key.fingerprint, key.tool_format, now) is None or self._records[key].state != "open":
+        due, record = self.due(key.fingerprint, key.tool_format, now), self._records.get(key)
+        if due is None or record is None or record.state != "open":
             raise ValueError(f"{key}: no canary may begin now")
-        if self.remaining(self._records[key], now) > 0:
+        if self.remaining(record, now) > 0:
             raise ValueError(f"{key}: its cool-down is not over")
         self._records[key] = replace(self._records[key], state="half_open", changed=now)
 

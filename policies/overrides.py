@@ -6,7 +6,7 @@ Invariant: quick settings (configuration, flags) win over the file and all of it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from policies.rule_file import Override, PolicyFile, shipped
 from policies.rules import any_matches
 
 HEADER = "x-specguard-policy"
+ROUTES = ("openai.chat", "openai.responses", "anthropic.messages")
 
 
 class PolicyRefused(Exception):
@@ -76,6 +77,16 @@ def effective(file: PolicyFile | None, quick: Mapping[str, Any]) -> tuple[Policy
     rules = (*file.rules, *shipped().rules) if file.shipped_rules else file.rules
     policy = replace(Policy(), **{**file.settings, **quick}, rules=rules)
     return policy, Overrides(file.overrides, file.observe_by_header, dict(quick))
+
+
+def unknown_routes(overrides: Sequence[Override]) -> list[tuple[Override, str]]:
+    """Route globs that no API answers to."""
+    return [
+        (override, glob)
+        for override in overrides
+        for glob in override.routes
+        if not any(any_matches((glob,), route) for route in ROUTES)
+    ]
 
 
 def _matches(override: Override, traits: Traits) -> bool:

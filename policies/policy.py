@@ -207,7 +207,12 @@ def _applied(remedy: Remedy, rule: Rule, finding: Finding, situation: Situation,
             late = finding.detector.startswith("stall.") and finding.grade is not Grade.ABORT
             return None if late else _end(rule, finding, situation)  # a step that is late may still come
         case _:
-            return Continue(hold=remedy == "hold", rule=rule.name)
+            return Continue(remedy == "hold" and _holds(finding), rule.name)
+
+
+def _holds(finding: Finding) -> bool:
+    """Is there text to keep back because of it? A call that is refused does not get better by waiting: it is told."""
+    return finding.grade is Grade.SUSPECT or finding.detector.startswith(("loop.", "struct."))
 
 
 def _end(rule: Rule, finding: Finding, situation: Situation) -> End:

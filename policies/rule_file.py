@@ -178,10 +178,13 @@ def parse(text: str) -> PolicyFile:
     """Raises PolicyProblem, one line for each thing that is wrong."""
     try:
         read = tomllib.loads(text)
+        plain = _tuples(read)
     except tomllib.TOMLDecodeError as error:
         raise PolicyProblem(f"cannot be read as TOML: {error}") from None
+    except RecursionError:
+        raise PolicyProblem("is nested too deeply; no key of a policy is") from None
     try:
-        file = _File.model_validate(_tuples(read))
+        file = _File.model_validate(plain)
     except ValidationError as error:
         problems = error.errors(include_url=False)
         raise PolicyProblem("\n".join(dict.fromkeys(_explain(problem, read) for problem in problems))) from None

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 from detectors.finding import Finding, Grade
-from policies.modes import DecodeMode
+from policies.modes import CODECS, DRAFTERS, DecodeMode
 
 Remedy = Literal["hold", "rewind", "repair", "end", "none"]
 """hold: keep text back while the suspicion lasts. rewind: go back and on in a safer mode (before the first token: begin
@@ -39,6 +39,9 @@ DETECTORS = (
     "budget.session",
 )  # fmt: skip
 """Everybody who speaks, so that a rule for nobody can be pointed out."""
+
+MODES = tuple(str(DecodeMode(drafter, codec)) for drafter in DRAFTERS for codec in CODECS)
+"""Every decode mode as rules see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,11 @@ def unknown_detectors(rules: Sequence[Rule]) -> list[tuple[Rule, str]]:
         for glob in rule.when.detectors
         if not any(fnmatchcase(name, glob) for name in DETECTORS)
     ]
+
+
+def unknown_modes(rules: Sequence[Rule]) -> list[tuple[Rule, str]]:
+    """Mode globs that no decode mode answers to: `mtp` alone is none, it is `mtp/full` or `mtp/*`."""
+    return [(rule, glob) for rule in rules for glob in rule.when.modes if not any(fnmatchcase(m, glob) for m in MODES)]
 
 
 def any_matches(globs: tuple[str, ...], name: str) -> bool:

@@ -7,7 +7,7 @@ Invariant: everything a handler needs hangs on the `Service` that it was made wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +115,7 @@ def _watch_over(service: Service) -> None:
             service.idle,
             lambda: service.draining,
             AutomaticSettings(spent, replay.quiet_s, service.policy.hold_call_chars),
+            service.canaries.spare,
         )
         members = (*members, service.replays)
     sinks = service.sinks = Sinks(members)
@@ -152,17 +153,7 @@ async def _start(service: Service) -> None:
         path = service.config.trust.qualification
         qualification = await asyncio.to_thread(read_qualification, path) if path else None
         await service.backend.start()
-    except BackendError as error:
-        service.failure = str(error)
-        log.error("model.failed", reason=str(error))
-    except Exception as error:
-        service.failure = f"the model could not be loaded ({type(error).__name__})"
-        log.exception("model.failed")
-    else:
-        if str(service.mode) not in service.backend.capabilities.modes:
-            usable = replace(service.mode, drafter="ngram")
-            log.warning("mode.reduced", wanted=str(service.mode), mode=str(usable), reason="the model has no MTP head")
-            service.mode = usable
+        service.mode = _usable(service.mode, service.backend.capabilities.modes)
         if service.keeper is not None:
             info, modes = service.backend.info, service.backend.capabilities.modes
             served = Served(info.fingerprint, info.tool_format, info.context_window)
@@ -171,11 +162,32 @@ async def _start(service: Service) -> None:
             for key, record in service.keeper.records.items():
                 if record.state != "closed":
                     log.warning("breaker.still_open", key=str(key), accused=record.axis, trips=len(record.trips))
+    except BackendError as error:
+        service.failure = str(error)
+        log.error("model.failed", reason=str(error))
+    except Exception as error:
+        service.failure = f"the model could not be loaded ({type(error).__name__})"
+        log.exception("model.failed")
+    else:
         service.ready = True
         info, capabilities = service.backend.info, service.backend.capabilities
         log.info("model.ready", model=info.id, exactness=capabilities.exactness, **info.details)
     finally:
         service.settled.set()
+
+
+def _usable(wanted: DecodeMode, modes: Collection[str]) -> DecodeMode:
+    """The configured mode, without drafts by a head that the model lacks. Raises BackendError for another codec: it
+    would take more memory than was asked for."""
+    if str(wanted) in modes:
+        return wanted
+    usable = replace(wanted, drafter="ngram")
+    codecs = {DecodeMode.parse(mode).codec for mode in modes}
+    if codecs and wanted.codec not in codecs:
+        known = ", ".join(sorted(codecs))
+        raise BackendError(f"decode.mode: codec {wanted.codec!r} does not fit this model's heads; use one of {known}")
+    log.warning("mode.reduced", wanted=str(wanted), mode=str(usable), reason="the model has no MTP head")
+    return usable
 
 
 def read_qualification(path: str) -> Qualification:

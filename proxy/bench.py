@@ -63,7 +63,19 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
         "the guard: who told it, what leaked, whether the client got what a sound engine says, who was blamed. Then "
         "200 tasks without a fault, and the guard's cost beside the engine alone. Some minutes.",
     )
-    guard.add_argument("--fault", action="append", default=[], metavar="NAME", help="only this fault (repeatable)")
+    guard.add_argument(
+        "--part",
+        action="append",
+        choices=("matrix", "calm", "cost"),
+        help="only the planted faults, the tasks without one, or the cost (repeatable; default: all)",
+    )
+    guard.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this fault (repeatable; implies --part matrix)",
+    )
     guard.add_argument("--quick", action="store_true", help="two tasks for each fault, to see that everything runs")
     guard.add_argument("--json", action="store_true", help="machine-readable report")
     guard.set_defaults(run=_guard)
@@ -95,7 +107,7 @@ def _guard(options: argparse.Namespace) -> int:
     from engine.faults import Fault
     from engine.tokenizer import Tokenizer
     from proxy import app, config, logging
-    from proxy.bench_guard.run import Setting, measure
+    from proxy.bench_guard.run import PARTS, Setting, measure
 
     for name in options.fault:
         if name not in set(Fault):
@@ -110,8 +122,9 @@ def _guard(options: argparse.Namespace) -> int:
         data=conversations(),
         banned=[token for token in unwanted if token is not None],
     )
+    parts = options.part or (("matrix",) if options.fault else PARTS)
     report = asyncio.run(
-        measure(setting, lambda line: print(line, file=sys.stderr, flush=True), options.fault, options.quick)
+        measure(setting, lambda line: print(line, file=sys.stderr, flush=True), parts, options.fault, options.quick)
     )
     show(report, console(), as_json=options.json)
     return 0

@@ -60,12 +60,13 @@ class Hung(Exception):
 
 @dataclass(slots=True)
 class Canaries:
-    """idle: set while no response is in the making."""
+    """idle: set while no response is in the making. spare: held by whoever uses the engine then, one at a time."""
 
     keeper: TrustKeeper
     backend: Backend
     idle: asyncio.Event
     settings: CanarySettings = field(default_factory=CanarySettings)
+    spare: asyncio.Lock = field(default_factory=asyncio.Lock)
     last: str = ""
     _running: asyncio.Task[tuple[Outcome, str]] | None = None
     _answers: dict[tuple[Key, str, DecodeMode], Answer] = field(default_factory=dict)
@@ -90,11 +91,13 @@ class Canaries:
                 continue
             await self.idle.wait()
             await asyncio.sleep(self.settings.quiet_s)
-            if self.idle.is_set():
-                try:
-                    await self._look(key)
-                except ValueError as error:  # somebody has reset it meanwhile
-                    log.info("canary.void", key=str(key), reason=str(error))
+            async with self.spare:
+                await self.keeper.look(at_once=True)
+                if self.idle.is_set():
+                    try:
+                        await self._look(key)
+                    except ValueError as error:  # somebody has reset it meanwhile
+                        log.info("canary.void", key=str(key), reason=str(error))
 
     async def _look(self, key: Key) -> None:
         record = self.keeper.begin(key)
@@ -116,12 +119,14 @@ class Canaries:
             outcome, why = "gave_up", f"it could not be run ({type(error).__name__})"
         finally:
             self._running = None
+        await self.keeper.look(at_once=True)
         self.last = f"{str(key).partition(':')[0]}: {outcome.replace('_', ' ')}, {why}"
+        interrupted = why == "a client came"
+        if not interrupted:  # what was seen is judged; another canary must see for itself
+            self._answers.clear()
         if outcome == "gave_up":
-            interrupted = why == "a client came"
             self.keeper.gave_up(key, why, self.settings.quiet_s if interrupted else None)
             return
-        self._answers.clear()
         (self.keeper.passed if outcome == "passed" else self.keeper.failed)(key, why)
 
     async def judge(self, key: Key, context: int) -> tuple[Outcome, str]:
@@ -132,7 +137,9 @@ class Canaries:
         at_least = EDGES[key.bucket - 1] + 1 if key.bucket else 1
         questions, tokens = await self.fitted(max(context, at_least), seed)
         groups = [[mode, no_drafts] if mode.speculates else [mode], [] if mode.codec == "full" else [PLAIN]]
-        cost = sum(tokens for group in groups if group) + len(questions) * sum(map(len, groups)) * 2 * ANSWER_TOKENS
+        asked = len(questions) * sum(map(len, groups))
+        prefills = sum(map(bool, groups)) if self.settings.needs_hit else asked  # without kept prefixes, one for each
+        cost = tokens * prefills + asked * 2 * ANSWER_TOKENS
         if cost > self.settings.most_tokens:
             return "gave_up", f"it takes {cost} tokens, breaker.canary_tokens allows {self.settings.most_tokens}"
         answers: dict[tuple[str, DecodeMode], Answer] = {}

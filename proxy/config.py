@@ -138,6 +138,15 @@ class Breaker(_Section):
     canary_tokens: int = Field(default=262144, ge=0)
     canary_quiet_s: float = Field(default=2.0, ge=0)
 
+    @model_validator(mode="after")
+    def _rising(self) -> Breaker:
+        if self.cool_down_s > self.most_cool_down_s:
+            raise ValueError(
+                f"cool_down_s is {self.cool_down_s:g}, more than most_cool_down_s, {self.most_cool_down_s:g}, to which "
+                "it doubles; raise that one too"
+            )
+        return self
+
 
 class Trust(_Section):
     """Up to which context decode modes are trusted. qualification: file written by `specguard qualify`, "" = none;
@@ -159,6 +168,13 @@ class Incidents(_Section):
     capture: bool = False
     max_mib: int = Field(default=256, ge=0)
     max_days: int = Field(default=30, ge=0, le=36500)
+
+    @field_validator("path")
+    @classmethod
+    def _names_a_file(cls, value: str) -> str:
+        if not Path(value).name:
+            raise ValueError(f"{value!r} names no file; write one such as specguard-incidents.sqlite")
+        return value
 
 
 class Replay(_Section):

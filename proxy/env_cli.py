@@ -7,8 +7,10 @@ Invariant: standard output holds the settings alone, so that `eval "$(specguard 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from typing import Any
@@ -43,20 +45,35 @@ def _env(options: argparse.Namespace) -> int:
 
 def ask(url: str, key: str = "") -> Endpoint:
     """What the server at `url` serves. Raises ConfigProblem with a remedy."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigProblem(f"--url: {url!r} is no address; write one such as {DEFAULT_URL}")
-    base = f"{parts.scheme}://{parts.netloc}"
+    base = _base(url)
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigProblem("--key: has characters that no header can carry; give one of server.keys")
     request = urllib.request.Request(f"{base}/v1/models", headers={"authorization": f"Bearer {key}"} if key else {})
     try:
         with urllib.request.urlopen(request, timeout=LIMIT_S) as response:
             model = json.load(response)["data"][0]
-            return Endpoint(base, str(model["id"]), int(model["max_model_len"]), key or "local")
+            served = Endpoint(base, str(model["id"]), int(model["max_model_len"]), key or "local")
     except urllib.error.HTTPError as error:
         if error.code == 401:
             raise ConfigProblem(f"--key: {base} asks for a key that it knows; give one of server.keys") from None
         raise ConfigProblem(f"--url: {base} answers with status {error.code}; is it a specguard server?") from None
     except (OSError, TimeoutError):
         raise ConfigProblem(f"--url: nothing answers at {base}; start `specguard serve` or name its address") from None
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (http.client.HTTPException, ValueError, KeyError, IndexError, TypeError):
         raise ConfigProblem(f"--url: {base} does not answer as a specguard server; name another address") from None
+    if served.context < 1:  # clients refuse a window of 0 tokens, or read it as a limit
+        raise ConfigProblem(f"--url: {base} is still loading its model; ask again when {base}/ready says so")
+    return served
+
+
+def _base(url: str) -> str:
+    """Scheme, host and port."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", parts.netloc)
+        _ = parts.port  # raises for what is no number
+    except ValueError:
+        known = False
+    if not known:
+        raise ConfigProblem(f"--url: {url!r} is no address; write one such as {DEFAULT_URL}")
+    return f"{parts.scheme}://{parts.netloc}"

@@ -21,6 +21,7 @@ class HoldClock:
     def __init__(self, limit_s: float, clock: Callable[[], float]) -> None:
         self._limit_s, self._clock = limit_s, clock
         self._holding = self._told = False
+        self._call = -1
         self._began = self.held_s = 0.0
 
     def __enter__(self) -> None:
@@ -31,8 +32,11 @@ class HoldClock:
         if self._holding:
             self.held_s += self._clock() - self._began
 
-    def hold(self) -> None:
-        """A call is open; idempotent."""
+    def hold(self, call: int) -> None:
+        """The response's call of this index is open; idempotent. The one before it is no longer waited for."""
+        if call > self._call:
+            self.release()
+            self._call = call
         self._holding = True
 
     def release(self) -> None:

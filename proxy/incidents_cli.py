@@ -31,6 +31,8 @@ from proxy.report import incident_page, incident_table, statistics_page
 PIPED_WIDTH = 1000
 """Columns of a table that no terminal limits."""
 POLL_S = 0.5
+MOST = (1 << 63) - 1
+"""The largest number that SQLite knows."""
 _AGE = re.compile(r"(\d{1,6})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -63,7 +65,7 @@ def add_incidents(commands: Any, wide: type[argparse.HelpFormatter], load: Load)
     export.add_argument("--after", type=int, default=0, metavar="N", help="go on after the event of this sequence")
     for view in (listing, stats, export):
         view.add_argument(
-            "--since", default="", metavar="WHEN", help="opened since then: 30m, 12h, 7d, or a date as 2026-05-31"
+            "--since", default="", metavar="WHEN", help="opened since then: 30m, 12h, 7d, or a date as 2026-05-31 (UTC)"
         )
     for view, run in ((listing, _list), (show, _show), (stats, _stats), (export, _export)):
         if view is not export:
@@ -79,7 +81,8 @@ def since_time(text: str, now: datetime) -> str:
         return ""
     try:
         age = _AGE.fullmatch(text)
-        moment = now - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else datetime.fromisoformat(text).astimezone()
+        moment = now - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # as all times that are printed
         return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError):
         known = "an age as 30m, 12h, 7d, or a date as 2026-05-31 or 2026-05-31T12:00"
@@ -107,8 +110,8 @@ def _store(config: Config) -> Iterator[IncidentStore]:
 
 
 def _list(options: argparse.Namespace, store: IncidentStore) -> None:
-    if options.limit < 1:
-        raise ConfigProblem("--limit: must be at least 1")
+    if not 1 <= options.limit <= MOST:
+        raise ConfigProblem(f"--limit: must be from 1 to {MOST}")
     since = since_time(options.since, datetime.now(UTC))
     selection = Selection("", since, options.detector, options.culprit, options.session)
     records = list(store.iterate(selection, options.limit))
@@ -133,7 +136,8 @@ def _show(options: argparse.Namespace, store: IncidentStore) -> None:
     if options.capture:
         if record.capture is None:
             raise ConfigProblem(f"nothing was captured with {record.id}; that needs incidents.capture = true")
-        print(json.dumps(record.capture, ensure_ascii=False, indent=2))
+        text = json.dumps(record.capture, ensure_ascii=False, indent=2)
+        print(text.encode(errors="backslashreplace").decode())  # arguments may hold half a pair of surrogates
     elif options.json:
         print(orjson.dumps(record.cloud_event(), option=orjson.OPT_INDENT_2).decode())
     else:
@@ -151,6 +155,8 @@ def _stats(options: argparse.Namespace, store: IncidentStore) -> None:
 
 
 def _export(options: argparse.Namespace, store: IncidentStore) -> None:
+    if not 0 <= options.after <= MOST:
+        raise ConfigProblem(f"--after: must be from 0 to {MOST}")
     after, since = options.after, since_time(options.since, datetime.now(UTC))
     _tell_losses(store)
     while True:

@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from policies.overrides import Overrides, effective
+from policies.overrides import ROUTES, Overrides, effective, unknown_routes
 from policies.policy import Policy
 from policies.rule_file import Override, shipped_text
-from policies.rules import Rule, When, never_matching, unknown_detectors
+from policies.rules import Rule, When, never_matching, unknown_detectors, unknown_modes
 from proxy import config as configuration
 from proxy.config import ConfigProblem
 from proxy.incidents import IncidentStore, Record, StoreProblem
@@ -102,6 +102,15 @@ def warnings(policy: Policy, overrides: Overrides) -> list[str]:
         ]
     everybody = (*policy.rules, *(rule for override in overrides.overrides for rule in override.rules))
     told += [f"rule {rule.name}: no detector answers to {glob!r}" for rule, glob in unknown_detectors(everybody)]
+    told += [
+        f"rule {rule.name}: no decode mode answers to {glob!r}; they are written DRAFTER/CODEC as in mtp/* or */k4v4, "
+        "or plain"
+        for rule, glob in unknown_modes(everybody)
+    ]
+    told += [
+        f"override {override.name}: no API answers to route {glob!r}; there are {', '.join(ROUTES)}"
+        for override, glob in unknown_routes(overrides.overrides)
+    ]
     return told
 
 

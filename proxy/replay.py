@@ -27,6 +27,7 @@ MAX_REMEMBERED = 32
 MAX_BYTES = 64 << 20
 MAX_PREEMPTED = 8
 """Runs of one incident that clients may interrupt before it is given up."""
+_CERTAINTIES = ("none", "likely", "certain")
 _TOKEN_BYTES = 40
 """An integer in a tuple."""
 
@@ -51,7 +52,8 @@ class _Waiting:
 
 
 class AutomaticReplay:
-    """An incident sink. judged: who is told; idle: set while no response is in flight; stopping: the server drains.
+    """An incident sink. judged: who is told; idle: set while no response is in flight; stopping: the server drains;
+    spare: held by whoever uses the engine while it is idle, one at a time.
 
     A backend that cannot run a response again makes it deaf. Belongs to one event loop.
     """
@@ -63,9 +65,10 @@ class AutomaticReplay:
         idle: asyncio.Event,
         stopping: Callable[[], bool] = lambda: False,
         settings: AutomaticSettings = AutomaticSettings(),
+        spare: asyncio.Lock | None = None,
     ) -> None:
         self._backend, self._tell, self._idle, self._stopping = backend, judged, idle, stopping
-        self._settings = settings
+        self._settings, self._spare = settings, spare or asyncio.Lock()
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -121,9 +124,10 @@ class AutomaticReplay:
         while (waiting := next((w for w in self._waiting.values() if w.closure is not None), None)) is not None:
             try:
                 self._preempted = 0
-                if not await self._quiet():
-                    return
-                await self._judge(waiting)
+                async with self._spare:  # else a canary would count as clients that come first
+                    if not await self._quiet():
+                        return
+                    await self._judge(waiting)
             except BackendError as error:
                 log.warning("replay.failed", incident=waiting.incident.id, reason=str(error))
             except Exception:
@@ -185,12 +189,16 @@ def tripped_of(
 
 
 def as_judgement(incident: str, found: Judged, culprit: str, certainty: str) -> Judgement:
-    """culprit, certainty: what the closed record says, which stands where the trouble did not come again."""
-    verdict = found.verdict
+    """culprit, certainty: what the closed record says, which stands where the trouble did not come again, and against
+    a verdict that is less certain."""
+    verdict, note = found.verdict, found.verdict.note
     if verdict.culprit is not None:
-        culprit, certainty = str(verdict.culprit), verdict.certainty
+        if _CERTAINTIES.index(verdict.certainty) >= _CERTAINTIES.index(certainty):
+            culprit, certainty = str(verdict.culprit), verdict.certainty
+        elif str(verdict.culprit) != culprit:
+            note = f"the record's verdict stands, which is {certainty}; the runs say {verdict.culprit}: {note}"
     rows: tuple[dict[str, Any], ...] = found.rows
-    return Judgement(incident, culprit, certainty, "axes", rows, round(found.milliseconds, 1), verdict.note)
+    return Judgement(incident, culprit, certainty, "axes", rows, round(found.milliseconds, 1), note)
 
 
 def _size(capture: Capture) -> int:

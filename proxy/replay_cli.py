@@ -26,7 +26,7 @@ from proxy.capture import Capture
 from proxy.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore, Record
 from proxy.replay import as_judgement, tripped_of
-from proxy.replay_report import replay_data, replay_page
+from proxy.replay_report import other_model, replay_data, replay_page
 from proxy.replay_runs import Judged, Limits, investigate
 
 TOKENS = 8192
@@ -81,7 +81,9 @@ def run(options: argparse.Namespace, config: Config, build: Callable[[Config], B
         Console(width=width, soft_wrap=not sys.stdout.isatty(), highlight=False, emoji=False).print(
             replay_page(record, capture, found, fingerprint)
         )
-    if options.store:
+    if options.store and other_model(record, fingerprint):
+        print("specguard: not stored: another model says nothing about the one that served", file=sys.stderr)
+    elif options.store:
         closed = record.closed or {}
         told = str(closed.get("culprit", "unknown")), str(closed.get("certainty", "none"))
         store.judged(as_judgement(record.id, found, *told))

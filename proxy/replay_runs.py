@@ -197,7 +197,7 @@ async def _run(
     except Preempted:
         purse.spend(0, at)
         raise
-    seen = watched.seen(replayed.prefix, replayed.reused, (at - started) * 1e3)
+    seen = watched.seen(replayed.prefix, replayed.reused, len(forced), (at - started) * 1e3)
     log.debug("replay.run", mode=str(setup.mode), cached=seen.cached, tokens=len(seen.said), recurs=seen.recurs)
     return seen
 
@@ -265,7 +265,7 @@ class _Watched:
             self._ended = True
             self._note(self._watch.finish(delta.end, delta.tail)[1])
 
-    def seen(self, prefix: Any, reused: int, milliseconds: float) -> Seen:
+    def seen(self, prefix: Any, reused: int, forced: int, milliseconds: float) -> Seen:
         return Seen(
             said=tuple(self.said),
             ended=self._ended,
@@ -277,6 +277,7 @@ class _Watched:
             kls=tuple(self._kls),
             cached=reused,
             prefix=prefix,
+            forced=forced,
             milliseconds=milliseconds,
         )
 

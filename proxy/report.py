@@ -101,8 +101,13 @@ def _grid(rows: Iterable[tuple[str, str]]) -> Table:
     table.add_column(overflow="fold")
     for name, text in rows:
         if text:
-            table.add_row(name, escape(text))
+            table.add_row(name, escape(_printable(text)))
     return table
+
+
+def _printable(text: str) -> str:
+    """What a model wrote may command a terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
 def _rows(title: str, rows: Sequence[Mapping[str, Any]] | None) -> RenderableType | None:

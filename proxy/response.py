@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -23,7 +23,7 @@ from detectors.history_scrub import LoopDigest
 from detectors.mended_call import mend_call
 from detectors.stall import StallDetector, StallSettings, engine_finding
 from detectors.tool_schema import ToolSchemas
-from detectors.watch import Said, first_refused
+from detectors.watch import ReadCall, Said, first_refused
 from policies.blame import END_OF_TURN
 from policies.modes import DecodeMode
 from policies.notice import notice
@@ -90,6 +90,7 @@ class GuardedResponse:
         self._accused: Finding | None = None
         self._awaited: Finding | None = None
         self._ending: End | None = None
+        self._mended: dict[int, ReadCall] = {}
         self._watchdog = Watchdog(self._late, self._gives_up(), StallDetector(setting.stall))
         self._stalled = False
 
@@ -101,7 +102,11 @@ class GuardedResponse:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         # Before Started, so that an early failure can still become a status code.
-        delta = None if self._ending else await self._next()
+        try:
+            delta = None if self._ending else await self._next()
+        except BackendError:
+            self._trips.close("ended", "", self._transcript)
+            raise
         yield Started(self._generation.prompt_tokens, self._generation.cached_tokens)
         try:
             decision: Decision = self._ending or Continue()
@@ -190,7 +195,7 @@ class GuardedResponse:
         watch = self._observers.watch
         if watch.call_began is None:
             return None
-        self._hold_clock.hold()
+        self._hold_clock.hold(int(watch.channel.partition(":")[2]))
         at = max(watch.call_began, len(self._transcript) - 1)
         return self._hold_clock.finding(watch.channel, at, watch.call_began, watch.call_name, watch.call_chars)
 
@@ -202,6 +207,8 @@ class GuardedResponse:
         mended = None if refused is None else mend_call(refused.body, self._setting.schemas)
         situation = self._situation(finding, mendable=mended is not None)
         decision = decide(finding, situation, self._policy)
+        if isinstance(decision, Rewind) and refused is not None:  # a call is one unit, also when its end was awaited
+            decision = replace(decision, to=min(decision.to, max(refused.first, self._holdback.undelivered)))
         lost = self._lost(decision.to, delta) if isinstance(decision, Rewind) else ()
         if finding.grade is Grade.SUSPECT and isinstance(decision, Continue):
             self._trips.suspect(finding)
@@ -221,7 +228,8 @@ class GuardedResponse:
                 await self._rewind(decision)
             case Repair():
                 assert mended is not None and refused is not None
-                self._push([refused.mended(mended) if each is refused else each for each in said])
+                self._mended[refused.first] = refused.mended(mended)
+                self._push(said)
                 return Continue()
             case End():
                 self._push(text_of(said))
@@ -273,6 +281,8 @@ class GuardedResponse:
             report = await self._generation.rewind(decision.to, decision.mode, decision.rebuild)
         self._transcript.rewound(report)
         self._mode = report.mode
+        # What stays is read again, and a call that was mended must come out as it was sent.
+        self._mended = {first: call for first, call in self._mended.items() if call.last < report.position}
         self._holdback.restart()
         for said in self._observers.rewound(report.mode, self._transcript.tokens):
             self._push(said)
@@ -282,7 +292,9 @@ class GuardedResponse:
 
     def _push(self, said: Sequence[Said]) -> None:
         for each in said:
-            if isinstance(each, Piece) or each.violation is None or each.name:
+            if isinstance(each, ReadCall) and (mended := self._mended.get(each.first)) is not None:
+                self._holdback.push(mended)
+            elif isinstance(each, Piece) or each.violation is None or each.name:
                 self._holdback.push(each)
             else:  # observed, and no object to deliver it as: the client gets what the model wrote
                 close = "" if each.violation.detector == "tool.truncated" else CALL_CLOSE

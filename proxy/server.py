@@ -160,6 +160,8 @@ class Handlers:
 
     async def ready(self, _: web.Request) -> web.StreamResponse:
         service = self._service
+        if service.keeper is not None:
+            await service.keeper.look()
         info, capabilities = service.backend.info, service.backend.capabilities
         reason = service.not_ready()
         body = {

@@ -127,7 +127,12 @@ class Service:
         return replace(session, mode=start.mode, limit=start.limit), start.why
 
     async def measure(self) -> None:
-        """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was."""
+        """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was.
+
+        Looks at the breakers' file too.
+        """
+        if self.keeper is not None:
+            await self.keeper.look()
         tell = getattr(self.backend, "memory", None)
         if tell is not None and self.ready:
             with suppress(TimeoutError, BackendError):

@@ -19,8 +19,12 @@ HOUR_S = 3600.0
 
 @dataclass(slots=True)
 class _Spending:
+    """limit, hours: the most that any of the session's requests goes by; each may have a policy of its own."""
+
     times: deque[float] = field(default_factory=deque)
     told: bool = False
+    limit: int = 0
+    hours: float = 0.0
 
 
 class RewindLedger:
@@ -34,11 +38,12 @@ class RewindLedger:
         return len(self._spending)
 
     def spend(self, key: str, limit: int) -> None:
-        """A rewind has happened. No more than `limit` are remembered of a session: more cannot be asked for."""
+        """A rewind has happened. No more are remembered than the largest `limit` of the session can ask for."""
         spending = self._spending.setdefault(key, _Spending())
         self._spending.move_to_end(key)
         spending.times.append(self._clock())
-        while len(spending.times) > limit:
+        spending.limit = max(spending.limit, limit)
+        while len(spending.times) > spending.limit:
             spending.times.popleft()
         while len(self._spending) > self._sessions:
             self._spending.popitem(last=False)
@@ -48,12 +53,13 @@ class RewindLedger:
         spending = self._spending.get(key)
         if spending is None:
             return 0
-        since = self._clock() - hours * HOUR_S
-        while spending.times and spending.times[0] <= since:
+        now = self._clock()
+        spending.hours = max(spending.hours, hours)
+        while spending.times and spending.times[0] <= now - spending.hours * HOUR_S:
             spending.times.popleft()
         if not spending.times:
             del self._spending[key]
-        return len(spending.times)
+        return sum(time > now - hours * HOUR_S for time in spending.times)
 
     def tell(self, key: str) -> bool:
         """Is it the first time that somebody is told of this session? False from then on, until it is `forgiven`."""

@@ -137,6 +137,9 @@ class Outcome:
         except (BackendError, RequestError) as error:
             kind = error.kind
             raise
+        except Exception as error:
+            kind = "abandoned" if isinstance(error, ConnectionError) else "internal"
+            raise
         finally:
             seconds = round(time.monotonic() - started, 3)
             fields = self._fields() or {"outcome": kind}

@@ -44,10 +44,12 @@ class _Trip:
     blame: Blame | None = None
     report: RewindReport | None = None
     verdict: BlameVerdict | None = None
+    loop: LoopDigest | None = None
 
 
 class Trips:
-    """Of one response. Positions are indices into its tokens. remember: told of a loop that was sent in part."""
+    """Of one response. Positions are indices into its tokens. remember: told at its end of a loop that was sent in part
+    and that plain decoding did not go on with; what it says too was meant."""
 
     def __init__(
         self,
@@ -102,8 +104,7 @@ class Trips:
                     shared=finding.detector == "drift.nonfinite" or (rebuild != "none" and self._is_shared(finding)),
                 )
                 self._comparing = trip.blame
-                if self._remember and (loop := _sent_loop(finding, to, transcript)) is not None:
-                    self._remember(loop)
+                trip.loop = _sent_loop(finding, to, transcript)
             case Start():
                 trip.outcome = "recovered"
                 trip.verdict = _without_comparison(finding, mode, acted=False)
@@ -176,6 +177,8 @@ class Trips:
                 trip.outcome = outcome
             verdict = trip.blame.verdict() if trip.blame is not None else trip.verdict
             assert verdict is not None
+            if self._remember and trip.loop is not None and trip.blame is not None and trip.blame.differs:
+                self._remember(trip.loop)
             log.info(
                 "incident.closed",
                 incident=trip.id,

@@ -61,6 +61,7 @@ class TrustKeeper:
         self._lock = threading.RLock()
         self._modes: tuple[str, ...] = ()
         self._looked = 0.0
+        self._saves = 0
 
     def serve(
         self,
@@ -87,10 +88,7 @@ class TrustKeeper:
 
         fits: whether a mode's cache has room for so many tokens; None = all have.
         """
-        if abs(self._now() - self._looked) >= LOOK_S:
-            self._looked = self._now()
-            if self.store.changed_elsewhere():
-                await asyncio.to_thread(self._reload)
+        await self.look()
         if fits is None or wanted.codec == "full":  # then nothing takes more room than what was wanted
             fits = _all_fit
         with self._lock:
@@ -102,6 +100,16 @@ class TrustKeeper:
             return start_mode(
                 wanted, tokens, self.trust, self._breaker, self._modes, lambda mode: fitting(mode, tokens)
             )
+
+    async def look(self, at_once: bool = False) -> None:
+        """Takes over what others have changed (`specguard trust reset`): else the next save would undo it.
+
+        at_once: however short ago it was looked.
+        """
+        if at_once or abs(self._now() - self._looked) >= LOOK_S:
+            self._looked = self._now()
+            if self.store.changed_elsewhere():
+                await asyncio.to_thread(self._reload)
 
     def opened(self, incident: Incident, capture: Capture | None = None) -> None:
         self._incidents[incident.id] = entry = _Opened(incident)
@@ -218,13 +226,16 @@ class TrustKeeper:
 
     def _save(self) -> None:
         with self._lock:
+            self._saves += 1
             self.store.save(self._breaker.records)
         self.changed.set()
 
     def _reload(self) -> None:
+        saves = self._saves
         records = self.store.load()
         with self._lock:
-            self._breaker = Breaker(self._breaker.settings, records)
+            if saves == self._saves:  # else what is here is newer than what was read
+                self._breaker.take_over(records)
 
 
 def _all_fit(_mode: DecodeMode, _tokens: int) -> bool:

@@ -115,18 +115,22 @@ class TrustStore:
         self._closing = False
         self._wake = threading.Condition()
         self._seen: Stamp | None = None
+        self._tidied = False
 
     def load(self) -> dict[Key, Record]:
         """What is kept. A file that cannot be read is set aside under a name that says so, and nothing is known."""
+        seen = _stamp(self.path)  # before it is read: what is replaced meanwhile is read again
         try:
             records = read(self.path)
         except TrustFileProblem as problem:
             self._set_aside(str(problem))
-            records = {}
-        for left in self.path.parent.glob(f"{glob.escape(_draft(self.path))}*"):  # by a server that was killed
-            with contextlib.suppress(OSError):
-                left.unlink()
-        self._seen = _stamp(self.path)
+            records, seen = {}, _stamp(self.path)
+        if not self._tidied:  # once, as long as no draft can be our own
+            self._tidied = True
+            for left in self.path.parent.glob(f"{glob.escape(_draft(self.path))}*"):  # by a server that was killed
+                with contextlib.suppress(OSError):
+                    left.unlink()
+        self._seen = seen
         return records
 
     def save(self, records: Mapping[Key, Record]) -> None:

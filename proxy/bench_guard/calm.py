@@ -24,7 +24,7 @@ TEMPERATURES = (None, 0.3, 0.8)
 
 @dataclass(slots=True)
 class Calm:
-    """What a mode's responses told."""
+    """What a mode's responses told: detectors, and failures of responses that should have come to their end."""
 
     mode: str
     responses: int = 0
@@ -44,6 +44,8 @@ async def run_calm(sound: Backend, tasks: Sequence[Task], responses: int = RESPO
         calm.responses += 1
         calm.tokens += len(trial.said.ids)
         calm.told.update(incident.detector for incident in trial.incidents)
+        if trial.said.end.startswith("failed: "):  # nothing could trip in it
+            calm.told[trial.said.end] += 1
     return list(found.values())
 
 

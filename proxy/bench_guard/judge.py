@@ -41,10 +41,10 @@ def judge(cell: Cell, trial: Trial, sound: Said, healed: tuple[int, ...] | None 
     thrown the rest away, and what a sound `plain/full` says after them; None = the cell does not ask for it."""
     equal = trial.said.ids == healed if healed is not None else _is_right(cell, trial, sound)
     first = trial.incidents[0] if trial.incidents else None
-    text, _ = trial.sent_before if first is not None else (trial.said.text, ())
-    calls = trial.said.calls
-    expected = calls if healed is not None and equal else sound.calls
-    leaked_calls = [call for at, call in enumerate(calls) if at >= len(expected) or expected[at] != call]
+    text, calls = trial.sent_before if first is not None else (trial.said.text, trial.said.calls)
+    if healed is None or not equal:  # else what came after the trip is what it must be
+        calls = trial.said.calls
+    leaked_calls = [call for at, call in enumerate(calls) if at >= len(sound.calls) or sound.calls[at] != call]
     rewound = next((c for i, c in zip(trial.incidents, trial.closures, strict=False) if i.action == "rewind"), None)
     return Verdict(
         detector=first.detector if first is not None else "",

@@ -162,7 +162,11 @@ def bars(rows: Sequence[Row]) -> list[Bar]:
     failed = [verdict.equal for row in rows if row.cell.heals == "honest_failure" for verdict in row.verdicts]
     events = [verdict for row in rows if row.cell.heals == "event" for verdict in row.verdicts]
     leaked = sum(verdict.leaked_call for row in rows for verdict in row.verdicts)
-    found = [Bar.at_most("bytes of bad tool calls leaked", 0, leaked)]
+    unheard = [row for row in rows if row.cell.heals != "event" and not row.tripped]
+    found = [
+        Bar.at_most("bytes of bad tool calls leaked", 0, leaked),
+        Bar.at_most("faults that nothing told of", 0, len(unheard)),  # or that never struck: then nothing was shown
+    ]
     if healing:
         found.append(Bar.at_least("transcripts as a sound engine's", 100, _percent(equal), "%"))
         found.append(Bar.at_least("blame right", 95, _percent(blamed), "%"))

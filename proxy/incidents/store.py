@@ -37,6 +37,8 @@ _EVERYTHING = 1 << 62
 Told = tuple[Incident | Closure | Judgement | None, Capture | None]
 """What the writer is told: a record, or None = look after the file."""
 _LOOK: Told = (None, None)
+Waiting = queue.Queue[Told | None]
+"""What one thread writes; None ends it. Each has its own, so that none takes the end of another."""
 
 __all__ = ["IncidentStore", "StoreProblem"]
 
@@ -52,10 +54,11 @@ class IncidentStore:
         self.path = Path(path)
         self.dropped = 0
         self._capture, self._limits = capture, limits or Limits()
-        self._queue: queue.Queue[Told | None] = queue.Queue(_QUEUED)
+        self._queue: Waiting = queue.Queue(_QUEUED)
         self._captures = threading.BoundedSemaphore(_QUEUED_CAPTURES)
         self._told_of = 0
         self._writer: threading.Thread | None = None
+        self._before: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -76,20 +79,24 @@ class IncidentStore:
 
     def flush(self) -> None:
         """Blocks until all that was handed over is on disk."""
-        self._queue.join()
+        with self._lock:
+            waiting = self._queue
+        waiting.join()
 
     def close(self) -> None:
         """Flushes and ends the thread; idempotent, and the store may be used again."""
         with self._lock:
             writer, self._writer = self._writer, None
+            waiting, self._queue = self._queue, queue.Queue(_QUEUED)
+            self._before = writer or self._before
         if writer is not None:
-            self._queue.put(None)
+            waiting.put(None)
             writer.join()
 
     def get(self, incident: str) -> Record | None:
         """With its capture. Raises StoreProblem, sqlite3.Error, as all that reads."""
         with self._reading() as (connection, version):
-            if connection is None:
+            if connection is None or not incident:
                 return None
             found = next(select(connection, Selection(id=incident), 1, self._has_writers()), None)
             return found and replace(found, capture=capture_of(connection, incident, version))
@@ -160,23 +167,26 @@ class IncidentStore:
         return may_have_writers(self.path)
 
     def _enqueue(self, told: Told) -> bool:
-        with self._lock:
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write, name="incidents", daemon=True)
-                self._writer.start()
         try:
-            self._queue.put_nowait(told)
+            with self._lock:
+                if self._writer is None:
+                    given = self._queue, self._before
+                    self._writer = threading.Thread(target=self._write, args=given, name="incidents", daemon=True)
+                    self._writer.start()
+                self._queue.put_nowait(told)
         except queue.Full:
             self._lose("the queue is full")
             return False
         return True
 
-    def _write(self) -> None:
+    def _write(self, waiting: Waiting, before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()  # what it opens may be closed here
         writer = Writer(self.path, self._limits)
         self._do(writer, _LOOK)
         while True:
             try:
-                told = self._queue.get(timeout=_CHECK_S)
+                told = waiting.get(timeout=_CHECK_S)
             except queue.Empty:
                 self._do(writer, _LOOK)
                 continue
@@ -184,7 +194,7 @@ class IncidentStore:
                 self._do(writer, told)
             else:
                 writer.close()
-            self._queue.task_done()
+            waiting.task_done()
             if told is None:
                 return
 

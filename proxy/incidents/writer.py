@@ -60,7 +60,10 @@ class Writer:
                 connection.execute("ROLLBACK")
             raise
         if is_over(connection, self._limits):
-            self.look_after()
+            try:
+                self.look_after()
+            except (sqlite3.Error, OSError) as error:  # the record is in the file all the same
+                log.error("incidents.neglected", error=str(error))
 
     def look_after(self) -> None:
         """Keeps the file within its limits; without effect where there is none."""

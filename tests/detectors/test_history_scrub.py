@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.finding import Finding, Grade
-from detectors.history_scrub import LEAST, LoopDigest, scrub, scrub_turn
+from detectors.history_scrub import LEAST, MARKER, LoopDigest, scrub, scrub_turn
 from policies.notice import notice
 from policies.policy import End
 
@@ -81,6 +81,15 @@ def test_a_single_character_is_a_unit_too() -> None:
     assert (
         scrub(f"so{'o' * 900}\n\n{cut_off(detector='loop.single')}").text == f"so\n\n{cut_off(detector='loop.single')}"
     )
+
+
+@pytest.mark.parametrize("where", ["its thinking", "a tool call"])
+@pytest.mark.parametrize(
+    "what", ["repeats the same 12 tokens in {}, 9 times by now", "repeats itself in {}, with small changes"]
+)
+def test_a_text_that_looped_nowhere_stays_although_a_notice_ends_it(where: str, what: str) -> None:
+    text = f"Report\n{'=' * 80}\n\n{MARKER} Stopped: the model {what.format(where)}."
+    assert scrub(text).text == text
 
 
 def test_a_loop_in_thinking_is_noticed_in_the_text() -> None:

@@ -33,6 +33,7 @@ BOTH, DRAFTS, CODES = DecodeMode("mtp+ngram", "k4v4"), DecodeMode("mtp+ngram"), 
         # the loop was in the history before anything was generated
         ("loop.history", "start", BOTH, "unknown", "none", "recovered", None),
         ("drift.dead_drafter", "rewind", BOTH, "speculation", "certain", "recovered", None),
+        ("tool.held", "end", BOTH, "unknown", "none", "ended", None),
         # plain decoding cannot be left, and verdicts that do not fit a mode say nothing about it
         ("tool.schema", "end", PLAIN, "unknown", "none", "ended", None),
         ("drift.audit", "rewind", CODES, "", "none", "", None),

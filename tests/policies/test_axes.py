@@ -71,6 +71,27 @@ def test_without_a_look_at_its_cache_the_model_is_not_certain() -> None:
     assert blamed(case(exact=False), world(lambda setup: True)) == (Culprit.MODEL, "likely", 1)
 
 
+def test_behind_forced_tokens_the_model_is_not_certain() -> None:
+    verdict, _ = investigate(case(), world(lambda setup: True, forced=2))
+    assert (verdict.culprit, verdict.certainty) == (Culprit.MODEL, "likely")
+    assert verdict.note.startswith("behind the first 2 tokens, which were taken as they were")
+
+
+def test_drafts_are_not_to_blame_for_a_kept_prefix_that_went_between_two_runs() -> None:
+    setup = Setup(DecodeMode("mtp+ngram"), cached=True)
+
+    def evicted(poisoned: bool) -> World:
+        def run(asked: Setup) -> Seen:
+            prefix = "cold" if not asked.cached else "kept" if asked == setup else "made"
+            bad = prefix == "kept" if poisoned else asked.mode.speculates
+            return Seen(LOOP if bad else SOUND, recurs=bad, kls=CLEAN, prefix=prefix)  # type: ignore[arg-type]
+
+        return run
+
+    assert blamed(case(setup), evicted(poisoned=True)) == (Culprit.PREFIX, "certain", 4)
+    assert blamed(case(setup), evicted(poisoned=False)) == (Culprit.SPECULATION, "likely", 4)
+
+
 def test_each_layer_is_found_in_a_server_that_uses_all() -> None:
     assert blamed(case(), world(lambda s: s.mode.speculates)) == (Culprit.SPECULATION, "certain", 3)
     assert blamed(case(), world(lambda s: s.cached)) == (Culprit.PREFIX, "certain", 4)

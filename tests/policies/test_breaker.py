@@ -190,6 +190,22 @@ def test_begin_wants_its_own_cool_down_to_be_over(bench: Bench) -> None:
         bench.breaker.begin(key(9000), bench.now)
 
 
+def test_openings_that_were_written_by_hand_do_not_fall_below_none() -> None:
+    record = Record("open", (Trip("inc_1", 1.0, 500, Accusation("kv", CERTAIN)),), openings=0)
+    breaker = Breaker(SETTINGS, {key(): record})
+    assert breaker.revise("inc_1", None, 2.0)
+    assert breaker.records[key()].openings == 0, "less could not be kept"
+
+
+def test_no_canary_begins_for_what_was_reset_while_another_one_is_due(bench: Bench) -> None:
+    bench.trip(500, CERTAIN)
+    bench.trip(9000, CERTAIN, mode="mtp/full")
+    bench.now += 60
+    bench.breaker.reset(str(key()))
+    with pytest.raises(ValueError, match="no canary may begin"):
+        bench.breaker.begin(key(), bench.now)
+
+
 def test_a_judgement_that_clears_the_mode_closes_what_it_had_opened(bench: Bench) -> None:
     bench.trip(), bench.trip()
     third = bench.trip()

@@ -148,3 +148,8 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_the_shipped_file_can_be_copied_and_used() -> None:
     file = parse(shipped_text())
     assert file == shipped()
+
+
+def test_a_file_that_nests_too_deeply_is_refused() -> None:
+    with pytest.raises(PolicyProblem, match="nested too deeply"):
+        parse("x = " + "[" * 3000 + "]" * 3000)

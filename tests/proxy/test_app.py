@@ -13,6 +13,7 @@ from proxy.app import SERVICE, create_app
 from proxy.backends.base import BackendError
 from proxy.config import Config
 from proxy.incidents import IncidentStore
+from proxy.trust_keeper import TrustKeeper
 from tests.proxy.live import CHAT, MESSAGES, serving
 from tests.proxy.replayable import LOOP, SOUND, Replayable
 from tests.proxy.scripted import FAST, Script, ScriptedBackend
@@ -48,6 +49,32 @@ async def test_not_ready_while_the_model_loads() -> None:
         assert (await live.ask("GET", "/ready")).status == 200
         assert (await live.post(CHAT)).status == 200
     assert not backend.running
+
+
+async def test_canaries_and_replays_take_turns() -> None:
+    async with serving("fine") as live:
+        canaries, replays = live.service.canaries, live.service.replays
+        assert canaries is not None and replays is not None
+        assert replays._spare is canaries.spare
+
+
+async def test_a_codec_that_the_model_cannot_have_is_told_before_anybody_asks() -> None:
+    backend = ScriptedBackend("fine")
+    backend.capabilities = replace(backend.capabilities, modes=("plain", "ngram/full", "mtp+ngram/full"))
+    async with serving(backend, decode={"mode": "mtp+ngram/k4v4"}) as live:
+        ready = await live.ask("GET", "/ready")
+    reason = "decode.mode: codec 'k4v4' does not fit this model's heads; use one of full"
+    assert (ready.status, ready.json["reason"]) == (503, reason)
+
+
+async def test_whatever_fails_behind_the_loading_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("disk")
+
+    monkeypatch.setattr(TrustKeeper, "serve", broken)
+    async with serving(ScriptedBackend("fine")) as live:
+        ready = await live.ask("GET", "/ready")
+    assert (ready.status, ready.json["reason"]) == (503, "the model could not be loaded (OSError)")
 
 
 @pytest.mark.parametrize(

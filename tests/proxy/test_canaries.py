@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from policies.breaker import BreakerSettings, Key
+from policies.breaker import Breaker, BreakerSettings, Key
 from policies.modes import DecodeMode
 from policies.trust import Served
 from proxy import canaries as module
@@ -21,7 +21,7 @@ from proxy.canaries import Canaries, CanarySettings
 from proxy.conversation import ChatRequest
 from proxy.incidents import Incident
 from proxy.trust_keeper import TrustKeeper
-from proxy.trust_store import TrustStore
+from proxy.trust_store import TrustStore, read, write
 from tests.proxy.scripted import Script, ScriptedBackend, ScriptedGeneration, call_text
 
 BASE = Incident(**{f.name: "" for f in fields(Incident)})  # type: ignore[arg-type]
@@ -177,6 +177,14 @@ async def test_a_canary_that_is_too_dear_is_not_run(keeper: TrustKeeper) -> None
     assert (outcome, engine.asked) == ("gave_up", []) and "breaker.canary_tokens allows 3500" in why
 
 
+async def test_without_kept_prefixes_every_question_is_counted_with_its_prompt(keeper: TrustKeeper) -> None:
+    settings = {"context": 1000, "most_tokens": 4000}
+    assert (await judged(keeper, Engine(), "mtp+ngram/full", **settings))[0] == "passed"
+    engine = Engine(forgets=True)
+    outcome, why = await judged(keeper, engine, "mtp+ngram/full", **settings, needs_hit=False)
+    assert (outcome, engine.asked) == ("gave_up", []), why
+
+
 @pytest.mark.parametrize("context", [1, 500, 1024, 1500, 3900, 100_000])
 async def test_the_prompt_has_the_length_that_is_asked_for(keeper: TrustKeeper, context: int) -> None:
     questions, tokens = await made(keeper, engine := Engine()).fitted(context, 5)
@@ -269,6 +277,31 @@ async def test_the_loop_heals_what_is_sound_and_keeps_what_is_not(keeper: TrustK
     assert "canary" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
+async def test_a_canary_that_gave_up_is_no_evidence_for_the_next_one(keeper: TrustKeeper) -> None:
+    key = tripped(keeper)
+
+    class Once(Engine):
+        """Its first plain answer has numbers that are none: whatever that was, it does not come again."""
+
+        async def generate(self, request: ChatRequest, mode: DecodeMode) -> ScriptedGeneration:
+            generation = await super().generate(request, mode)
+            if mode == DecodeMode() and [m for _, m in self.asked].count("plain") == 1:
+                generation._script = replace(generation._script, nonfinite=frozenset({0}))
+            return generation
+
+    canaries = made(keeper, Once())
+    await run_until(canaries, lambda: keeper.records[key].state == "closed")
+
+
+async def test_a_mode_comes_back_once_there_is_a_kept_prefix_to_answer_from(keeper: TrustKeeper) -> None:
+    key = tripped(keeper)
+    canaries = made(keeper, engine := Engine(forgets=True))
+    async with running(canaries):
+        await until(lambda: "no answer came from a kept prefix" in canaries.last)
+        engine.forgets = False
+        await until(lambda: keeper.records[key].state == "closed")
+
+
 async def test_nothing_runs_while_somebody_is_served(keeper: TrustKeeper) -> None:
     key = tripped(keeper)
     canaries = made(keeper, engine := Engine())
@@ -277,6 +310,16 @@ async def test_nothing_runs_while_somebody_is_served(keeper: TrustKeeper) -> Non
         await asyncio.sleep(0.05)
         assert not engine.asked and keeper.records[key].state == "open"
         canaries.idle.set()
+        await until(lambda: keeper.records[key].state == "closed")
+
+
+async def test_a_replay_may_end_first(keeper: TrustKeeper) -> None:
+    key = tripped(keeper)
+    canaries = made(keeper, engine := Engine())
+    async with running(canaries):
+        async with canaries.spare:
+            await asyncio.sleep(0.05)
+            assert not engine.asked and keeper.records[key].state == "open"
         await until(lambda: keeper.records[key].state == "closed")
 
 
@@ -332,6 +375,34 @@ async def test_a_reset_while_a_canary_runs_ends_nothing(keeper: TrustKeeper) -> 
     engine.generate = resetting  # type: ignore[method-assign]
     await run_until(canaries, lambda: len(engine.asked) >= 8)
     assert keeper.records == {}
+
+
+async def test_a_reset_by_hand_holds_although_nobody_asks_for_anything(keeper: TrustKeeper) -> None:
+    key, other = tripped(keeper), tripped(keeper, "mtp/full")
+    keeper.store.flush()
+    write(keeper.store.path, {k: r for k, r in read(keeper.store.path).items() if k != key})
+    await run_until(made(keeper, engine := Engine()), lambda: bool(engine.discarded))
+    keeper.store.flush()
+    assert {mode for _, mode in engine.asked} == {"mtp/full", "plain"}
+    assert set(read(keeper.store.path)) == set(keeper.records) == {other}
+
+
+async def test_a_reset_of_another_mode_lets_a_canary_end(keeper: TrustKeeper) -> None:
+    key, other = tripped(keeper), tripped(keeper, "mtp/full", 2000)
+    canaries = made(keeper, engine := Engine({"mtp/full": "no"}))
+    original = engine.generate
+
+    async def resetting(request: ChatRequest, mode: DecodeMode) -> ScriptedGeneration:
+        if not engine.asked:
+            keeper.store.flush()
+            by_hand = Breaker(records=read(keeper.store.path))  # as `specguard trust reset` does it
+            assert by_hand.reset(str(other)) == [other]
+            write(keeper.store.path, by_hand.records)
+        return await original(request, mode)
+
+    engine.generate = resetting  # type: ignore[method-assign]
+    await run_until(canaries, lambda: keeper.records[key].state == "closed")
+    assert len(engine.asked) == 8 and set(keeper.records) == {key}, "and nothing was asked twice"
 
 
 async def test_none_are_run_where_they_are_switched_off(keeper: TrustKeeper) -> None:

@@ -199,3 +199,9 @@ def test_the_hash_of_a_configuration_tells_what_it_does_and_no_keys() -> None:
 
     assert hashed() == hashed(log__level="info") != hashed(guard__max_rewinds=3)
     assert hashed(server__keys=("one",)) == hashed(server__keys=("two",)) != hashed()
+
+
+def test_a_cool_down_is_not_cut_short_in_silence() -> None:
+    with pytest.raises(ConfigProblem, match="breaker: cool_down_s is 7200, more than most_cool_down_s, 3600"):
+        load(None, {"SPECGUARD_BREAKER__COOL_DOWN_S": "7200"}, {})
+    assert load(None, {}, {"breaker.cool_down_s": 7200.0, "breaker.most_cool_down_s": 7200.0}).breaker.cool_down_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -44,6 +45,10 @@ async def test_another_server_is_told_apart() -> None:
     [
         ("localhost:1", "is no address; write one such as http://127.0.0.1:8787"),
         ("file:///etc/passwd", "is no address"),
+        ("http://127.0.0.1:abc", "is no address"),
+        ("http://127.0.0.1:99999", "is no address"),
+        ("http://[::1", "is no address"),
+        ("http://a b", "is no address"),
         ("http://127.0.0.1:1", "nothing answers at http://127.0.0.1:1; start `specguard serve`"),
     ],
 )
@@ -52,3 +57,36 @@ def test_what_cannot_be_asked_is_told(url: str, problem: str, capsys: pytest.Cap
     printed = capsys.readouterr()
     assert problem in printed.err
     assert printed.out == ""
+
+
+async def test_a_server_that_still_loads_gives_no_settings() -> None:
+    loaded = asyncio.Event()
+
+    class Slow(ScriptedBackend):
+        async def start(self) -> None:
+            window, self.info = self.info, replace(self.info, context_window=0)
+            await loaded.wait()
+            self.info = window
+
+    async with serving(Slow("a"), wait_until_ready=False) as server:
+        with pytest.raises(ConfigProblem, match="is still loading its model; ask again when"):
+            await asyncio.to_thread(ask, server.base)
+        loaded.set()
+        await server.service.settled.wait()
+        assert (await asyncio.to_thread(ask, server.base)).context == 8192
+
+
+async def test_what_speaks_another_protocol_is_told_apart() -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-some\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConfigProblem, match="does not answer as a specguard server"):
+            await asyncio.to_thread(ask, f"http://127.0.0.1:{port}")
+
+
+def test_a_key_that_no_header_can_carry_is_told() -> None:
+    with pytest.raises(ConfigProblem, match="--key: has characters that no header can carry"):
+        ask("http://127.0.0.1:1", "kéy\n")

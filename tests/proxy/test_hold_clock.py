@@ -26,7 +26,7 @@ class Held:
 def test_only_work_on_a_held_call_counts() -> None:
     held = Held()
     held.work(1000)
-    held.clock.hold()
+    held.clock.hold(0)
     held.now += 5000  # the client reads
     held.work(539)
     assert held.finding() is None
@@ -40,14 +40,14 @@ def test_only_work_on_a_held_call_counts() -> None:
 
 def test_it_is_told_once_per_call() -> None:
     held = Held(10)
-    held.clock.hold()
+    held.clock.hold(0)
     held.work(20)
     assert held.finding() is not None
     held.work(20)
     assert held.finding() is None
     held.clock.release()
     held.work(50)
-    held.clock.hold()
+    held.clock.hold(0)
     assert held.finding() is None
     held.work(10)
     assert held.finding() is not None
@@ -55,16 +55,16 @@ def test_it_is_told_once_per_call() -> None:
 
 def test_holding_again_is_still_the_same_hold() -> None:
     held = Held(10)
-    held.clock.hold()
+    held.clock.hold(0)
     held.work(6)
-    held.clock.hold()
+    held.clock.hold(0)
     held.work(4)
     assert held.finding() is not None
 
 
 def test_work_that_fails_counts() -> None:
     held = Held(10)
-    held.clock.hold()
+    held.clock.hold(0)
     with pytest.raises(ValueError, match="broken"), held.clock:
         held.now += 10
         raise ValueError("broken")
@@ -73,15 +73,26 @@ def test_work_that_fails_counts() -> None:
 
 def test_without_a_limit_nothing_is_too_long() -> None:
     held = Held(0)
-    held.clock.hold()
+    held.clock.hold(0)
     held.work(1e9)
     assert held.finding() is None
 
 
 def test_a_call_without_a_name_yet_has_none_in_the_evidence() -> None:
     held = Held(1)
-    held.clock.hold()
+    held.clock.hold(0)
     held.work(1)
     found = held.clock.finding("tool:0", 5, 5, "", 3)
     assert found is not None
     assert "tool" not in found.evidence
+
+
+def test_another_call_has_a_hold_of_its_own_and_the_same_one_has_not() -> None:
+    held = Held(limit_s=10)
+    held.clock.hold(0)
+    held.work(9)
+    held.clock.hold(1)
+    assert held.clock.held_s == 0
+    held.work(9)
+    held.clock.hold(1)
+    assert held.clock.held_s == 9

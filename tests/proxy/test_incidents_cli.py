@@ -7,6 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -174,7 +176,7 @@ NOW = datetime(2026, 5, 31, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("text", "time"),
+    ("text", "moment"),
     [
         ("", ""),
         ("90s", "2026-05-31T11:58:30.000Z"),
@@ -186,11 +188,50 @@ NOW = datetime(2026, 5, 31, 12, tzinfo=UTC)
         ("2026-05-01T10:00Z", "2026-05-01T10:00:00.000Z"),
     ],
 )
-def test_ages_and_dates(text: str, time: str) -> None:
-    assert since_time(text, NOW) == time
+def test_ages_and_dates(text: str, moment: str) -> None:
+    assert since_time(text, NOW) == moment
+
+
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("tokyo")
+def test_a_date_without_a_zone_is_one_of_those_that_are_printed() -> None:
+    assert since_time("2026-05-01T10:00", NOW) == "2026-05-01T10:00:00.000Z"
 
 
 @pytest.mark.parametrize("text", ["7", "d", "-3d", "7d ", "999999w", "2026-13-01", "yesterday"])
 def test_neither_age_nor_date(text: Any) -> None:
     with pytest.raises(ConfigProblem, match="is no time"):
         since_time(text, NOW)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["list", "--limit", "1" * 30], ["export", "--after", "1" * 30], ["export", "--after", "-1"]]
+)
+def test_numbers_that_no_store_has(
+    capsys: pytest.CaptureFixture[str], store: IncidentStore, arguments: list[str]
+) -> None:
+    assert main(["incidents", *arguments, "--incidents", str(store.path)]) == 2
+    assert f"{arguments[1]}: must be from" in capsys.readouterr().err
+
+
+def test_no_id_is_no_incident(capsys: pytest.CaptureFixture[str], store: IncidentStore) -> None:
+    assert main(["incidents", "show", "", "--incidents", str(store.path)]) == 2
+    assert "4 incidents begin with ''" in capsys.readouterr().err
+
+
+def test_what_a_model_wrote_does_not_command_the_terminal(
+    capsys: pytest.CaptureFixture[str], store: IncidentStore
+) -> None:
+    store.opened(replace(INCIDENT, id="inc_9", texts={"before": "a\x1b]0;mine\x07\x1b[2J\tb"}), CAPTURE)
+    store.close()
+    page = "\n".join(printed(capsys, store, "show", "inc_9"))
+    assert r"before: a\x1b]0;mine\x07\x1b[2J\tb" in page
+    assert "\x1b" not in page

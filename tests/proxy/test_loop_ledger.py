@@ -16,7 +16,7 @@ from proxy.conversation import ChatRequest, Message
 from proxy.loop_ledger import MAX_LOOPS, LoopLedger
 from proxy.session import GuardedSession
 from tests.proxy.live import CHAT, MESSAGES, RESPONSES, Live, body_for, serving
-from tests.proxy.played import REQUEST, Sink
+from tests.proxy.played import REQUEST, Sink, play
 from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text
 
 UNIT = " I will read the file again, and then I will see."
@@ -91,6 +91,13 @@ def test_a_loop_is_remembered_if_some_of_it_was_sent() -> None:
     assert remembered(replace(HEALED, width=1000)) == [], "it came in one step, and nothing of it was sent"
     assert remembered(Script("So.", fast=call_text("ls", path=UNIT * 200), width=2)) == []
     assert remembered(HEALED, Policy("observe")) == []
+
+
+def test_a_repetition_that_plain_decoding_goes_on_with_was_meant_and_stays_in_the_history() -> None:
+    rows = "So.\n" + "one row of the table that was asked for\n" * 30 + "That is all."
+    played = play(Script(rows, width=4))
+    assert (played.text, [incident.action for incident in played.sink.incidents]) == (rows, ["rewind"])
+    assert remembered(Script(rows, width=4)) == []
 
 
 Asked = Callable[[Live, list[dict[str, Any]]], Any]

@@ -77,6 +77,15 @@ def test_rules_that_never_match_are_warned_of(tmp_path: Path, capsys: pytest.Cap
     assert "warning: rule again of override o can never match: all comes first" in err
 
 
+def test_globs_for_no_mode_and_no_route_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = '[[rule]]\nname = "drafts"\nwhen.mode = ["mtp", "mtp/*", "plain", "*/k4v4"]\ndo = ["none"]\n'
+    text += '[[override]]\nname = "claude"\nroute = ["/v1/messages", "anthropic.*"]\n'
+    _, err = ran(capsys, "check", written(tmp_path, text))
+    assert "warning: rule drafts: no decode mode answers to 'mtp'; they are written DRAFTER/CODEC" in err
+    assert "warning: override claude: no API answers to route '/v1/messages'; there are openai.chat," in err
+    assert err.count("answers to") == 2
+
+
 def test_the_shipped_policy_has_no_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = ran(capsys, "show")
     assert err == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -13,6 +14,8 @@ from structlog.testing import capture_logs
 from detectors.finding import Grade
 from detectors.period import Threshold, Thresholds
 from detectors.settings import DEFAULT
+from policies.axes import AxesVerdict
+from policies.blame import Culprit
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Policy
 from proxy.backends.base import BackendError, Rerun
@@ -20,7 +23,16 @@ from proxy.backends.builtin import BuiltinBackend
 from proxy.conversation import ChatRequest, Demands, Message, Tool
 from proxy.events import Event
 from proxy.incidents import Judgement
-from proxy.replay import MAX_BYTES, MAX_PREEMPTED, MAX_REMEMBERED, AutomaticReplay, AutomaticSettings, tripped_of
+from proxy.replay import (
+    MAX_BYTES,
+    MAX_PREEMPTED,
+    MAX_REMEMBERED,
+    AutomaticReplay,
+    AutomaticSettings,
+    as_judgement,
+    tripped_of,
+)
+from proxy.replay_runs import Judged
 from proxy.session import GuardedSession
 from proxy.sinks import Sinks
 from tests.proxy.live import Gate
@@ -248,6 +260,22 @@ async def test_a_server_that_is_never_idle_long_enough_is_left_alone() -> None:
     assert (judgement.culprit, judgement.certainty) == ("speculation", "certain")  # as it was closed
 
 
+async def test_a_canary_is_no_client_and_may_end_first() -> None:
+    backend = Replayable(faulty, LOOPING, preempt=1000)
+    server, spare = Server(backend), asyncio.Lock()
+    replays = AutomaticReplay(backend, server.sink.judged, server.idle, settings=AT_ONCE, spare=spare)
+    server.sinks = Sinks((server.sink, replays))
+    server.idle.set()
+    await spare.acquire()  # a canary computes, so every run would be interrupted
+    await server.respond()
+    await asyncio.sleep(0.05)
+    backend.preempt = 0
+    spare.release()
+    await replays.settled()
+    assert verdict(server.sink) == ("speculation", "certain")
+    assert not spare.locked()
+
+
 async def test_nothing_begins_while_the_server_drains() -> None:
     backend = Replayable(faulty, LOOPING)
     server = Server(backend)
@@ -350,3 +378,22 @@ def test_a_trouble_is_what_the_record_says() -> None:
     assert tripped_of("loop.period", "abort", 7, backend).exact
     with pytest.raises(KeyError):
         tripped_of("loop.period", "worst", 7, backend)
+
+
+@pytest.mark.parametrize(
+    ("closed", "runs", "stands"),
+    [
+        (("speculation", "certain"), (Culprit.UNKNOWN, "none"), ("speculation", "certain")),
+        (("speculation", "certain"), (Culprit.MODEL, "likely"), ("speculation", "certain")),
+        (("speculation", "certain"), (Culprit.PREFIX, "certain"), ("prefix", "certain")),
+        (("kv", "likely"), (Culprit.MODEL, "likely"), ("model", "likely")),
+        (("unknown", "none"), (Culprit.KV, "likely"), ("kv", "likely")),
+        (("kv", "likely"), (None, "none"), ("kv", "likely")),
+    ],
+)
+def test_runs_overrule_a_record_only_if_they_are_as_certain(
+    closed: tuple[str, str], runs: tuple[Any, Any], stands: tuple[str, str]
+) -> None:
+    judgement = as_judgement("inc_1", Judged(AxesVerdict(*runs, "why"), (), 1.0), *closed)
+    assert (judgement.culprit, judgement.certainty) == stands
+    assert judgement.note.endswith("why")

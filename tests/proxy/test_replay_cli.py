@@ -141,6 +141,15 @@ def test_a_second_verdict_does_not_replace_the_first(tmp_path: Path, capsys: pyt
     assert IncidentStore(played.path).list()[0].culprit == "speculation"
 
 
+def test_what_another_model_says_is_shown_and_not_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    played, other = Played(tmp_path), faulty()
+    other.info = replace(other.info, fingerprint="another")
+    assert played.run(other, store=True) == 0
+    printed = capsys.readouterr()
+    assert "another model" in printed.out and "not stored" in printed.err
+    assert IncidentStore(played.path).list()[0].judged is None
+
+
 def test_a_backend_that_cannot_or_will_not_is_told(tmp_path: Path) -> None:
     played = Played(tmp_path)
     for backend, said in (

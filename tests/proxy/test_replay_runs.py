@@ -107,6 +107,21 @@ def test_of_a_long_response_only_the_end_is_decoded_again() -> None:
     assert len(backend.reruns[0].forced) == at + 1 + WINDOW - at // 2
 
 
+def test_a_token_that_was_forced_may_have_led_plain_decoding_into_the_loop() -> None:
+    """A draft has put a wrong token where it is not decoded again, and the model goes on from there."""
+    wrong = "all is lost " + VARIED + LOOP
+    at = len(token_ids(wrong)) - 1
+    given = capture(wrong, kept=at - 60)
+
+    def led(rerun: Rerun) -> str:
+        return wrong if rerun.forced or rerun.mode.speculates else SOUND
+
+    tripped = replace(TROUBLE, position=at)
+    short = run(Replayable(led), given, tripped, Limits(2 * at, float("inf"))).verdict
+    assert (short.culprit, short.certainty) == (Culprit.MODEL, "likely") and "taken as they were" in short.note
+    assert run(Replayable(led), given, tripped).verdict.culprit is Culprit.SPECULATION
+
+
 def test_a_budget_of_tokens_ends_it_and_says_so() -> None:
     backend = Replayable(faulty)
     found = run(backend, capture(), limits=Limits(650, float("inf")))

@@ -13,7 +13,7 @@ from detectors.settings import DEFAULT, DetectorSettings
 from detectors.stall import StallSettings
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Policy
-from policies.rules import Rule, When
+from policies.rules import Remedy, Rule, When
 from proxy.backends.base import BackendError, RewindReport
 from proxy.conversation import Message, PastCall, Tool
 from proxy.events import Event, TextDelta
@@ -240,6 +240,13 @@ def test_each_call_has_its_own_time() -> None:
     assert ended > 8 * 200
 
 
+def test_a_call_that_begins_in_the_step_that_ends_another_has_its_own_time() -> None:
+    calls = "".join(call_text("move", steps=str(n)) for n in range(8))
+    played, ended = paced(Script(calls, width=4), 39, mode=FAST)
+    assert played.traces() == []
+    assert ended > 4 * 540
+
+
 def test_without_a_limit_a_call_may_take_for_ever() -> None:
     played, _ = paced(LONG, 25, policy=Policy(hold_call_s=0))
     assert played.told()[-1] == "<< finished tool_calls in plain"
@@ -376,6 +383,19 @@ def test_the_time_of_a_rewind_counts_for_the_call_that_is_held() -> None:
     assert sink.incidents[1].evidence["held_s"] == 541
 
 
+def test_a_response_that_fails_before_its_first_token_was_not_abandoned() -> None:
+    backend, sink, spent = ScriptedBackend(Script("so", fail_at=0)), Sink(), SessionBudget(RewindLedger(), "s", 1, 6.0)
+    spent.spend()
+
+    async def work() -> list[Event]:
+        session = GuardedSession(REQUEST, backend, Policy(), sink, FAST, budget=spent)
+        return [event async for event in session.events()]
+
+    with pytest.raises(BackendError):
+        asyncio.run(work())
+    assert [closure.outcome for closure in sink.closures] == ["ended"]
+
+
 def test_a_step_that_hangs_is_not_rewound_whatever_a_rule_says() -> None:
     policy = Policy(rules=(Rule("hopeful", When(("stall.*",)), ("rewind", "end")),))
     played, _ = paced("one two three " * 9, 1, 1, 1e9, policy=policy, mode=FAST)
@@ -420,6 +440,41 @@ def test_a_rule_may_be_for_the_name_of_the_open_call() -> None:
     other = replace(REQUEST.tools[0], name="cat")
     played = play(Script(f"so {LS}", fast=looping.replace("=ls", "=cat")), policy, tools=(*REQUEST.tools, other))
     assert played.told() == ["<< text so", GOOD, "<< finished tool_calls in plain"]
+
+
+def test_a_mended_call_is_neither_told_as_text_nor_sent_again_by_a_later_rewind() -> None:
+    """The markup alone was wrong, so the kept tokens hold a call without a name when they are read again."""
+    broken = LS.replace("\n</function>", "")
+    rules = (Rule("mend", When(("tool.markup",)), ("repair", "end")), *Policy().rules)
+    script = Script(f"so {broken}\nand then {MOVE} ok", fast=f"so {broken}\nand then {RM}")
+    played = play(script, Policy(repair=True, rules=rules))
+    assert played.told() == [
+        "<< text so",
+        GOOD,
+        "<< text and then",
+        '<< call 1 move {"steps":3}',
+        "<< text  ok",
+        "<< finished tool_calls in plain",
+    ]
+    assert [incident.action for incident in played.sink.incidents] == ["repair", "rewind"]
+
+
+@pytest.mark.parametrize("remedy", ["hold", "none"])
+def test_a_bad_call_that_a_rule_lets_pass_is_recorded(remedy: Remedy) -> None:
+    policy = Policy(rules=(Rule("pass", When(("tool.*",)), (remedy,)),))
+    played = play(f"so {call_text('move', steps='many')}", policy)
+    assert played.told()[1] == '<< call 0 move {"steps":"many"}'
+    assert played.traces() == ["<< incident tool.schema none observed", "<< blame unknown none"]
+
+
+@pytest.mark.parametrize("width", [1, 4, 100])
+def test_a_call_that_mending_did_not_save_is_decoded_again_from_its_start(width: int) -> None:
+    tools = (Tool("plan", parameters={"properties": {"what": {"type": "string"}, "steps": {"type": "array"}}}),)
+    rules = (Rule("mend", When(("tool.*",)), ("repair", "rewind", "end")),)
+    good, bad = call_text("plan", what="right", steps="[1]"), call_text("plan", what="wrong", steps="[1,,2]")
+    played = play(Script(f"so {good}", fast=f"so {bad}", width=width), Policy(repair=True, rules=rules), tools=tools)
+    assert played.told()[1:-1] == ['<< call 0 plan {"what":"right","steps":[1]}']
+    assert played.generation.rewinds == [(2, "plain", "trusted")]
 
 
 def test_an_end_by_rule_says_which() -> None:

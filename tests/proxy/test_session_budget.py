@@ -91,3 +91,17 @@ def test_what_is_over_is_forgotten() -> None:
     day.now = 7 * HOUR_S
     assert day.ledger.spent("owner/session", 6.0) == 0
     assert len(day.ledger) == 0
+
+
+def test_a_policy_of_one_request_forgets_nothing_that_another_counts() -> None:
+    """Overrides hold for single requests of a session: neither a small limit nor a short window forgives the rest."""
+    day = Day()
+    usual, brief = day.budget(limit=3), day.budget(limit=1, hours=0.5)
+    for _ in range(3):
+        usual.spend()
+    assert usual.exhausted() is not None
+    brief.spend()
+    assert usual.exhausted() is not None
+    day.now = HOUR_S
+    assert brief.exhausted() is None
+    assert usual.exhausted() is not None

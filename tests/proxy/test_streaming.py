@@ -328,3 +328,5 @@ async def test_what_is_logged_about_a_response() -> None:
     assert (await outcome_of(failure=Overloaded("x")))["outcome"] == "overloaded"
     assert (await outcome_of(Started(1, 0), TextDelta("a")))["outcome"] == "abandoned"
     assert (await outcome_of(Started(1, 0), failure=asyncio.CancelledError()))["outcome"] == "abandoned"
+    assert (await outcome_of(Started(1, 0), failure=ConnectionResetError()))["outcome"] == "abandoned"
+    assert (await outcome_of(failure=KeyError("ours")))["outcome"] == "internal"

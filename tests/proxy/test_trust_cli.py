@@ -68,3 +68,9 @@ def test_the_configured_path_is_used(tmp_path: Path, capsys: pytest.CaptureFixtu
     config.write_text(f'[trust]\npath = "{tmp_path}/elsewhere.json"\n')
     assert main(["trust", "reset", "--config", str(config)]) == 0
     assert capsys.readouterr().out == f"reset {SHORT}\n"
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_store_that_is_no_file_is_told(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trust", "show", "--incidents", path]) == 2
+    assert f"incidents.path: {path!r} names no file; write one such as" in capsys.readouterr().err

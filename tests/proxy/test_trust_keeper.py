@@ -165,6 +165,22 @@ async def test_a_reset_by_hand_holds_within_a_second(kept: Kept) -> None:
     assert (await kept.start())[0] == DRAFTS
 
 
+async def test_a_trip_while_the_file_is_read_is_not_lost(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept.trip(certainty="certain", context=9000)
+    kept.keeper.store.flush()
+    write(kept.keeper.store.path, {})
+    original = kept.keeper.store.load
+
+    def slowly() -> Any:
+        records = original()
+        kept.trip(CODES, "kv", "certain")
+        return records
+
+    monkeypatch.setattr(kept.keeper.store, "load", slowly)
+    await kept.keeper.look(at_once=True)
+    assert str(CODES) in {key.mode for key in kept.keeper.records}
+
+
 async def test_a_canary_decides_and_its_verdict_is_kept(kept: Kept) -> None:
     kept.trip(certainty="certain")
     assert kept.keeper.due() is None and kept.keeper.next_due_s() == 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -119,6 +120,22 @@ def test_changes_by_others_are_noticed_and_own_ones_are_not(tmp_path: Path) -> N
     store.path.unlink()
     assert store.changed_elsewhere()
     store.close()
+
+
+def test_what_is_being_written_outlives_a_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TrustStore(tmp_path / "trust.json")
+    store.load()
+    replaces = os.replace
+
+    def meanwhile(draft: Path, path: Path) -> None:
+        store.load()
+        replaces(draft, path)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    with capture_logs() as logs:
+        store.save(RECORDS)
+        store.close()
+    assert not logs and read(store.path) == RECORDS
 
 
 WRITER = """

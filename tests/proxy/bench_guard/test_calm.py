@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy.backends.base import BackendError
 from proxy.bench_guard.calm import MODES, bar, run_calm, table
 from proxy.bench_guard.tasks import Task
 from tests.proxy.played import LS, REQUEST
@@ -23,3 +24,13 @@ async def test_every_incident_counts() -> None:
     found = await run_calm(ScriptedBackend(Script(LS, fast=call_text("rm"))), [TASK], len(MODES))
     assert (bar(found).measured, bar(found).holds) == (len(MODES), False)
     assert table(found).rows[0][-1] == "tool.unknown 1"
+
+
+async def test_a_response_that_failed_is_not_calm() -> None:
+    for failing in (
+        ScriptedBackend(LS, refuse=BackendError("kv: does not fit")),
+        ScriptedBackend(Script(LS, fail_at=2)),
+    ):
+        found = await run_calm(failing, [TASK], len(MODES))
+        assert not bar(found).holds
+        assert table(found).rows[0][-1] == "failed: internal 1"

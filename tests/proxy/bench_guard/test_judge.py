@@ -13,7 +13,7 @@ from proxy.bench_guard.judge import judge
 from proxy.bench_guard.tasks import Task
 from proxy.bench_guard.trial import Said, Trial, respond
 from tests.proxy.played import LS, REQUEST
-from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text
+from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text, cut
 
 SPECULATION = CELLS[0]
 TASK = Task("go", "call", REQUEST)
@@ -74,6 +74,17 @@ async def test_a_cache_fault_is_held_against_what_follows_from_the_last_delivere
     assert judge(cell, trial, sound, trial.said.ids).equal
     assert not judge(cell, trial, sound, trial.said.ids[:-1]).equal
     assert judge(cell, trial, sound, trial.said.ids).leaked_text == len("X")
+
+
+async def test_a_bad_call_before_the_trip_has_leaked_though_the_rest_was_healed() -> None:
+    cell = Cell("keys-unrotated", "mtp+ngram/k4v4", "kv", "full")
+    wrong = call_text("ls", path="lib")
+    script = Script(f"{LS}\na b c d", fast=f"{wrong}\na X Y d", audited={len(cut(wrong)) + 2}, width=1)
+    trial = await trial_of(script)
+    assert trial.sent_before[1] == (("ls", '{"path":"lib"}'),)
+    verdict = judge(cell, trial, await sound_of(script.plain), trial.said.ids)
+    assert verdict.equal
+    assert verdict.leaked_call == len('ls{"path":"lib"}')
 
 
 @pytest.mark.parametrize(("end", "equal"), [("failed: internal", True), ("stop", False)])

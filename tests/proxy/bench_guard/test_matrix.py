@@ -38,6 +38,11 @@ def test_one_bad_verdict_misses_its_bar(bad: dict[str, object], bar: str) -> Non
     assert missed(row, QUIET) == [bar]
 
 
+def test_a_fault_that_never_struck_shows_nothing() -> None:
+    silent = replace(GOOD, detector="", tripped_at=None, blamed="")
+    assert missed(HEALED, Row(CELLS[1], [silent, silent]), QUIET) == ["faults that nothing told of"]
+
+
 def test_an_incident_of_a_dead_drafter_misses_its_bar() -> None:
     assert missed(HEALED, Row(QUIET.cell, [GOOD])) == ["incidents of a dead drafter"]
 

@@ -30,3 +30,9 @@ def test_bars_compare_each_response_with_its_own() -> None:
     assert (guard.measured, guard.holds) == (pytest.approx(1.0), True)
     assert (audits.measured, audits.holds) == (pytest.approx(10.0), False)
     assert (first.measured, first.holds) == (0.5, True)
+
+
+def test_audits_of_a_few_responses_count() -> None:
+    alone = Side("a", [1.0] * 5, [10.0] * 5, 5)
+    audited = Side("c", [1.0] * 5, [10.0] * 4 + [13.0], 5)
+    assert bars([alone, alone, audited])[1].measured == pytest.approx(6.0)

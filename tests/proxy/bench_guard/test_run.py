@@ -19,6 +19,14 @@ def test_the_quick_form_reports_one_fault(capsys: pytest.CaptureFixture[str]) ->
     assert next(b["measured"] for b in report["bars"] if b["name"] == "bytes of bad tool calls leaked") == 0
 
 
+def test_a_part_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "guard", "--quick", "--json", "--part", "calm"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [table["title"] for table in report["tables"]] == ["Without a fault"]
+    assert set(report["unmeasured"]) == {"matrix", "cost"}
+    assert report["missed"] == []
+
+
 def test_an_unknown_fault_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "guard", "--fault", "warp"]) == 2
     assert "there is no fault 'warp'; known faults: verify-ignores-cache" in capsys.readouterr().err

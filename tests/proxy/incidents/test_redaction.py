@@ -68,6 +68,21 @@ def test_a_private_key_that_was_cut_off_is_one_too() -> None:
         "<parameter=api_key>\nHIDDEN",
         'passphrase: "it\'s HIDDEN \\"quoted\\" HIDDEN"',
         "pin\npwd: 998877HIDDEN",
+        "redis://:HIDDENx@cache:6379/0",
+        "postgres://alice:HIDDEN@HIDDEN@db/x",
+        "SMTP_PASS=HIDDENx",
+        'auth: { user: "a", pass: "HIDDENx" }',
+        "PGPASSWORD=HIDDENx psql",
+        "spring.datasource.password=HIDDENx\n",
+        "mysql --password HIDDEN1x",
+        "deploy --api-key 'HIDDEN x' now",
+        "<server><password>HIDDENx</password></server>",
+        "Endpoint=https://a;AccountName=a;AccountKey=HIDDEN1x==;Suffix=b",
+        'APIToken: "HIDDENx"',
+        "accesstoken=HIDDEN1x",
+        "secret_key_base: HIDDEN1x",
+        "whsec_HIDDENHIDDENHIDDEN1x",
+        'apiKey := "HIDDENx"',
     ],
 )
 def test_values_of_keys_are_found_in_text(text: str) -> None:
@@ -94,6 +109,10 @@ def test_values_of_keys_are_found_in_text(text: str) -> None:
         "cookies are sweet; sk-1; skip-0123456789abcdefghijk",
         "risk-0123456789abcdefghijkl",
         "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+        "run --token TOKEN or --password <password>, --key-file x1234567",
+        "# pass 12\npass: 120, passport: AB1234567, bypass = 'all of it'",
+        "    login(\n        password=given\n    )\ntoken=$TOKEN\n",
+        "<th>token</th><td>password</td>",
         "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     ],
 )
@@ -132,6 +151,10 @@ def test_tokens_go_with_what_they_would_spell() -> None:
     assert (clean.prompt_ids, clean.kept_ids, clean.lost_ids) == ((), (), ())
     assert (clean.redacted, clean.is_exact) == (("password",), False)
     assert redact_capture(clean) == clean
+
+
+def test_a_token_of_the_evidence_is_a_number_and_no_secret() -> None:
+    assert redact_capture(CAPTURE, [{}, {"token": 1234567, "top1_prob": 0.99}]).is_exact
 
 
 def test_arguments_are_searched_by_key() -> None:
@@ -178,3 +201,16 @@ def test_a_schema_may_have_a_property_that_is_called_password() -> None:
 def test_twice_changes_nothing_more(text: str) -> None:
     clean, _ = redact_text(text)
     assert redact_text(clean) == (clean, frozenset())
+
+
+def test_the_longest_of_several_secrets_is_taken_and_each_of_them_is_found() -> None:
+    text = 'token="abcdef1", secret="abcdef1xyz"; then abcdef1xyzabcdef1 abcdef and abcdef1'
+    clean, _ = redact_text(text)
+    assert clean.endswith(f"then {MARK}secret]{MARK}token] abcdef and {MARK}token]")
+
+
+def test_a_password_that_is_a_word_of_our_marks_does_not_break_them() -> None:
+    assert redact_text('password="redacted", token="cookie1 redacted"; cookie: a=12345; redacted')[0] == (
+        f'password="{MARK}password]", token="{MARK}token]"; cookie: {MARK}cookie]'
+    )
+    assert redact_text('password="redacted" redacted')[0] == f'password="{MARK}password]" {MARK}password]'

@@ -9,11 +9,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.capture import Capture
-from proxy.incidents import IncidentStore
+from proxy.incidents import Closure, Incident, IncidentStore, Judgement
+from proxy.incidents.writer import Writer
 from tests.proxy.incidents.samples import CAPTURE, CLOSURE, INCIDENT, JUDGEMENT, ROW
 
 
@@ -135,6 +137,34 @@ def test_closing_flushes_twice_is_harmless_and_the_store_goes_on(store: Incident
     assert record is not None
     assert record.closed is not None
     assert not [thread for thread in threading.enumerate() if thread.name == "incidents"]
+
+
+def test_what_comes_while_the_store_is_closed_is_written_and_holds_nothing_up(
+    store: IncidentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replay may judge while the server shuts down."""
+    begun, gate, write = threading.Event(), threading.Event(), Writer.write
+
+    def slowly(writer: Writer, record: Incident | Closure | Judgement, *rest: Any) -> None:
+        begun.set()
+        gate.wait(30)
+        write(writer, record, *rest)
+
+    monkeypatch.setattr(Writer, "write", slowly)
+    store.opened(INCIDENT)
+    assert begun.wait(30)
+    closing = threading.Thread(target=store.close, daemon=True)
+    closing.start()
+    while store._writer is not None:
+        closing.join(0.01)
+    store.closed(CLOSURE)
+    gate.set()
+    closing.join(30)
+    assert not closing.is_alive()
+    store.close()
+    record = store.get("inc_1")
+    assert record is not None
+    assert record.state == "recovered"
 
 
 def test_a_full_queue_costs_records_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

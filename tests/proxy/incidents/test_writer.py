@@ -129,3 +129,17 @@ def test_a_record_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     (record,) = IncidentStore(tmp_path / "i.sqlite").list()
     assert record.state == "recovered"
     json.dumps(record.cloud_event())
+
+
+def test_a_record_that_is_written_is_not_lost_because_there_was_no_room_to_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(tmp_path / "i.sqlite", Limits(max_bytes=1))
+
+    def refused(*_: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr("proxy.incidents.writer.make_room", refused)
+    writer.write(INCIDENT, None)
+    writer.close()
+    assert IncidentStore(tmp_path / "i.sqlite").get("inc_1") is not None
