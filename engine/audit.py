@@ -1,6 +1,7 @@
 """Exactness audit: recompute a verify step one row at a time and compare bit for bit what it gave and what it left.
 
-Must not: change the outcome of the step; it observes, and whoever owns the policy decides.
+Must not: change the outcome of the step; it observes, and whoever owns the policy decides. Where the device has no room
+for a second state there is no audit.
 Invariant: an audit leaves the state exactly as it was. A mismatch proves a fault of speculation on this device: with
 fixed-width rows both ways must give the same bits.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -166,7 +168,8 @@ class Auditor:
     def begin(self, state: SequenceState, prompt: Tokens[int]) -> None:
         """The state holds what was taken over for a prompt, nothing else yet; the first step tells if it is wrong."""
         if self._every and self._plan.exact and self._plan.prefixes.is_due():
-            self._prefix = audit_prefix(self._model, state, prompt)
+            with suppress(torch.OutOfMemoryError):
+                self._prefix = audit_prefix(self._model, state, prompt)
 
     def rewound(self) -> None:
         """What was to be compared next will not come."""
@@ -184,7 +187,10 @@ class Auditor:
         self._plan.earn(step.source, step.drafted, self._share)
         rejected = step.drafted + 1 - len(step.new)
         if self._is_due(state.length, step, rejected) or (asked and step.drafted):
-            reference = recompute(self._model, state, step.tokens, step.rows, self._written)
+            try:
+                reference = recompute(self._model, state, step.tokens, step.rows, self._written)
+            except torch.OutOfMemoryError:
+                return
             self._reference, self._keep = reference, rejected > 0
             self._spend(len(step.tokens))
             report = reference.report
@@ -225,7 +231,10 @@ class Auditor:
         reference, self._next = self._next, None
         if reference is None:
             return None
-        report = recompute(self._model, reference, step.tokens[:1], step.rows, None, own=True).report
+        try:
+            report = recompute(self._model, reference, step.tokens[:1], step.rows, None, own=True).report
+        except torch.OutOfMemoryError:
+            return None
         self._spend(1)
         return AuditReport(1, report.mismatch, report.max_abs_diff, "state")
 

@@ -25,6 +25,7 @@ from engine.costs import measure_costs
 from engine.drafters.base import Drafter
 from engine.drafters.mtp import MAX_QUEUED, MtpDrafter
 from engine.drafters.ngram import HINT, NgramDrafter
+from engine.drafting import SHORT, Draft
 from engine.dtype import parse_dtype
 from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
@@ -43,7 +44,7 @@ from engine.sequence import Sequence as TokenSequence
 from engine.shadow import ShadowBudget
 from engine.template import ChatTemplate
 from engine.tokenizer import Tokenizer
-from engine.turn import SHORT, Draft, Turn, TurnOptions
+from engine.turn import Turn, TurnOptions
 
 EMBEDDED = Path(__file__).with_name("embedded")
 """The small model that is shipped with the project."""

@@ -11,10 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
 
-import torch
 from torch import Tensor
 
 from engine.checks import CacheCheck, CacheChecks
@@ -27,6 +24,7 @@ from engine.kv import KVCache
 from engine.memory import Budget
 from engine.model import Block, Model, Rows
 from engine.pacing import Pacer
+from engine.provenance import Lineage, Segment, common_prefix, prefilled, record, shortened
 from engine.shadow import ShadowBudget
 from engine.state import SequenceState
 
@@ -35,22 +33,6 @@ CHECKPOINT_EVERY = 1024
 A multiple of the inner chunk."""
 RESPONSE_ROOM = 4096
 """Tokens that a response is given room for when its cache is replaced; it may grow further where memory allows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Positions [start, end) of the state, all computed in one way."""
-
-    kind: Literal["prefill", "decode"]
-    start: int
-    end: int
-
-
-@dataclass(slots=True, eq=False)
-class Lineage:
-    """Of all sequences whose first rows were computed by one cold start. sound: a rebuild has not refused them."""
-
-    sound: bool = True
 
 
 class Sequence:
@@ -93,8 +75,7 @@ class Sequence:
     @property
     def prefilled(self) -> int:
         """Positions from 0 on that were prefilled, none of them decoded."""
-        end = self.provenance[-1].end if self.provenance else 0
-        return next((s.start for s in self.provenance if s.kind == "decode"), end)
+        return prefilled(self.provenance)
 
     def holds(self, codec: str) -> bool:
         """Whether the state was written by the rules of a codec, so that its prefix can be taken over."""
@@ -154,7 +135,7 @@ class Sequence:
             end = min((start // rows + 1) * rows, len(self.tokens) - 1)
             with self._change():
                 hidden = self.model.prefill(self.state, self.tokens[start:end], self._edges)
-                self._record("prefill", start, end)
+                record(self.provenance, "prefill", start, end)
                 self._observe(start, end, hidden)
             yield end
         self.state.checkpoint()
@@ -165,7 +146,7 @@ class Sequence:
         has named; returns it."""
         into.state, into.codec, into.lineage = self.state.fork(length), self.codec, self.lineage
         into.tokens = self.tokens[: length + 1]
-        into.provenance = _shortened(self.provenance, length)
+        into.provenance = shortened(self.provenance, length)
         for name, drafter in into.drafters.items():
             drafter.adopt(self.drafters[name], into.tokens)
         return into
@@ -191,7 +172,7 @@ class Sequence:
             self.model.commit(self.state, len(new))
             if speculative and self.speculated_from is None:
                 self.speculated_from = start
-            self._record("decode", start, start + len(new))
+            record(self.provenance, "decode", start, start + len(new))
             self.tokens.extend(new)
             self._observe(start, start + len(new), hidden)
 
@@ -362,7 +343,7 @@ class Sequence:
 
     def _truncate(self, length: int) -> None:
         del self.tokens[length + 1 :]
-        self.provenance = _shortened(self.provenance, length)
+        self.provenance = shortened(self.provenance, length)
         for drafter in self.drafters.values():
             drafter.truncate(length + 1)
 
@@ -372,28 +353,8 @@ class Sequence:
         yield
         self.intact = intact
 
-    def _record(self, kind: Literal["prefill", "decode"], start: int, end: int) -> None:
-        last = self.provenance[-1] if self.provenance else None
-        if last is not None and last.kind == kind == "decode" and last.end == start:
-            self.provenance[-1] = Segment(kind, last.start, end)
-        else:
-            self.provenance.append(Segment(kind, start, end))
-
     def _observe(self, start: int, end: int, hidden: Tensor) -> None:
         """Rows [start, end) were committed: each predicted the token after it, which the drafters now learn."""
         following = self.tokens[start + 1 : end + 1]
         for drafter in self.drafters.values():
             drafter.extend(following, hidden[: end - start])
-
-
-def _shortened(provenance: Tokens[Segment], length: int) -> list[Segment]:
-    return [Segment(s.kind, s.start, min(s.end, length)) for s in provenance if s.start < length]
-
-
-def common_prefix(left: Tokens[int], right: Tokens[int]) -> int:
-    """Length of the longest common prefix of two token lists."""
-    size = min(len(left), len(right))
-    a, b = list(left[:size]), list(right[:size])
-    if a == b:  # much faster than the comparison below, and the usual case
-        return size
-    return int((torch.tensor(a) != torch.tensor(b)).nonzero()[0].item())

@@ -12,6 +12,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from engine.audit import Auditor, AuditPlan, Step
@@ -19,6 +20,7 @@ from engine.cache_audit import CacheAudit, judged
 from engine.codecs.spec import FULL
 from engine.constraint import ChosenFrom, Constraint, Filtered, cut, filtered
 from engine.detokenizer import StreamDetokenizer
+from engine.drafting import Draft, Drafting
 from engine.fallback import fall_back
 from engine.faults import Fault
 from engine.model import Rows
@@ -32,15 +34,6 @@ from engine.shadow_check import ShadowCheck
 from engine.stops import StopMatcher
 from engine.tokenizer import Tokenizer
 from engine.verify import accepted_run
-
-SHORT = "ngram-short"
-DRAFT_ORDER = {
-    "none": (),
-    "ngram": ("ngram", SHORT),
-    "mtp": ("mtp",),
-    "mtp+ngram": ("ngram", SHORT, "mtp"),
-}
-"""Who is asked, in this order. A short match is only a hint: it stands back where the next one promises more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +74,6 @@ class TurnOptions:
             raise ValueError(f"logprobs: must be between 0 and {MAX_TOP}, not {self.logprobs}")
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """Tokens to be verified (none: an ordinary decode) and who guessed them."""
-
-    source: str
-    tokens: list[int]
-
-
 class Turn:
     """Generates one response on a sequence. Not thread safe: the worker thread alone calls it."""
 
@@ -121,7 +106,7 @@ class Turn:
         self.cached_tokens = sequence.begin(prompt, marks)
         if self.cached_tokens:
             self._auditor.begin(sequence.state, prompt)
-        self._unused: list[int] = []
+        self._drafting = Drafting(sequence)
         self._constraint = None if options.constraint is None else options.constraint.clone()
         self.ended = False
         self.closed = False
@@ -144,13 +129,14 @@ class Turn:
         if self.ended:
             raise RuntimeError("the turn has ended; rewind it before another step")
         self._planted.after_prefill(self.sequence.state.kv, self.prompt_tokens - 1)
-        source, drafts = self._draft(self._room() - 1)
+        draft = self._drafting.ask(self.drafter, min(self._room() - 1, self.options.max_draft))
+        drafts = draft.tokens
         if self._constraint is not None:
             drafts = cut(self._constraint, drafts)
         never = self.tokenizer.special_ids - self.tokenizer.eos_ids
         drafts = self._planted_steps.drafted(drafts, never)
         self._cache_audit.arm(self.sequence.state.kv, alone=not drafts)
-        return Draft(source, drafts)
+        return Draft(draft.source, drafts)
 
     def accept(self, draft: Draft, rows: Rows, started: float) -> StepReport:
         """The second half: samples from the rows that were decoded for `draft`, commits what agrees, and reports.
@@ -167,7 +153,7 @@ class Turn:
         cache = self._cache_audit.look(sequence.state.kv, sequence.length)
         accepted = accepted_run(choice.ids, drafts)
         new, tokens, end, stop = self._cut(choice, accepted + 1)
-        dead = self._feedback(draft.source, len(drafts), accepted, new) if drafts else None
+        dead = self._drafting.judge(draft, accepted, new)
         block = [sequence.tokens[-1], *new[:-1]]
         chosen = partial(self._chosen, first=first, new=new, replaced=found.replaced)
         step = Step(block, rows, new, draft.source, len(drafts), found.choice.ids, chosen)
@@ -278,40 +264,6 @@ class Turn:
             room = min(room, self.options.max_tokens - len(self.generated))
         return max(room, 1)
 
-    def _draft(self, room: int) -> tuple[str, list[int]]:
-        self._unused = []
-        limit = min(room, self.options.max_draft, self.sequence.model.rows - 1)
-        if limit <= 0:
-            return "none", []
-        sequence, pacer, hint = self.sequence, self.sequence.pacer, list[int]()
-        for name in DRAFT_ORDER.get(self.drafter, (self.drafter,)):
-            drafter = sequence.drafters.get(name)
-            length = pacer.length(name, limit, len(sequence.tokens)) if drafter is not None else 0
-            if drafter is None or not length:
-                continue
-            if hint and pacer.gain(SHORT, len(hint)) >= pacer.gain(name, length):
-                break
-            drafts = drafter.propose(length)[:length]
-            if name == SHORT:
-                hint = drafts
-            elif drafts:
-                self._unused = hint
-                return name, drafts
-        return (SHORT, hint) if hint else ("none", [])
-
-    def _feedback(self, source: str, drafted: int, accepted: int, new: Tokens[int]) -> str | None:
-        """Tells who proposed and the pacer how it went; the name of a drafter whose end this was.
-
-        new: the committed tokens. A hint that stood back is judged by them too; else it would never be asked again.
-        """
-        pacer, hint, self._unused = self.sequence.pacer, self._unused[: len(new)], []
-        right = next((i for i, token in enumerate(hint) if token != new[i]), len(hint))
-        hint_died = pacer.feedback(SHORT, len(hint), right)
-        self.sequence.drafters[source].feedback(drafted, accepted)
-        if pacer.feedback(source, drafted, accepted):
-            return source
-        return SHORT if hint_died else None
-
     def _chosen(self, logits: Tensor, *, first: int, new: Tokens[int], replaced: Tokens[int]) -> list[int | None]:
         """What the sampler chooses from recomputed rows; None where the constraint has chosen. The new tokens are not
         part of the history yet."""
@@ -341,7 +293,11 @@ class Turn:
         if not every or position < self._next_shadow:
             return None
         self._next_shadow = position + every
-        return self._shadow.check(self.sequence, position, logits)
+        try:
+            return self._shadow.check(self.sequence, position, logits)
+        except torch.OutOfMemoryError:  # no room for a second state
+            self._shadow.reset()
+            return None
 
     def _cut(
         self, choice: Choice, count: int

@@ -300,3 +300,34 @@ def test_states_of_different_length_are_not_the_same(model: Model) -> None:
     model.decode(other, [1])
     model.commit(other, 1)
     assert not same(one, other, 1)
+
+
+def test_where_the_device_has_no_room_for_a_copy_the_response_goes_on(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = True
+
+    def clone(state: SequenceState) -> SequenceState:
+        if full:
+            raise torch.OutOfMemoryError
+        return original(state)
+
+    original = SequenceState.clone
+    monkeypatch.setattr(SequenceState, "clone", clone)
+    watched = Watched(model, 1)
+    assert watched.step(3, 1) is None
+    assert watched.step(3, 1) is None
+    full = False
+    assert watched.step(3, 1) is not None
+
+
+def test_a_prefix_that_there_is_no_room_to_recompute_is_taken_over(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork(*_: object) -> SequenceState:
+        raise torch.OutOfMemoryError
+
+    tokens = ids(150)
+    state = taken_over(model, tokens)
+    monkeypatch.setattr(SequenceState, "fork", fork)
+    Auditor(model, 1, AuditPlan()).begin(state, tokens)

@@ -15,7 +15,8 @@ from engine.drafters.base import Drafter
 from engine.errors import ContextOverflow
 from engine.faults import Fault
 from engine.model import Model
-from engine.sequence import Segment, Sequence, common_prefix
+from engine.provenance import Segment
+from engine.sequence import Sequence
 from engine.shadow import ShadowBudget
 from engine.state import SequenceState
 
@@ -316,15 +317,6 @@ def test_prompts_and_positions_are_checked(model: Model) -> None:
         with pytest.raises(ValueError, match="cannot rewind"):
             sequence.rewind(wrong, trusted=False)
     assert sequence.length == 9
-
-
-@pytest.mark.parametrize(
-    ("left", "right", "length"),
-    [([], [1], 0), ([1, 2], [1, 2, 3], 2), ([1, 2, 9], [1, 2, 3], 2), ([5], [6], 0), ([1, 2], [1, 2], 2)],
-)
-def test_common_prefix(left: list[int], right: list[int], length: int) -> None:
-    assert common_prefix(left, right) == common_prefix(right, left) == length
-    assert common_prefix(tuple(left), right) == length
 
 
 def poisoned(sequence: Sequence, position: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.drafters.mtp import MtpDrafter
 from engine.drafters.ngram import NgramDrafter, NgramParams
+from engine.drafting import SHORT
 from engine.engine import EMBEDDED
 from engine.faults import Fault
 from engine.model import Model
@@ -20,7 +21,7 @@ from engine.reports import StepReport
 from engine.sampler import SamplingParams
 from engine.sequence import Sequence as TokenSequence
 from engine.tokenizer import Tokenizer
-from engine.turn import SHORT, Turn, TurnOptions
+from engine.turn import Turn, TurnOptions
 
 GREEDY = SamplingParams()
 WARM = SamplingParams(temperature=0.8, seed=1234)
