@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from proxy.cli import main
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """The command sends logs to the standard error of its own process, errors alone."""
+    yield
+    structlog.reset_defaults()
 
 
 def test_the_quick_form_reports_one_fault(capsys: pytest.CaptureFixture[str]) -> None:
