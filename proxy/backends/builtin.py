@@ -38,16 +38,14 @@ from proxy.backends.base import (
     BadPrompt,
     Capabilities,
     ContextTooLong,
-    Delta,
     EngineLost,
     ModelInfo,
     Overloaded,
-    Rebuild,
     Rerun,
-    RewindReport,
     Trouble,
 )
 from proxy.backends.deltas import as_delta
+from proxy.backends.generation import BuiltinGeneration
 from proxy.backends.prompt import Prompter
 from proxy.backends.queue import TurnQueue
 from proxy.backends.replay import BuiltinReplay, open_replay
@@ -332,65 +330,6 @@ class BuiltinBackend:
             codec=mode.codec,
             tools=bool(request.tools),
         )
-
-
-class BuiltinGeneration:
-    """One response of the built-in engine.
-
-    logprobs: whether tokens carry their bytes and alternatives. promised: the field that promised a form of the text.
-    """
-
-    def __init__(
-        self,
-        backend: BuiltinBackend,
-        turn: Turn,
-        mode: DecodeMode,
-        seed: int,
-        prompt_ms: float,
-        logprobs: bool = False,
-        promised: str = "",
-    ) -> None:
-        self._backend, self._turn, self._mode = backend, turn, mode
-        self._closed = False
-        self.prompt_ids = tuple(turn.sequence.tokens[: turn.prompt_tokens])
-        self.prompt_tokens, self.cached_tokens = turn.prompt_tokens, turn.cached_tokens
-        self.prompt_ms, self.seed = prompt_ms, seed
-        self._bytes = turn.tokenizer.token_bytes if logprobs else None
-        self._promised = promised
-
-    async def next(self) -> Delta | None:
-        if self._turn.ended:
-            return None
-        step = await self._backend.step(self._turn)
-        if step.dead_end and self._promised:  # of calls the guard judges; nobody else judges the text
-            raise BackendError(
-                f"{self._promised}: the model got to where nothing valid can follow; simplify the schema"
-            )
-        return as_delta(step, self._mode, self._bytes)
-
-    async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
-        def call() -> reports.RewindReport:
-            if rebuild == "clean":
-                return self._backend.engine.rewind(self._turn, position, mode.drafter, mode.codec)
-            return self._turn.rewind(position, mode.drafter, trusted=rebuild == "trusted", codec=mode.codec)
-
-        self._backend.check_current(self._turn)
-        report = await self._backend.run(call)
-        # without room for a full cache the old one stays, and is named as what it is
-        self._mode = DecodeMode(mode.drafter, report.codec)
-        numbers = (report.position, report.discarded, report.rebuilt, report.milliseconds)
-        return RewindReport(*numbers, self._mode, report.level)
-
-    async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            await self._backend.closed(self._turn)
-
-    async def discard(self) -> None:
-        """Closes, and keeps nothing for prefix reuse."""
-        if not self._closed:
-            self._closed = True
-            await self._backend.closed(self._turn, keep=False)
 
 
 def _close_opened(engine: Engine, opened: Sequence[Turn]) -> None:

@@ -195,24 +195,6 @@ async def test_bytes_and_alternatives_on_request(backend: BuiltinBackend, logpro
             assert (token.top[0].id, token.top[0].data, token.top[0].logprob) == (token.id, token.data, token.logprob)
 
 
-async def test_a_rewind_continues_as_plain_would(backend: BuiltinBackend) -> None:
-    request = ask("Tell me about the numbers 1 2 3 1 2 3 1 2 3.", max_tokens=40)
-    expected, _ = await drain(backend, request, PLAIN)
-    generation = await backend.generate(request, FAST)
-    ids: list[int] = []
-    while (delta := await generation.next()) is not None:
-        ids += [token.id for token in delta.tokens]
-    keep = len(ids) // 2
-    report = await generation.rewind(keep, PLAIN, "trusted")
-    assert (report.position, report.mode) == (keep, PLAIN)
-    ids = ids[:keep]
-    while (delta := await generation.next()) is not None:
-        assert delta.step.drafted == 0
-        ids += [token.id for token in delta.tokens]
-    await generation.close()
-    assert ids == expected
-
-
 async def test_history_is_not_prefilled_again(backend: BuiltinBackend) -> None:
     first = ask("Remember the word zebra and the number 12345, please, and answer. " * 9, max_tokens=8)
     _, text = await drain(backend, first, PLAIN)
@@ -317,18 +299,6 @@ async def test_a_request_cancelled_while_it_is_opened_loses_no_kept_prefix(
     release.set()
     await backend.run(lambda: None)
     assert (len(backend.engine.prefixes), backend._queue.running) == (kept, 0)
-
-
-async def test_closing_stops_within_one_step(backend: BuiltinBackend) -> None:
-    generation = await backend.generate(ask(max_tokens=500), PLAIN)
-    await generation.next()
-    step = asyncio.ensure_future(generation.next())
-    await asyncio.sleep(0)
-    step.cancel()
-    await generation.close()
-    length = generation._turn.sequence.length
-    await asyncio.sleep(0.1)
-    assert generation._turn.sequence.length == length
 
 
 async def test_bad_options_and_folders_are_explained(tmp_path: Path) -> None:
