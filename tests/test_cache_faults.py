@@ -87,7 +87,7 @@ async def sound() -> AsyncIterator[BuiltinBackend]:
     await backend.stop()
 
 
-@pytest.mark.parametrize("shadow_mib", [0, 64])
+@pytest.mark.parametrize("shadow_mib", [0, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("drafter", ["none", "mtp+ngram"])
 @pytest.mark.parametrize("fault", CODEC_FAULTS)
 async def test_a_fault_is_told_cured_and_explained(
@@ -150,7 +150,9 @@ async def test_what_the_damaged_codec_has_kept_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("codec", ["k8v8", "k8v4", "k4v4", "k4v2", "k3v3"])
-@pytest.mark.parametrize("temperature", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize(
+    "temperature", [pytest.param(0.0, marks=pytest.mark.slow), 0.8, pytest.param(1.0, marks=pytest.mark.slow)]
+)
 async def test_a_sound_codec_is_not_accused(sound: BuiltinBackend, codec: str, temperature: float) -> None:
     """With prefix hits (each prompt is asked twice)."""
     hits = 0

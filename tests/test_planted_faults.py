@@ -170,7 +170,11 @@ SPECULATION = tuple(stated for stated in TABLE if stated.compared)
 
 @pytest.mark.parametrize("stated", SPECULATION, ids=lambda stated: str(stated.fault))
 @pytest.mark.parametrize(
-    "sampling", [SamplingParams(), SamplingParams(temperature=1.0, seed=9)], ids=["greedy", "drawn"]
+    "sampling",
+    [
+        pytest.param(SamplingParams(), id="greedy"),
+        pytest.param(SamplingParams(temperature=1.0, seed=9), id="drawn", marks=pytest.mark.slow),
+    ],
 )
 def test_falling_back_gives_what_a_sound_plain_engine_gives(
     sound: Engine, stated: Stated, sampling: SamplingParams
@@ -261,7 +265,7 @@ def quiet(engine: Engine, temperature: float, drafter: str, workload: str, count
 
 
 @pytest.mark.parametrize("drafter", ["none", "ngram", "mtp", "mtp+ngram"])
-@pytest.mark.parametrize("temperature", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 0.8])
 def test_without_a_fault_nothing_is_told(sound: Engine, temperature: float, drafter: str) -> None:
     assert quiet(sound, temperature, drafter, "agent", 2, 24, 8)
 
