@@ -56,8 +56,10 @@ class PlantedSteps:
 
     def before_commit(self, state: SequenceState, count: int) -> None:
         """The first `count` of the provisional rows are about to be committed."""
-        parts, rows = state.provisional, state.provisional_rows
         self._spoil = None
+        if self._fault not in (Fault.RECURRENT_NOT_ROLLED_BACK, Fault.STALE_RECURRENT_SLOT):
+            return
+        parts, rows = state.provisional, state.provisional_rows
         if parts is None or rows < 2:
             return
         if self._fault is Fault.RECURRENT_NOT_ROLLED_BACK and count < rows:

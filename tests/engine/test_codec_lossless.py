@@ -35,8 +35,10 @@ def engine(request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: 
     return engine
 
 
-def opened(engine: Engine, prompt: list[int], codec: str, drafter: str = "none", count: int = COUNT) -> Turn:
-    turn = engine.open(prompt, TurnOptions(SAMPLED, drafter, max_tokens=count, audit_every=0, codec=codec))
+def opened(
+    engine: Engine, prompt: list[int], codec: str, drafter: str = "none", count: int = COUNT, audit_every: int = 0
+) -> Turn:
+    turn = engine.open(prompt, TurnOptions(SAMPLED, drafter, max_tokens=count, audit_every=audit_every, codec=codec))
     list(turn.sequence.prefill())
     return turn
 
@@ -154,8 +156,7 @@ def test_an_audit_finds_nothing(engine: Engine) -> None:
     truth = [*prompt, *(t := opened(engine, prompt, "k4v4")).generated]
     finished(t)
     truth = [*prompt, *t.generated]
-    turn = with_oracle(opened(engine, prompt, "k4v4"), truth, 5, 0.2)
-    turn.options = TurnOptions(SAMPLED, max_tokens=COUNT, audit_every=1, codec="k4v4")
+    turn = with_oracle(opened(engine, prompt, "k4v4", audit_every=1), truth, 5, 0.2)
     audits = []
     while not turn.ended:
         audits.append(turn.step().audit)
