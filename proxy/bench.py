@@ -115,10 +115,11 @@ def _guard(options: argparse.Namespace) -> int:
     logging.configure("error")
     tokenizer = Tokenizer.load(EMBEDDED)
     unwanted = [*tokenizer.eos_ids, *(tokenizer.token_id(tag) for tag in ("<tool_call>", "<|im_start|>"))]
-    quiet = config.Decode(audit_every=0, shadow_every=0)
+    quiet, forgetful = config.Decode(audit_every=0, shadow_every=0), config.Model(kept_prefixes=0)
     setting = Setting(
         build=lambda fault: app.build_backend(config.Config(plant=fault)),
-        bare=lambda fault: app.build_backend(config.Config(plant=fault, decode=quiet)),
+        cold=lambda fault: app.build_backend(config.Config(plant=fault, model=forgetful)),
+        bare=lambda fault: app.build_backend(config.Config(plant=fault, model=forgetful, decode=quiet)),
         data=conversations(),
         banned=[token for token in unwanted if token is not None],
     )

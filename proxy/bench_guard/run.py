@@ -20,12 +20,14 @@ from proxy.bench_report import Bar, Report, Table
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """build: a backend as a server has it, with a fault; bare: one without audits and shadow checks.
+    """build: a backend as a server has it, with a fault. cold: the same without kept prefixes, so that every first token
+    waits for the whole prompt; bare: cold, and without audits and shadow checks.
 
     data: conversations of the engine's benchmark; banned: ids of tokens that end a turn or open a call.
     """
 
     build: matrix.Build
+    cold: matrix.Build
     bare: matrix.Build
     data: Mapping[str, Any]
     banned: Sequence[int]
@@ -67,8 +69,8 @@ async def measure(
         bars.append(calm.bar(found))
     if "cost" in parts:
         tell("what the guard costs")
-        async with started(setting.build("")) as sound, started(setting.bare("")) as alone:
-            sides = await overhead.run_overhead(alone, sound, given(False)[:10], DecodeMode("mtp+ngram"))
+        async with started(setting.cold("")) as audited, started(setting.bare("")) as alone:
+            sides = await overhead.run_overhead(alone, audited, given(False)[:10], DecodeMode("mtp+ngram"))
         tables.append(overhead.table(sides))
         bars += overhead.bars(sides)
     unmeasured: dict[str, str] = {part: "not asked for: leave --part out" for part in PARTS if part not in parts}
