@@ -20,8 +20,8 @@ from proxy.bench_report import Bar, Report, Table
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """build: a backend as a server has it, with a fault. cold: the same without kept prefixes, so that every first token
-    waits for the whole prompt; bare: cold, and without audits and shadow checks.
+    """build: a backend as a server has it, with a fault. cold: the same without kept prefixes, so that every first
+    token waits for the whole prompt; bare: cold, and without audits and shadow checks.
 
     data: conversations of the engine's benchmark; banned: ids of tokens that end a turn or open a call.
     """
