@@ -35,6 +35,8 @@ from proxy.versions import own_version
 
 log = structlog.get_logger()
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+CLEANUP_S = 1.0
+"""What responses get once their time to end is over; it is `server.drain_s` that gives them time."""
 
 
 def build_backend(config: Config) -> Backend:
@@ -92,6 +94,17 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
     app.router.add_get("/", handlers.root)
     app.cleanup_ctx.append(_lifetime)
     return app
+
+
+def create_runner(app: web.Application) -> web.AppRunner:
+    """What serves it. A handler whose client leaves is cancelled, which is how generation stops."""
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=CLEANUP_S,
+        keepalive_timeout=app[SERVICE].config.server.idle_s,
+    )
 
 
 def _watch_over(service: Service) -> None:

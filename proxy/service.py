@@ -23,6 +23,7 @@ from proxy.backends.base import Backend, BackendError
 from proxy.canaries import Canaries
 from proxy.config import Config, config_sha256
 from proxy.conversation import ChatRequest
+from proxy.ending import Ending
 from proxy.errors import RequestError
 from proxy.incidents import IncidentStore, Origin
 from proxy.loop_ledger import LoopLedger
@@ -70,12 +71,20 @@ class Service:
     loops: LoopLedger = field(default_factory=LoopLedger)
     replays: AutomaticReplay | None = None
     memory: dict[str, int] = field(default_factory=dict)
+    ending: Ending = field(default_factory=Ending)
     origin: Origin = field(init=False)
 
     def __post_init__(self) -> None:
         self.idle.set()
+        self.adopt(self.policy, self.overrides)
+
+    def adopt(self, policy: Policy, overrides: Overrides) -> None:
+        """From the next response on; those that run keep the policy that they began with."""
+        self.policy, self.overrides = policy, overrides
         name = Path(self.config.guard.policy).name or "shipped"
-        self.origin = Origin(config_sha256(self.config), name, policy_sha256(self.policy, self.overrides))
+        self.origin = Origin(config_sha256(self.config), name, policy_sha256(policy, overrides))
+        if self.replays is not None:
+            self.replays.adopt(policy.hold_call_chars)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
