@@ -160,6 +160,8 @@ class Service:
             ceilings={name: found["tokens"] for name, found in ceilings.items()},
             memory=self.memory,
             incidents_dropped=self.incidents.dropped,
+            tasks=len(asyncio.all_tasks()),
+            load=getattr(self.backend, "load", None),
         )
 
     def session(

@@ -280,6 +280,15 @@ class ModelInfo:
     details: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a backend does. steps: of single responses, since the start; running, waiting: responses now."""
+
+    steps: int
+    running: int
+    waiting: int
+
+
 class Generation(Protocol):
     """One response in the making. Single consumer; `close` is idempotent and safe at any time.
 
