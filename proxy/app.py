@@ -29,6 +29,7 @@ from proxy.replay_runs import Limits
 from proxy.server import Handlers, middleware
 from proxy.service import Service
 from proxy.sinks import Sinks
+from proxy.spare_memory import give_back
 from proxy.trust_keeper import TrustKeeper
 from proxy.trust_store import TrustStore, beside
 from proxy.versions import own_version
@@ -136,7 +137,10 @@ def _watch_over(service: Service) -> None:
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     service = app[SERVICE]
-    tasks = [asyncio.create_task(_start(service), name="load-model")]
+    tasks = [
+        asyncio.create_task(_start(service), name="load-model"),
+        asyncio.create_task(give_back(service), name="give-memory-back"),
+    ]
     if service.canaries is not None:
         tasks.append(asyncio.create_task(_look_after(service, service.canaries), name="canaries"))
     yield

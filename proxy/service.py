@@ -47,7 +47,7 @@ class Service:
     shadow: what clean recomputations have shown, of all responses. sinks: everybody who hears of incidents, the store
     first; None = the store alone. keeper: of breakers and trust, None = every mode is used everywhere. replays: of
     incidents, off the requests' path. overrides: of the policy, for some requests; rewinds: of each session.
-    loops: that were cut in earlier responses.
+    loops: that were cut in earlier responses. in_flight, served: responses, now and so far.
     """
 
     config: Config
@@ -60,6 +60,7 @@ class Service:
     draining: bool = False
     shadow: DriftMemory = field(default_factory=DriftMemory)
     in_flight: int = 0
+    served: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     overrides: Overrides = field(default_factory=Overrides)
@@ -90,6 +91,7 @@ class Service:
     def counted(self) -> Iterator[None]:
         """Counts a response as in flight; `idle` is set while there is none."""
         self.in_flight += 1
+        self.served += 1
         self.idle.clear()
         try:
             yield

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,14 +26,15 @@ from tests.soak.served import Sample, Server, served
 UNREAD_S, BODY_S = 8, 4
 REST_S = 60
 """How long the server may take to come to rest. It is quick; the machine may be busy."""
-IDLE_S = 6
-"""After each round. The server's own work, canaries and replays, begins within it and makes way for the next round."""
+IDLE_S = 8
+"""After each round. Within it the server gives memory back, and its own work begins: canaries and replays, which make
+way for the next round."""
 LATE_STEPS = 2
 """For each client that has left: a step that ran, and one that was asked for before the loop heard of it."""
 STORE_FILES = 4
 """That are opened with the first incident: the database, its log and index, and the lock beside it."""
 SHARES = {"memory (MiB)": 0.05, "Python blocks": 0.02}
-"""See `curve`. Resident memory varies with the allocators, which give pages back when it suits them."""
+"""See `curve`."""
 CLIENTS = sum(count for _, count, _ in KINDS.values())
 
 
@@ -69,23 +71,26 @@ class Load:
                 self.told[name, type(error).__name__] += 1
 
 
-async def at_rest(server: Server, quiet: Sample) -> tuple[Sample, int]:
-    """A sample of the server when nobody is there, and the steps that it took after all had left.
+async def comes_to_rest(server: Server, quiet: Sample) -> int:
+    """The steps that the server took after all had left. Fails if something is left of them.
 
     quiet: how it was before anybody came.
     """
     first = await server.sample()
-    until = time.monotonic() + REST_S
-    while True:
-        now = await server.sample()
-        if not now.busy and now.tasks <= quiet.tasks and now.fds <= quiet.fds:
-            break
-        assert time.monotonic() < until, f"not at rest: {now}; before anybody came: {quiet}"
-        await asyncio.sleep(0.2)
+    stopped = await until(server, lambda now: not now.busy, "responses still run")
     await asyncio.sleep(1)
-    after = await server.sample()
-    assert after.steps == now.steps, "it decodes for nobody"
-    return after, after.steps - first.steps
+    assert (await server.sample()).steps == stopped.steps, "it decodes for nobody"
+    # its own work for incidents that were not judged yet is done by then, too
+    await until(server, lambda now: not now.busy and now.tasks <= quiet.tasks and now.fds <= quiet.fds, "leaked")
+    return stopped.steps - first.steps
+
+
+async def until(server: Server, condition: Callable[[Sample], bool], otherwise: str) -> Sample:
+    patience = time.monotonic() + REST_S
+    while not condition(now := await server.sample()):
+        assert time.monotonic() < patience, f"{otherwise}: {now}"
+        await asyncio.sleep(0.1)
+    return now
 
 
 async def soak(
@@ -105,11 +110,11 @@ async def soak(
             await asyncio.sleep(min(2.0, round_s / 5))
             under.append(await server.sample())
         await load.leave()
-        sample, late = await at_rest(server, quiet)
-        rest.append(sample)
-        if late > LATE_STEPS * CLIENTS:
-            wrong.append(f"{late} steps for clients that had left, after {sample.at:.0f} s")
+        late = await comes_to_rest(server, quiet)
         await asyncio.sleep(IDLE_S)
+        rest.append(await server.sample())
+        if late > LATE_STEPS * CLIENTS:
+            wrong.append(f"{late} steps for clients that had left, after {rest[-1].at:.0f} s")
     return under, rest, wrong + load.surprises(), load.told
 
 
@@ -145,8 +150,8 @@ def test_a_server_that_is_left_running(tmp_path: Path, request: pytest.FixtureRe
         server__body_s=BODY_S,
         model__max_turns=CLIENTS,
         model__max_waiting=CLIENTS,
-        breaker__canary_quiet_s=IDLE_S / 2,
-        replay__quiet_s=IDLE_S / 2,
+        breaker__canary_quiet_s=3,
+        replay__quiet_s=3,
         log__level="warning",
     ) as server:
         under, rest, wrong, told = asyncio.run(soak(server, minutes))
