@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -63,9 +64,14 @@ class Outlet:
 
 
 def cut_off(http: web.Request) -> None:
-    """Ends the connection now. An orderly end would wait until the client has read what is left."""
-    if http.transport is not None:
-        http.transport.abort()
+    """Ends the connection now, by a reset: an orderly end would wait until the client has read what is left."""
+    transport = http.transport
+    if transport is None:
+        return
+    found = transport.get_extra_info("socket")
+    if found is not None:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def _tighten(transport: asyncio.Transport | None) -> None:
