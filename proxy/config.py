@@ -41,6 +41,9 @@ class Server(_Section):
     port: int = Field(default=8787, ge=0, le=65535)
     keys: tuple[str, ...] = ()
     max_body_bytes: int = Field(default=64 << 20, ge=1024)
+    body_s: float = Field(default=60.0, gt=0)
+    idle_s: float = Field(default=75.0, gt=0)
+    unread_s: float = Field(default=60.0, gt=0)
     keepalive_s: float = Field(default=10.0, gt=0, le=240)
     drain_s: float = Field(default=20.0, ge=0)
 

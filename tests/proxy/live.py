@@ -21,7 +21,7 @@ from aiohttp import web
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
-from proxy.app import SERVICE, create_app
+from proxy.app import SERVICE, create_app, create_runner
 from proxy.config import Config
 from proxy.incidents import IncidentStore, Record
 from proxy.service import Service
@@ -154,7 +154,7 @@ async def serving(
     with TemporaryDirectory() as temporary:
         store = IncidentStore((folder or Path(temporary)) / "incidents.sqlite")
         app = create_app(Config.model_validate(sections), backend, store)
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+        runner = create_runner(app)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
