@@ -82,7 +82,7 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class Finished:
     """reason as OpenAI names it; stop_sequence is the matched string, mode the decode mode at the end. drafts: tokens
-    (drafted, accepted) by drafter."""
+    (drafted, accepted) by drafter; longest_draft: most of them in one step."""
 
     reason: FinishReason
     usage: Usage
@@ -92,6 +92,7 @@ class Finished:
     incidents: tuple[str, ...] = ()
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     drafts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    longest_draft: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """One streamed response on the wire: frames, keep-alives, and what happens when it cannot be completed.
 
 Must not: know an API's shapes (the encoder does), or end a broken stream as if it were complete.
-Invariant: headers are sent with the first frame, so whatever fails before it is still a real HTTP status.
+Invariant: headers are sent with the first content or sign of life, so whatever fails before is a real HTTP status.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from proxy import errors
 from proxy.backends.base import BackendError
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
-from proxy.events import Event, Failed, Finished, ThinkingDelta
+from proxy.events import Event, Failed, Finished, Started, ThinkingDelta
 from proxy.metrics import Meter
 
 log = structlog.get_logger()
@@ -52,12 +52,18 @@ async def stream(
 ) -> web.StreamResponse:
     """Writes a response as it comes. Raises only while no header was sent."""
     response = web.StreamResponse(headers=HEADERS | extra)
-    complete = False
+    complete, opening = False, b""
     try:
         async with aclosing(with_keep_alive(events, encoder, every_s)) as frames:
             async for event, data in frames:
                 if not response.prepared:
+                    if isinstance(event, Started):  # says nothing yet
+                        opening += data
+                        continue
+                    if isinstance(event, Failed):
+                        raise RequestError(event.kind, event.message)
                     await response.prepare(http)
+                    data, opening = opening + data, b""
                 await response.write(data)
                 complete = isinstance(event, Finished)
     except Exception as error:

@@ -16,6 +16,7 @@ from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, ToolCall, Usage
 from proxy.sse import frame
+from proxy.wire.extension import extension
 
 REASONS = {
     "stop": "end_turn",
@@ -58,7 +59,7 @@ class AnthropicEncoder:
         if isinstance(event, Failed):
             return self.error(RequestError(event.kind, event.message))
         stop = {"stop_reason": REASONS[event.reason], "stop_sequence": event.stop_sequence}
-        extra = {"specguard": _extension(event)} if self._transcript else {}
+        extra = extension(event, self._request, self._transcript)
         return (
             self._close()
             + _event("message_delta", delta=stop, usage=_usage(event.usage), **extra)
@@ -99,9 +100,7 @@ class AnthropicEncoder:
         if end is None:
             raise RequestError("internal", "the response ended without a result")
         body = self._message(self._content, REASONS[end.reason], end.stop_sequence, end.usage)
-        if self._transcript:
-            body["specguard"] = _extension(end)
-        return body
+        return body | extension(end, self._request, self._transcript)
 
     def _message(
         self, content: list[dict[str, Any]], reason: str | None, stop: str | None, usage: Usage
@@ -152,7 +151,3 @@ def _usage(usage: Usage) -> dict[str, int]:
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
     }
-
-
-def _extension(event: Finished) -> dict[str, Any]:
-    return {"token_ids": list(event.token_ids), "mode": event.mode, "incidents": list(event.incidents)}

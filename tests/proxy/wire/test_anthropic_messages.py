@@ -21,7 +21,9 @@ from tests.proxy.live import ANTHROPIC_TOOLS, USER, Gate, payloads, serving, sta
 from tests.proxy.scripted import Script, ScriptedBackend, call_text
 
 REQUEST = ChatRequest("anthropic.messages", "m", (Message("user", "go"),), request_id="req_1")
-END = Finished("tool_calls", Usage(9, 4, 20, 3, 5), Timings(), "plain", None, ("inc_1",), (7, 8))
+END = Finished(
+    "tool_calls", Usage(9, 4, 20, 3, 5), Timings(9, 2.0, 20, 40.0, 30, 12), "plain", None, ("inc_1",), (7, 8)
+)
 CALL = ToolCall(0, "ls", '{"path":"src"}')
 EVENTS: list[Event] = [
     Started(9, 4),
@@ -64,6 +66,10 @@ def test_golden_frames() -> None:
         f'"stop_sequence":null,"usage":{{{usage}:0}}}}'
     )
     stop = '{"stop_reason":"tool_use","stop_sequence":null}'
+    timings = (
+        '"prompt_n":9,"prompt_ms":2.0,"predicted_n":20,"predicted_ms":40.0,"draft_n":30,"draft_n_accepted":12,'
+        '"prompt_per_second":4500.0,"predicted_per_second":500.0'
+    )
     assert frames(*EVENTS, END) == [
         "event: message_start",
         f'data: {{"type":"message_start","message":{message}}}',
@@ -86,7 +92,7 @@ def test_golden_frames() -> None:
             '"type":"input_json_delta","partial_json":"{\\"path\\":\\"src\\"}"',
         ),
         "event: message_delta",
-        f'data: {{"type":"message_delta","delta":{stop},"usage":{{{usage}:20}}}}',
+        f'data: {{"type":"message_delta","delta":{stop},"usage":{{{usage}:20}},"timings":{{{timings}}}}}',
         "event: message_stop",
         'data: {"type":"message_stop"}',
     ]
@@ -166,6 +172,7 @@ def test_a_whole_body() -> None:
     whole = body(*EVENTS, END)
     assert re.fullmatch("msg_[0-9a-f]{24}", whole.pop("id"))
     assert re.fullmatch("toolu_[0-9a-f]{24}", whole["content"][2].pop("id"))
+    assert whole.pop("timings")["draft_n_accepted"] == 12
     assert whole == {
         "type": "message",
         "role": "assistant",
@@ -187,7 +194,7 @@ def test_a_whole_body() -> None:
 
 
 def test_the_transcript_extension() -> None:
-    extension = {"token_ids": [7, 8], "mode": "plain", "incidents": ["inc_1"]}
+    extension = {"token_ids": [7, 8], "mode": "plain", "incidents": ["inc_1"], "discarded_tokens": 5}
     assert body(END, transcript=True)["specguard"] == extension
     assert payloads("\n".join(frames(Started(9, 4), END, transcript=True)).encode())[1]["specguard"] == extension
     assert "specguard" not in body(END)
