@@ -27,6 +27,7 @@ from proxy.backends.base import BackendError
 from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.kept_responses import KeptResponses
+from proxy.kept_thinking import KeptThinking
 from proxy.metrics import Metrics
 from proxy.service import Service
 from proxy.streaming import Encoder, Outcome, stream, without_thinking
@@ -112,6 +113,7 @@ class Handlers:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._kept = KeptResponses()
+        self._thinking = KeptThinking()
 
     async def openai_chat(self, http: web.Request) -> web.StreamResponse:
         parsed = openai_chat_parse.parse(await http.read(), self._service.config.decode.temperature)
@@ -227,8 +229,12 @@ class Handlers:
         if parsed.ignored:
             extra["x-specguard-ignored"] = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
         outcome = Outcome(request, service.metrics.meter(request) if service.metrics else None)
+        whose = owner(http, service.config.server)
+        known, restored = self._thinking.restored(whose, request)
+        if restored:
+            extra["x-specguard-thinking-restored"] = str(restored)
         with service.counted(), outcome.logged():
-            session, why = await service.begin(request, owner(http, service.config.server), http.headers)
+            session, why = await service.begin(known, whose, http.headers)
             if session.policy.override:
                 extra[HEADER] = session.policy.override
             extra["x-specguard-mode"] = str(session.mode)
@@ -238,7 +244,7 @@ class Handlers:
             if why:
                 extra["x-specguard-mode-reason"] = re.sub(r"[^ -~]", "?", why)[:300]
             async with aclosing(session.events()) as guarded:
-                events = outcome.watch(guarded)
+                events = self._thinking.watch(whose, request, outcome.watch(guarded))
                 if not parsed.thinking:
                     events = without_thinking(events)
                 if request.stream:

@@ -54,7 +54,7 @@ class AnthropicEncoder:
         if isinstance(event, TextDelta):
             return self._to("text", {"text": ""}) + self._delta("text_delta", text=event.text)
         if isinstance(event, ToolCall):
-            head = self._to("tool_use", {"id": _call_id(), "name": event.name, "input": {}})
+            head = self._to("tool_use", {"id": f"toolu_{event.id}", "name": event.name, "input": {}})
             return head + self._delta("input_json_delta", partial_json=event.arguments) + self._close()
         if isinstance(event, Failed):
             return self.error(RequestError(event.kind, event.message))
@@ -88,7 +88,9 @@ class AnthropicEncoder:
                 self._content.append({"type": "text", "text": event.text})
         elif isinstance(event, ToolCall):
             arguments = orjson.loads(event.arguments)
-            self._content.append({"type": "tool_use", "id": _call_id(), "name": event.name, "input": arguments})
+            self._content.append(
+                {"type": "tool_use", "id": f"toolu_{event.id}", "name": event.name, "input": arguments}
+            )
         elif isinstance(event, Finished):
             self._finished = event
         elif isinstance(event, Failed):
@@ -137,10 +139,6 @@ class AnthropicEncoder:
 
 def _event(kind: str, **fields: Any) -> bytes:
     return frame({"type": kind, **fields}, kind)
-
-
-def _call_id() -> str:
-    return f"toolu_{secrets.token_hex(12)}"
 
 
 def _usage(usage: Usage) -> dict[str, int]:

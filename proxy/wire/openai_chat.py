@@ -142,7 +142,7 @@ def _entry(data: bytes, logprob: float) -> dict[str, Any]:
 
 def _call(event: ToolCall) -> dict[str, Any]:
     function = {"name": event.name, "arguments": event.arguments}
-    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+    return {"id": f"call_{event.id}", "type": "function", "function": function}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

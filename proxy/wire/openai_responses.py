@@ -175,7 +175,7 @@ class OpenAIResponsesEncoder:
             said, field, prefix = event.arguments, "arguments", "function_call"
             item = {"id": _id("fc"), "type": prefix, "status": "in_progress"}
             kinds = ("response.function_call_arguments.delta", "response.function_call_arguments.done")
-        item |= {"call_id": f"call_{secrets.token_hex(12)}", **name, field: ""}
+        item |= {"call_id": f"call_{event.id}", **name, field: ""}
         at = {"item_id": item["id"], "output_index": self._index}
         frames = self._event("response.output_item.added", output_index=self._index, item=item)
         frames += self._event(kinds[0], **at, delta=said)
