@@ -125,7 +125,8 @@ class Reference:
 class Step:
     """About to be committed. tokens: the pending one and all that follows it but the last new one, n in all; rows: what
     was computed, n or more; new: the tokens that are taken; source, drafted: who drafted, and how many; ids: what the
-    rows chose; chosen: the ids that n recomputed rows [n, V] choose, None where something else than the sampler chose.
+    rows chose; chosen: the ids that n rows of logits [n, V] choose, None where something else than the sampler chose;
+    drawn: whether noise takes part in that.
     """
 
     tokens: Tokens[int]
@@ -135,6 +136,7 @@ class Step:
     drafted: int
     ids: Tokens[int]
     chosen: Callable[[Tensor], Tokens[int | None]]
+    drawn: bool = False
 
 
 class Auditor:
@@ -178,10 +180,13 @@ class Auditor:
     @torch.inference_mode()
     def before_commit(self, state: SequenceState, step: Step, *, asked: bool = False) -> None:
         """Recomputes the step if that is due, or asked for and there are drafts; checks in any case that each token is
-        its row's choice."""
+        its row's choice. Where tokens are drawn the rows are asked again, because a sampler that looks at drafts, and
+        accepts what it should not, says of itself that it chose them."""
         self._reference, self._report = None, self._judge_next(step)
         if self._every and step.drafted:
-            report = _judge_choice(AuditReport(len(step.new), None, 0.0), step.new, step.ids[: len(step.new)])
+            count = len(step.new)
+            ids = step.chosen(step.rows.logits[:count]) if step.drawn else step.ids[:count]
+            report = _judge_choice(AuditReport(count, None, 0.0), step.new, ids)
             if report.mismatch is not None:
                 self._note(report)
         self._plan.earn(step.source, step.drafted, self._share)

@@ -32,7 +32,7 @@ class Stated:
     """fault is told by `detector` at a token below `within`. entropy: a response of mean entropy near 1.3 nats that
     does not end by itself (drawing tells nothing where the model has no doubt). far: a prompt of so many tokens.
     compared: what differed in an audit. later: told about the turn that follows one with the fault. call: a greedy
-    response that calls a tool."""
+    response that calls a tool. drawn: strikes only where tokens are drawn."""
 
     fault: Fault
     detector: str
@@ -44,6 +44,7 @@ class Stated:
     compared: str = ""
     later: bool = False
     call: bool = False
+    drawn: bool = False
 
 
 TABLE = (
@@ -57,6 +58,7 @@ TABLE = (
     Stated(Fault.NAN_AT_POSITION, "drift.nonfinite", 9),
     Stated(Fault.KEYS_SCALED, "drift.shadow", SHADOW + 8),
     Stated(Fault.TILE_LOST, "drift.shadow", SHADOW + 8),
+    Stated(Fault.ARGMAX_ACCEPTANCE, "drift.audit", 24, prompt=2, compared="choice", drawn=True),
     Stated(Fault.ARGMAX_ACCEPTANCE, "drift.accepted", 400, prompt=2, entropy=True),
     Stated(Fault.KEYS_UNROTATED, "drift.kv", 8, codec="k4v4"),
     Stated(Fault.CODES_SCALED, "drift.kv", 8, codec="k8v4"),
@@ -148,7 +150,7 @@ def told(stated: Stated, drafter: str = "mtp+ngram") -> list[Finding]:
     return found
 
 
-@pytest.mark.parametrize("stated", TABLE, ids=lambda stated: str(stated.fault))
+@pytest.mark.parametrize("stated", TABLE, ids=lambda stated: f"{stated.fault}-{stated.detector}")
 def test_a_fault_is_told_by_its_detector_in_time(stated: Stated) -> None:
     found = told(stated)
     assert found, f"{stated.fault}: nothing was told within {stated.within} tokens"
@@ -165,17 +167,18 @@ def test_argmax_acceptance_is_told_on_any_text_with_doubt_in_it(stated: Stated, 
     assert told(stated, drafter)[-1].position < stated.within
 
 
+GREEDY, DRAWN = SamplingParams(), SamplingParams(temperature=1.0, seed=9)
 SPECULATION = tuple(stated for stated in TABLE if stated.compared)
-
-
-@pytest.mark.parametrize("stated", SPECULATION, ids=lambda stated: str(stated.fault))
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        pytest.param(SamplingParams(), id="greedy"),
-        pytest.param(SamplingParams(temperature=1.0, seed=9), id="drawn", marks=pytest.mark.slow),
-    ],
+FALLS = (
+    *(pytest.param(stated, GREEDY, id=f"{stated.fault}-greedy") for stated in SPECULATION if not stated.drawn),
+    *(
+        pytest.param(stated, DRAWN, id=f"{stated.fault}-drawn", marks=[] if stated.drawn else pytest.mark.slow)
+        for stated in SPECULATION
+    ),
 )
+
+
+@pytest.mark.parametrize(("stated", "sampling"), FALLS)
 def test_falling_back_gives_what_a_sound_plain_engine_gives(
     sound: Engine, stated: Stated, sampling: SamplingParams
 ) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from engine.audit import (
     SUSPICIOUS,
@@ -109,19 +111,27 @@ class Watched:
         self.pending = 7
         self.spoil: Callable[[SequenceState], None] | None = None
 
-    def step(self, drafted: int, accepted: int, taken: int | None = None) -> AuditReport | None:
-        """taken: another first token than the row's choice."""
+    def step(
+        self, drafted: int, accepted: int, taken: int | None = None, *, drawn: bool = False, said: int | None = None
+    ) -> AuditReport | None:
+        """taken: another first token than the row's choice. said: what the sampler says that row has chosen."""
         block = [self.pending, *ids(drafted, self.state.length)]
         rows = self.model.decode(self.state, block)
         chosen = [*block[1 : accepted + 1], int(rows.logits[accepted].argmax())]
         new = chosen if taken is None else [taken, *chosen[1:]]
-        step = Step(block[: len(new)], rows, new, "ngram", drafted, chosen, lambda logits: list(chosen[: len(logits)]))
+        told = chosen if said is None else [said, *chosen[1:]]
+        again = partial(_first_of, chosen)
+        step = Step(block[: len(new)], rows, new, "ngram", drafted, told, again, drawn)
         self.auditor.before_commit(self.state, step)
         self.model.commit(self.state, len(new))
         if self.spoil is not None:
             self.spoil(self.state)
         self.pending = new[-1]
         return self.auditor.after_commit(self.state)
+
+
+def _first_of(chosen: list[int], logits: Tensor) -> list[int]:
+    return chosen[: len(logits)]
 
 
 def settled(model: Model, every: int, share: float = 1.0) -> Watched:
@@ -235,6 +245,13 @@ def test_a_token_that_is_not_its_rows_choice_is_told_in_any_step(model: Model) -
     assert watched.step(3, 3) is not None
     assert watched.step(3, 2) is None
     assert watched.step(3, 3, taken=1) == AuditReport(4, 0, 0.0, "choice")
+
+
+def test_where_tokens_are_drawn_no_sampler_is_its_own_witness(model: Model) -> None:
+    watched = settled(model, 16)
+    watched.step(3, 3)
+    assert watched.step(3, 2, drawn=True) is None
+    assert watched.step(3, 3, taken=1, said=1, drawn=True) == AuditReport(4, 0, 0.0, "choice")
 
 
 def test_a_mismatch_makes_the_engine_look_closely(model: Model) -> None:
