@@ -21,7 +21,7 @@ import structlog
 from aiohttp import web
 
 from policies.overrides import HEADER
-from proxy import errors
+from proxy import errors, openapi
 from proxy.access import check_access, owner
 from proxy.backends.base import BackendError
 from proxy.conversation import ChatRequest, Message
@@ -196,11 +196,14 @@ class Handlers:
     async def version(self, _: web.Request) -> web.StreamResponse:
         return _json({"version": own_version()})
 
+    async def openapi(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(body=openapi.encoded(), content_type="application/json")
+
     async def root(self, _: web.Request) -> web.StreamResponse:
         """Clients probe the base URL; tell a human what is here."""
         paths = ["chat/completions", "responses", "messages", "messages/count_tokens"]
         posts = [f"POST /v1/{path}" for path in paths]
-        gets = [f"GET {path}" for path in ("/v1/models", "/health", "/ready", "/metrics")]
+        gets = [f"GET {path}" for path in ("/v1/models", "/health", "/ready", "/metrics", "/openapi.json")]
         return _json({"service": "specguard", "endpoints": [*posts, *gets]})
 
     def _card(self, wire: errors.Wire, name: str) -> dict[str, Any]:
