@@ -92,6 +92,7 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
     app.router.add_get("/ready", handlers.ready)
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/version", handlers.version)
+    app.router.add_get("/openapi.json", handlers.openapi)
     app.router.add_get("/", handlers.root)
     app.cleanup_ctx.append(_lifetime)
     return app

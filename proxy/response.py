@@ -343,6 +343,7 @@ class GuardedResponse:
             incidents=self._trips.ids,
             token_ids=self._transcript.ids,
             drafts=self._transcript.drafts,
+            longest_draft=self._transcript.longest_draft,
         )
 
     def _fail(self, kind: str, message: str) -> Finished | Failed:

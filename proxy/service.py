@@ -19,6 +19,7 @@ from detectors.drift.memory import DriftMemory
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
+from proxy.asked_mode import asked_mode
 from proxy.backends.base import Backend, BackendError
 from proxy.canaries import Canaries
 from proxy.config import Config, config_sha256
@@ -181,9 +182,8 @@ class Service:
                 f"model: there is no model {request.model[:80]!r} here; use one of {', '.join(known)}",
                 "model",
             )
-        mode = self.mode
-        if request.mode is not None:
-            mode = replace(mode, drafter=request.mode)
+        allowed = self.config.decode.per_request
+        mode = asked_mode(request.decoding, self.mode, self.backend.capabilities.modes, allowed)
         if request.sampling.seed is None and self.config.decode.seed >= 0:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
