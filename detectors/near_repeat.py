@@ -36,33 +36,43 @@ _RECENT = 1 << 13  # tokens of the channel that its share of symbols is taken ov
 
 @dataclass(frozen=True, slots=True)
 class NearThresholds:
-    """horizon, reach, far, windows, abort_after: tokens. Shares: 0 to 1, of the window.
-
-    short_*: grams said four times within `reach`. long_*: four times within `horizon`, three if `far` apart.
-    symbols, symbols_so_far: a larger share of tokens with symbols is code, in the short window and in the channel.
-    known: a channel of fewer tokens is not asked whether it is code.
-    filled: of the new tokens in the long window, so many stand where the copy before was new too, in a collection; of
-    made loops with 5 % of their words changed it is .36 at most. slots: fewer such tokens tell nothing.
-    abort_after: a share stays at `fallback` or above for so many tokens.
-    """
+    """Lengths and distances in tokens; shares of a window, 0 to 1."""
 
     horizon: int = 2048
+    """What was said longer ago is forgotten. A power of two."""
+
     reach: int = 512
-    far: int = 280
     short_window: int = 256
     short_suspect: float = 0.7
     short_fallback: float = 0.84
+    """Short units: the share of the window's 4-grams that were said four times within `reach`."""
+
+    far: int = 280
     long_window: int = 512
     long_suspect: float = 0.65
     long_fallback: float = 0.75
-    symbols: float = 0.16
-    symbols_so_far: float = 0.12
-    known: int = 64
+    """Long units: the share that was said four times within `horizon`, or three times and `far` apart."""
+
     filled: float = 0.4
     slots: int = 8
+    """A long unit is filled in, and no loop, if of the window's new tokens such a share, and so many, stand where the
+    copy before was new too. In made loops with 5 % of their words changed the share is .36 at most."""
+
+    symbols: float = 0.16
+    symbols_so_far: float = 0.12
+    """A larger share of tokens with digits and signs is code, in the short window and in the channel so far."""
+
+    known: int = 64
+    """A loop that begins sooner has nothing before it that could be code."""
+
     abort_after: int = 1536
+    """Tokens for which a share stays at `fallback` or above."""
 
     def __post_init__(self) -> None:
+        if min(self.short_window, self.long_window) < 16 or min(self.reach, self.far, self.abort_after, self.slots) < 1:
+            raise ValueError("short_window, long_window: 16 tokens or more; reach, far, abort_after, slots: 1 or more")
+        if min(self.symbols, self.symbols_so_far, self.filled) <= 0 or self.known < 0:
+            raise ValueError("symbols, symbols_so_far, filled: shares above 0; known: 0 tokens or more")
         if self.horizon & (self.horizon - 1) or not self.long_window <= self.horizon <= _GAP:
             raise ValueError("horizon must be a power of two below 4096, and not below long_window")
         for low, high in ((self.short_suspect, self.short_fallback), (self.long_suspect, self.long_fallback)):

@@ -57,7 +57,7 @@ class Service:
     ready: bool = False
     failure: str = ""
     draining: bool = False
-    shadow: DriftMemory = field(default_factory=DriftMemory)
+    shadow: DriftMemory = field(init=False)
     in_flight: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -74,6 +74,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.idle.set()
+        self.shadow = DriftMemory(self.config.detectors.drift)
         name = Path(self.config.guard.policy).name or "shipped"
         self.origin = Origin(config_sha256(self.config), name, policy_sha256(self.policy, self.overrides))
 
@@ -187,6 +188,7 @@ class Service:
             mode,
             thinking,
             self.shadow,
+            self.config.detectors,
             budget=budget,
             origin=self.origin,
             remember=partial(self.loops.remember, conversation),
