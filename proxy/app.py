@@ -129,7 +129,7 @@ def _watch_over(service: Service) -> None:
             lambda judgement: sinks.judged(judgement),
             service.idle,
             lambda: service.draining,
-            AutomaticSettings(spent, replay.quiet_s, service.policy.hold_call_chars),
+            AutomaticSettings(spent, replay.quiet_s, service.policy.hold_call_chars, config.detectors),
             service.canaries.spare,
         )
         members = (*members, service.replays)

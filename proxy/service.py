@@ -59,7 +59,7 @@ class Service:
     ready: bool = False
     failure: str = ""
     draining: bool = False
-    shadow: DriftMemory = field(default_factory=DriftMemory)
+    shadow: DriftMemory = field(init=False)
     in_flight: int = 0
     served: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -78,6 +78,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.idle.set()
+        self.shadow = DriftMemory(self.config.detectors.drift)
         self.adopt(self.policy, self.overrides)
 
     def adopt(self, policy: Policy, overrides: Overrides) -> None:
@@ -200,6 +201,7 @@ class Service:
             mode,
             thinking,
             self.shadow,
+            self.config.detectors,
             budget=budget,
             origin=self.origin,
             remember=partial(self.loops.remember, conversation),
