@@ -92,6 +92,7 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
     app.router.add_get("/ready", handlers.ready)
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/version", handlers.version)
+    app.router.add_get("/openapi.json", handlers.openapi)
     app.router.add_get("/", handlers.root)
     app.cleanup_ctx.append(_lifetime)
     return app
@@ -128,7 +129,7 @@ def _watch_over(service: Service) -> None:
             lambda judgement: sinks.judged(judgement),
             service.idle,
             lambda: service.draining,
-            AutomaticSettings(spent, replay.quiet_s, service.policy.hold_call_chars),
+            AutomaticSettings(spent, replay.quiet_s, service.policy.hold_call_chars, config.detectors),
             service.canaries.spare,
         )
         members = (*members, service.replays)

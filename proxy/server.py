@@ -22,12 +22,13 @@ import structlog
 from aiohttp import web
 
 from policies.overrides import HEADER
-from proxy import errors
+from proxy import errors, openapi
 from proxy.access import check_access, owner
 from proxy.backends.base import BackendError
 from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.kept_responses import KeptResponses
+from proxy.kept_thinking import KeptThinking
 from proxy.metrics import Metrics
 from proxy.outlet import ClientTooSlow, Outlet
 from proxy.service import Service
@@ -120,6 +121,7 @@ class Handlers:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._kept = KeptResponses()
+        self._thinking = KeptThinking()
 
     async def openai_chat(self, http: web.Request) -> web.StreamResponse:
         parsed = openai_chat_parse.parse(await self._body(http), self._service.config.decode.temperature)
@@ -203,11 +205,14 @@ class Handlers:
     async def version(self, _: web.Request) -> web.StreamResponse:
         return _json({"version": own_version()})
 
+    async def openapi(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(body=openapi.encoded(), content_type="application/json")
+
     async def root(self, _: web.Request) -> web.StreamResponse:
         """Clients probe the base URL; tell a human what is here."""
         paths = ["chat/completions", "responses", "messages", "messages/count_tokens"]
         posts = [f"POST /v1/{path}" for path in paths]
-        gets = [f"GET {path}" for path in ("/v1/models", "/health", "/ready", "/metrics")]
+        gets = [f"GET {path}" for path in ("/v1/models", "/health", "/ready", "/metrics", "/openapi.json")]
         return _json({"service": "specguard", "endpoints": [*posts, *gets]})
 
     def _card(self, wire: errors.Wire, name: str) -> dict[str, Any]:
@@ -246,8 +251,12 @@ class Handlers:
         if parsed.ignored:
             extra["x-specguard-ignored"] = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
         outcome = Outcome(request, service.metrics.meter(request) if service.metrics else None)
+        whose = owner(http, service.config.server)
+        known, restored = self._thinking.restored(whose, request)
+        if restored:
+            extra["x-specguard-thinking-restored"] = str(restored)
         with service.counted(), outcome.logged():
-            session, why = await service.begin(request, owner(http, service.config.server), http.headers)
+            session, why = await service.begin(known, whose, http.headers)
             if session.policy.override:
                 extra[HEADER] = session.policy.override
             extra["x-specguard-mode"] = str(session.mode)
@@ -257,7 +266,7 @@ class Handlers:
             if why:
                 extra["x-specguard-mode-reason"] = re.sub(r"[^ -~]", "?", why)[:300]
             async with aclosing(session.events()) as guarded:
-                events = outcome.watch(guarded)
+                events = self._thinking.watch(whose, request, outcome.watch(guarded))
                 if not parsed.thinking:
                     events = without_thinking(events)
                 if request.stream:

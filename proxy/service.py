@@ -19,6 +19,7 @@ from detectors.drift.memory import DriftMemory
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
+from proxy.asked_mode import asked_mode
 from proxy.backends.base import Backend, BackendError
 from proxy.canaries import Canaries
 from proxy.config import Config, config_sha256
@@ -58,7 +59,7 @@ class Service:
     ready: bool = False
     failure: str = ""
     draining: bool = False
-    shadow: DriftMemory = field(default_factory=DriftMemory)
+    shadow: DriftMemory = field(init=False)
     in_flight: int = 0
     served: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -77,6 +78,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.idle.set()
+        self.shadow = DriftMemory(self.config.detectors.drift)
         self.adopt(self.policy, self.overrides)
 
     def adopt(self, policy: Policy, overrides: Overrides) -> None:
@@ -181,9 +183,8 @@ class Service:
                 f"model: there is no model {request.model[:80]!r} here; use one of {', '.join(known)}",
                 "model",
             )
-        mode = self.mode
-        if request.mode is not None:
-            mode = replace(mode, drafter=request.mode)
+        allowed = self.config.decode.per_request
+        mode = asked_mode(request.decoding, self.mode, self.backend.capabilities.modes, allowed)
         if request.sampling.seed is None and self.config.decode.seed >= 0:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
@@ -200,6 +201,7 @@ class Service:
             mode,
             thinking,
             self.shadow,
+            self.config.detectors,
             budget=budget,
             origin=self.origin,
             remember=partial(self.loops.remember, conversation),

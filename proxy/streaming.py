@@ -1,7 +1,7 @@
 """One streamed response on the wire: frames, keep-alives, and what happens when it cannot be completed.
 
 Must not: know an API's shapes (the encoder does), or end a broken stream as if it were complete.
-Invariant: headers are sent with the first frame, so whatever fails before it is still a real HTTP status.
+Invariant: headers are sent with the first content or sign of life, so whatever fails before is a real HTTP status.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from proxy.backends.base import BackendError, ShuttingDown
 from proxy.conversation import ChatRequest
 from proxy.ending import Ending
 from proxy.errors import RequestError
-from proxy.events import Event, Failed, Finished, ThinkingDelta
+from proxy.events import Event, Failed, Finished, Started, ThinkingDelta
 from proxy.metrics import Meter
 from proxy.outlet import ClientTooSlow, Outlet
 
@@ -67,11 +67,18 @@ async def stream(
     """Writes a response as it comes. Raises only while no header was sent."""
     response = web.StreamResponse(headers=HEADERS | extra)
     outlet = Outlet(http, response, pace.unread_s)
-    complete = False
+    complete, opening = False, b""
     try:
         with pace.ending.endable():
             async with aclosing(with_keep_alive(events, encoder, pace.every_s)) as frames:
                 async for event, data in frames:
+                    if not response.prepared:
+                        if isinstance(event, Started):  # says nothing yet
+                            opening += data
+                            continue
+                        if isinstance(event, Failed):
+                            raise RequestError(event.kind, event.message)
+                        data, opening = opening + data, b""
                     await outlet.send(data)
                     complete = isinstance(event, Finished)
     except Exception as error:

@@ -146,14 +146,18 @@ async def serving(
     backend: ScriptedBackend | Script | str,
     wait_until_ready: bool = True,
     folder: Path | None = None,
+    outermost: Any = None,
     **sections: dict[str, Any],
 ) -> AsyncIterator[Live]:
-    """folder: of the stores, None = one that is gone afterwards. sections: configuration: `server={"keys": ("k",)}`."""
+    """folder: of the stores, None = one that is gone afterwards. outermost: an aiohttp middleware that sees every
+    request first. sections: configuration: `server={"keys": ("k",)}`."""
     if isinstance(backend, Script | str):
         backend = ScriptedBackend(backend)
     with TemporaryDirectory() as temporary:
         store = IncidentStore((folder or Path(temporary)) / "incidents.sqlite")
         app = create_app(Config.model_validate(sections), backend, store)
+        if outermost is not None:
+            app.middlewares.insert(0, outermost)
         runner = create_runner(app)
         await runner.setup()
         try:

@@ -20,7 +20,7 @@ from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDe
 from proxy.streaming import Encoder, Outcome, Pace, stream, with_keep_alive, without_thinking
 from proxy.wire.anthropic_messages import AnthropicEncoder
 from proxy.wire.openai_chat import OpenAIChatEncoder
-from tests.proxy.live import CHAT, MESSAGES, OPENAI_TOOLS, Gate, body_for, payloads, serving
+from tests.proxy.live import CHAT, MESSAGES, OPENAI_TOOLS, RESPONSES, RESPONSES_TOOLS, Gate, body_for, payloads, serving
 from tests.proxy.scripted import Script, ScriptedBackend, call_text
 
 pytestmark = pytest.mark.usefixtures("nothing_blocks")
@@ -64,6 +64,19 @@ async def test_a_backend_that_fails_in_mid_stream(path: str) -> None:
             assert b"message_stop" not in answer.body
         assert b"three" in answer.body
         assert (await live.post(path, max_tokens=2)).status == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+async def test_a_failure_before_any_content_is_a_status(path: str) -> None:
+    """Steps were decoded, but nothing of them was sent: the opening of the message waits for its first content."""
+    script = Script(call_text("ls", path="src"), fail_at=4, width=2, failure=Overloaded("busy"))
+    async with serving(script) as live:
+        answer = await live.post(path, stream=True, tools=RESPONSES_TOOLS if path == RESPONSES else None)
+        assert (answer.status, answer.broken) == (529 if path == MESSAGES else 503, False)
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-should-retry"] == "true"
+        assert answer.json["error"]["message"] == "busy"
+        assert live.backend.generations[0].steps > 1
 
 
 async def test_an_overload_in_mid_stream_keeps_its_kind() -> None:
