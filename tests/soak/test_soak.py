@@ -67,7 +67,7 @@ class Load:
         while True:
             try:
                 self.told[name, await KINDS[name][0](self._port, draw)] += 1
-            except ConnectionError as error:
+            except (ConnectionError, asyncio.IncompleteReadError) as error:
                 self.told[name, type(error).__name__] += 1
 
 
