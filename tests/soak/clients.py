@@ -120,7 +120,7 @@ async def long(port: int, draw: random.Random) -> str:
 
 async def slow(port: int, draw: random.Random) -> str:
     """Reads less than is made, and sometimes nothing for a while."""
-    line = await send(port, CHAT, wide_body(draw, range(40, 160)), receive=4096)
+    line = await send(port, CHAT, wide_body(draw, range(40, 160)), receive=16384)
     heard = b""
     try:
         while data := await line.reader.read(4096):

@@ -23,7 +23,7 @@ from tests.soak.clients import KINDS
 from tests.soak.curve import growth, sparkline
 from tests.soak.served import Sample, Server, served
 
-UNREAD_S, BODY_S = 8, 4
+UNREAD_S, BODY_S = 12, 4
 REST_S = 60
 """How long the server may take to come to rest. It is quick; the machine may be busy."""
 IDLE_S = 8
