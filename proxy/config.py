@@ -249,6 +249,21 @@ class Log(_Section):
     """debug, info, warning or error. Log lines go to stderr and never hold prompts or model text."""
 
 
+class Telemetry(_Section):
+    """OpenTelemetry; see `proxy.telemetry`."""
+
+    endpoint: str = ""
+    """Where a collector takes OTLP over HTTP, such as http://127.0.0.1:4318. "" = nothing is sent. A span for each
+    request with its incidents, and durations; never prompts or what the model wrote. Needs `specguard[otel]`."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_a_url(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", value):
+            raise ValueError(f"{value!r} is no address; write one such as http://127.0.0.1:4318")
+        return value
+
+
 class Config(_Section):
     """The whole configuration.
 
@@ -264,6 +279,7 @@ class Config(_Section):
     trust: Trust = Trust()
     incidents: Incidents = Incidents()
     replay: Replay = Replay()
+    telemetry: Telemetry = Telemetry()
     log: Log = Log()
     plant: str = ""
     """Name of an engine fault to plant on purpose, to see the guard at work (verify-ignores-cache). "" = none. It
