@@ -70,7 +70,10 @@ VALID: dict[str, dict[str, Any]] = {
             {"role": "user", "content": "go on"},
         ],
         "tools": [{"type": "function", "function": {"name": "ls", "parameters": LS_SCHEMA, "strict": False}}],
-        "tool_choice": "auto",
+        "tool_choice": {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "ls"}}]},
+        },
         "parallel_tool_calls": True,
         "max_completion_tokens": 30,
         "stop": ["END"],
