@@ -40,6 +40,8 @@ PATIENCE = 4
 taking rejected rows back is what goes wrong most (vLLM #39273, #40738)."""
 SAVED_AUDITS = 8
 """Rows for which there may be credit."""
+ASIDE = 0.25
+"""Steps that an audit costs besides the rows: a clone of the state, and comparing. 0.15 on the embedded model."""
 SUSPICIOUS = 64
 """Occasions after a mismatch that are all looked at."""
 
@@ -104,7 +106,7 @@ class AuditPlan:
 
     def spend(self, rows: int) -> None:
         """So many rows were recomputed."""
-        self._credit_ms -= rows * self.costs.step_ms
+        self._credit_ms -= (rows + ASIDE) * self.costs.step_ms
 
     def convict(self) -> None:
         """Something differed: what follows is looked at closely."""
@@ -125,8 +127,7 @@ class Reference:
 class Step:
     """About to be committed. tokens: the pending one and all that follows it but the last new one, n in all; rows: what
     was computed, n or more; new: the tokens that are taken; source, drafted: who drafted, and how many; ids: what the
-    rows chose; chosen: the ids that n rows of logits [n, V] choose, None where something else than the sampler chose;
-    drawn: whether noise takes part in that.
+    rows chose; chosen: the ids that n recomputed rows [n, V] choose, None where something else than the sampler chose.
     """
 
     tokens: Tokens[int]
@@ -136,7 +137,6 @@ class Step:
     drafted: int
     ids: Tokens[int]
     chosen: Callable[[Tensor], Tokens[int | None]]
-    drawn: bool = False
 
 
 class Auditor:
@@ -177,16 +177,12 @@ class Auditor:
         """What was to be compared next will not come."""
         self._next = self._reference = self._prefix = None
 
-    @torch.inference_mode()
     def before_commit(self, state: SequenceState, step: Step, *, asked: bool = False) -> None:
         """Recomputes the step if that is due, or asked for and there are drafts; checks in any case that each token is
-        its row's choice. Where tokens are drawn the rows are asked again, because a sampler that looks at drafts, and
-        accepts what it should not, says of itself that it chose them."""
+        its row's choice."""
         self._reference, self._report = None, self._judge_next(step)
         if self._every and step.drafted:
-            count = len(step.new)
-            ids = step.chosen(step.rows.logits[:count]) if step.drawn else step.ids[:count]
-            report = _judge_choice(AuditReport(count, None, 0.0), step.new, ids)
+            report = _judge_choice(AuditReport(len(step.new), None, 0.0), step.new, step.ids[: len(step.new)])
             if report.mismatch is not None:
                 self._note(report)
         self._plan.earn(step.source, step.drafted, self._share)
@@ -213,7 +209,6 @@ class Auditor:
         """What the step was compared with is what was wrong."""
         self._report = self._reference = None
 
-    @torch.inference_mode()
     def after_commit(self, state: SequenceState) -> AuditReport | None:
         """Compares what the commit left; what the audit of this step has found, None = there was none."""
         reference, self._reference = self._reference, None
@@ -277,6 +272,7 @@ def audit_step(model: Model, state: SequenceState, tokens: Tokens[int], rows: Ro
     return recompute(model, state, tokens, rows).report
 
 
+@torch.inference_mode()
 def recompute(
     model: Model,
     state: SequenceState,
@@ -331,6 +327,7 @@ def audit_prefix(model: Model, state: SequenceState, tokens: Tokens[int]) -> Aud
     return AuditReport(end - before, None if same(reference, state, end - before) else 0, 0.0, "prefix")
 
 
+@torch.inference_mode()
 def same(reference: SequenceState, state: SequenceState, rows: int) -> bool:
     """Whether both hold the same recurrent states and the same newest `rows` rows of full caches, bit for bit."""
     if reference.length != state.length:

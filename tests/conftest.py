@@ -7,6 +7,7 @@ many cores the machine has.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -19,6 +20,10 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 if "torch" in sys.modules:  # a plugin was faster: the variables come too late for this process
     sys.modules["torch"].set_num_threads(1)
+
+# Whoever runs the suite in the background of a script has told it to ignore Ctrl-C, and all it starts would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run: a failure on one machine can be repeated on another.
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)

@@ -88,7 +88,7 @@ async def sound() -> AsyncIterator[BuiltinBackend]:
 
 
 @pytest.mark.parametrize("shadow_mib", [0, pytest.param(64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("drafter", ["none", "mtp+ngram"])
+@pytest.mark.parametrize("drafter", [pytest.param("none", marks=pytest.mark.slow), "mtp+ngram"])
 @pytest.mark.parametrize("fault", CODEC_FAULTS)
 async def test_a_fault_is_told_cured_and_explained(
     sound: BuiltinBackend, fault: Fault, drafter: str, shadow_mib: int
@@ -115,7 +115,9 @@ async def test_a_fault_is_told_cured_and_explained(
         await backend.stop()
 
 
-@pytest.mark.parametrize("fault", CODEC_FAULTS)
+@pytest.mark.parametrize(
+    "fault", [*(pytest.param(fault, marks=pytest.mark.slow) for fault in CODEC_FAULTS[:-1]), CODEC_FAULTS[-1]]
+)
 async def test_a_full_cache_has_none_of_these_faults(sound: BuiltinBackend, fault: Fault) -> None:
     backend = await started(fault)
     try:

@@ -199,6 +199,22 @@ def test_falling_back_gives_what_a_sound_plain_engine_gives(
     assert turn.generated == plain
 
 
+@pytest.mark.parametrize("fault", [Fault.ARGMAX_ACCEPTANCE, Fault.FLIPPED_ARGUMENT])
+def test_a_token_that_its_row_has_not_chosen_is_told_in_its_step_without_any_audit(sound: Engine, fault: Fault) -> None:
+    engine, told = Engine(EMBEDDED, EngineOptions(fault=fault)), 0
+    drawn = fault is Fault.ARGMAX_ACCEPTANCE
+    for seed, prompt in enumerate(prompts(sound, "fresh" if drawn else "agent", False)[:4]):
+        sampling = SamplingParams(temperature=1.0 if drawn else 0.0, seed=seed)
+        plain = finished(sound, prompt.tokens, TurnOptions(sampling, "none", 80)).generated
+        turn = engine.open(prompt.tokens, TurnOptions(sampling, "mtp+ngram", 80, audit_every=10_000, audit_share=0.0))
+        turn._auditor._steps = 1  # nothing is audited for being the first
+        list(turn.sequence.prefill())
+        while not turn.ended and ((step := turn.step()).audit is None or step.audit.mismatch is None):
+            assert turn.generated == plain[: len(turn.generated)]
+        told += not turn.ended and step.audit is not None and step.audit.compared == "choice"
+    assert told, "the fault has not struck"
+
+
 def test_a_refused_prefix_poisons_nobody_else(sound: Engine) -> None:
     """Whoever comes next starts cold or on what the fall back has computed anew."""
     first, second, third = (prompt.tokens for prompt in prompts(sound, "agent", False)[:3])

@@ -39,6 +39,7 @@ from proxy.backends.base import (
     Capabilities,
     ContextTooLong,
     EngineLost,
+    Load,
     ModelInfo,
     Overloaded,
     Rerun,
@@ -207,6 +208,11 @@ class BuiltinBackend:
     def is_idle(self) -> bool:
         """Whether no response is in the making and no request waits for its turn."""
         return self._queue.is_idle
+
+    @property
+    def load(self) -> Load:
+        """For the metrics."""
+        return Load(self._upkeep.steps, self._queue.running, self._queue.waiting)
 
     def forget(self, turn: Turn) -> None:
         """No step waits for this turn any more."""

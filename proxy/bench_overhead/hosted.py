@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,7 +23,10 @@ from proxy.incidents import IncidentStore
 async def _serve(upstream: str, folder: str) -> None:
     config = Config.model_validate({"model": {"any_name": True}, "decode": {"mode": "plain"}})
     store = IncidentStore(Path(folder) / "incidents.sqlite")
-    await serve_until_told(create_app(config, RelayBackend(upstream), store))
+    app = create_app(config, RelayBackend(upstream), store)
+    gc.collect()
+    gc.freeze()  # as in `proxy.serve`
+    await serve_until_told(app)
 
 
 def main() -> None:

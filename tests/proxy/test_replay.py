@@ -138,7 +138,7 @@ NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 7, "maximum"
 
 def strict(copies: int, coverage: int) -> AutomaticSettings:
     """Loops are found sooner than by right."""
-    threshold = Thresholds(None, Threshold(Grade.FALLBACK, copies, coverage), None)
+    threshold = Thresholds(None, Threshold(copies, coverage), None)
     loops = replace(DEFAULT.loops, prose=threshold, code=threshold, arguments=threshold)
     return replace(AT_ONCE, detectors=replace(DEFAULT, loops=loops))
 

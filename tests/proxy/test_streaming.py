@@ -14,9 +14,10 @@ from structlog.testing import capture_logs
 
 from proxy.backends.base import BackendError, Overloaded
 from proxy.conversation import ChatRequest, Message
+from proxy.ending import Ending
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, Timings, Usage
-from proxy.streaming import Encoder, Outcome, stream, with_keep_alive, without_thinking
+from proxy.streaming import Encoder, Outcome, Pace, stream, with_keep_alive, without_thinking
 from proxy.wire.anthropic_messages import AnthropicEncoder
 from proxy.wire.openai_chat import OpenAIChatEncoder
 from tests.proxy.live import CHAT, MESSAGES, OPENAI_TOOLS, RESPONSES, RESPONSES_TOOLS, Gate, body_for, payloads, serving
@@ -26,6 +27,7 @@ ROUTES = [CHAT, MESSAGES]
 REQUEST = ChatRequest("openai.chat", "m", (Message("user", "go"),), request_id="req_1")
 END = Finished("stop", Usage(3, 0, 2), Timings(), "plain")
 NEVER = 3600.0
+PACE = Pace(NEVER, NEVER, Ending())
 
 
 def encoder() -> Encoder:
@@ -212,7 +214,7 @@ async def streaming(respond: Respond) -> AsyncIterator[str]:
     async def handler(http: web.Request) -> web.StreamResponse:
         try:
             async with aclosing(respond(http)) as events:
-                return await stream(http, {"x-extra": "1"}, events, AnthropicEncoder(REQUEST, "m"), NEVER)
+                return await stream(http, {"x-extra": "1"}, events, AnthropicEncoder(REQUEST, "m"), PACE)
         except Exception as error:
             raised.append(error)
             raise
@@ -257,7 +259,7 @@ async def test_whatever_fails_before_the_first_byte_is_left_to_the_caller(early:
 
     async def handler(http: web.Request) -> web.StreamResponse:
         try:
-            return await stream(http, {}, respond(http), encoder(), NEVER)
+            return await stream(http, {}, respond(http), encoder(), PACE)
         except Exception as error:
             raised.append(error)
             return web.Response(status=500)

@@ -1,4 +1,4 @@
-"""The measured server is the whole one: the guard's readiness, metrics and policy are there, and the source behind it."""
+"""The measured server is the whole one: readiness, metrics and policy of the guard are there, and the source behind."""
 
 from __future__ import annotations
 
