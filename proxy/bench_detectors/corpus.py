@@ -110,13 +110,14 @@ def documents_of(path: Path) -> Iterator[str]:
 
 
 def docstrings_of(path: Path) -> Iterator[str]:
-    """All docstrings of a module as one document, if they are long enough."""
+    """All docstrings of a module as one document, if they are long enough; equal ones, which copies of a class have,
+    once: nobody writes them one after the other."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, SyntaxError, ValueError, RecursionError):
         return
     nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
-    text = "\n\n".join(found for node in nodes if (found := ast.get_docstring(node)))
+    text = "\n\n".join(dict.fromkeys(found for node in nodes if (found := ast.get_docstring(node))))
     if len(text) >= MIN_CHARS:
         yield text[:CHUNK_CHARS]
 
