@@ -28,10 +28,10 @@ SUITE   := $(VENV)/json-schema-test-suite/.unpacked
 PARALLEL := --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow serve bench check format clean
+.PHONY: help install demo test test-slow test-clients soak serve bench check format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(RUNTIME) ## Install specguard into .venv
 	@echo "Installed. Start it with: $(BIN)/specguard serve"
@@ -48,6 +48,14 @@ test: $(TESTS) $(SUITE) ## Run the whole test suite
 test-slow: $(TESTS) $(SUITE) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow --timeout 1200 $(ARGS)
 
+soak: $(TESTS) ## Half an hour of mixed load on a real server: memory, tasks, steps (make soak ARGS="--minutes 2")
+	@$(BIN)/python -m pytest -q -s -m soak --timeout 0 tests/soak $(ARGS)
+
+# One process for each client, so that its runs can be compared.
+test-clients: $(TESTS) ## Install the real coding agents into .clients (3 GB) and run them against a server
+	@$(BIN)/python -m tests.clients.installing
+	@tests/clients/alone.sh $(BIN)/python -m pytest -q -m clients tests/clients --numprocesses 2 --dist loadgroup $(ARGS)
+
 bench: $(TESTS) ## Measure the drafters side by side, and transformers beside them (options: make bench ARGS="--quick")
 	@$(BIN)/specguard bench engine $(ARGS)
 
@@ -61,8 +69,8 @@ format: $(DEV) ## Format the code and sort imports
 	@$(BIN)/ruff check --quiet --fix --select I .
 	@$(BIN)/ruff format --quiet .
 
-clean: ## Remove .venv, caches and build leftovers
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## Remove .venv, .clients, caches and build leftovers
+	@rm -rf $(VENV) .clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

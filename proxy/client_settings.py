@@ -80,11 +80,44 @@ def openai(to: Endpoint) -> str:
     return _exports({"OPENAI_BASE_URL": f"{to.url}/v1", "OPENAI_API_KEY": to.key, "OPENAI_MODEL": to.model})
 
 
+def qwen_code(to: Endpoint) -> str:
+    """Shell lines for Qwen Code. Without the kind of access it would ask for a login."""
+    return f"{openai(to)}\n{_exports({'QWEN_DEFAULT_AUTH_TYPE': 'openai'})}"
+
+
+def aider(to: Endpoint) -> str:
+    """Shell lines for aider, which looks up a model's provider by the first part of its name."""
+    return _exports(
+        {
+            "AIDER_MODEL": f"openai/{to.model}",
+            "AIDER_OPENAI_API_BASE": f"{to.url}/v1",
+            "AIDER_OPENAI_API_KEY": to.key,
+            "AIDER_SHOW_MODEL_WARNINGS": "false",
+        }
+    )
+
+
+def mini_swe_agent(to: Endpoint) -> str:
+    """Shell lines for mini-swe-agent, which stops at a model whose price it does not know unless told otherwise."""
+    return _exports(
+        {
+            "MSWEA_CONFIGURED": "true",
+            "MSWEA_MODEL_NAME": f"openai/{to.model}",
+            "MSWEA_COST_TRACKING": "ignore_errors",
+            "OPENAI_BASE_URL": f"{to.url}/v1",
+            "OPENAI_API_KEY": to.key,
+        }
+    )
+
+
 CLIENTS: Mapping[str, Callable[[Endpoint], str]] = {
     "claude": claude,
     "codex": codex,
     "opencode": opencode,
     "openai": openai,
+    "qwen-code": qwen_code,
+    "aider": aider,
+    "mini-swe-agent": mini_swe_agent,
 }
 
 

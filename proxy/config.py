@@ -44,6 +44,9 @@ class Server(_Section):
     port: int = Field(default=8787, ge=0, le=65535)
     keys: tuple[str, ...] = ()
     max_body_bytes: int = Field(default=64 << 20, ge=1024)
+    body_s: float = Field(default=60.0, gt=0)
+    idle_s: float = Field(default=75.0, gt=0)
+    unread_s: float = Field(default=60.0, gt=0)
     keepalive_s: float = Field(default=10.0, gt=0, le=240)
     drain_s: float = Field(default=20.0, ge=0)
 
@@ -86,6 +89,7 @@ class Decode(_Section):
     a second prefill of each checked response, a second cache while it lasts, and an eighth of a step per token. Off,
     also for compressed caches: their own audit (engine.cache_audit) sees the known faults for a tenth of that.
     seed: for requests that name none (the Anthropic API has no such field); -1 = another one for each response.
+    per_request: whether a request may choose its drafter and codec (`speculative`, `kv`).
     force_low_bits: allow codecs that break tool calls. shadow_mib: host memory for full-precision copies of prompts
     whose cache is compressed; 0 = none.
     """
@@ -95,6 +99,7 @@ class Decode(_Section):
     seed: int = Field(default=-1, ge=-1, lt=2**63)
     audit_every: int = Field(default=16, ge=0)
     audit_share: float = Field(default=0.01, gt=0, le=1)
+    per_request: bool = True
     force_low_bits: bool = False
     shadow_mib: int = Field(default=0, ge=0)
     shadow_every: int = Field(default=0, ge=0)

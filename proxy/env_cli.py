@@ -29,8 +29,8 @@ def add_env(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
         "env",
         help="print the settings that point a client at a running server",
         formatter_class=wide,
-        description="Asks the server for its model and context window, and prints what the client needs: shell lines "
-        'for claude and openai (eval "$(specguard env claude)"), a configuration file for codex and opencode.',
+        description="Asks the server for its model and context window, and prints what the client needs: a "
+        'configuration file for codex and opencode, shell lines for the others (eval "$(specguard env claude)").',
     )
     env.add_argument("client", choices=sorted(CLIENTS), help="which client")
     env.add_argument("--url", default=DEFAULT_URL, help=f"where the server listens (default {DEFAULT_URL})")

@@ -21,7 +21,7 @@ from aiohttp import web
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
-from proxy.app import SERVICE, create_app
+from proxy.app import SERVICE, create_app, create_runner
 from proxy.config import Config
 from proxy.incidents import IncidentStore, Record
 from proxy.service import Service
@@ -146,15 +146,19 @@ async def serving(
     backend: ScriptedBackend | Script | str,
     wait_until_ready: bool = True,
     folder: Path | None = None,
+    outermost: Any = None,
     **sections: dict[str, Any],
 ) -> AsyncIterator[Live]:
-    """folder: of the stores, None = one that is gone afterwards. sections: configuration: `server={"keys": ("k",)}`."""
+    """folder: of the stores, None = one that is gone afterwards. outermost: an aiohttp middleware that sees every
+    request first. sections: configuration: `server={"keys": ("k",)}`."""
     if isinstance(backend, Script | str):
         backend = ScriptedBackend(backend)
     with TemporaryDirectory() as temporary:
         store = IncidentStore((folder or Path(temporary)) / "incidents.sqlite")
         app = create_app(Config.model_validate(sections), backend, store)
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+        if outermost is not None:
+            app.middlewares.insert(0, outermost)
+        runner = create_runner(app)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -208,30 +208,33 @@ async def no_pause() -> None:
 class ScriptedBackend:
     """Plays one script per request; the last one is repeated for all further requests.
 
-    refuse: raised by `generate`. pace: awaited before every step (a test may make it wait for an event).
+    answer: chooses the script by the request instead. refuse: raised by `generate`. pace: awaited before every step
+    (a test may make it wait for an event). window: tokens that the model is said to read.
     """
 
     def __init__(
         self,
         *scripts: Script | str,
+        answer: Callable[[ChatRequest], Script] | None = None,
         refuse: BackendError | None = None,
         pace: Callable[[], Awaitable[None]] = no_pause,
+        window: int = 8192,
     ) -> None:
-        self.info = ModelInfo("scripted", "sha256:scripted", 8192)
+        self.info = ModelInfo("scripted", "sha256:scripted", window)
         self.capabilities = Capabilities(
             rewinds=True,
             token_ids=True,
             logprobs=True,
             audits=True,
             exactness="bitwise",
-            modes=("plain", str(FAST)),
+            modes=("plain", "ngram/full", "mtp/full", str(FAST)),
         )
         self.requests: list[ChatRequest] = []
         self.generations: list[ScriptedGeneration] = []
         self.running = False
         self.trouble: Trouble | None = None
         self._scripts: Sequence[Script] = [Script(s) if isinstance(s, str) else s for s in scripts or ("",)]
-        self._refuse, self._pace = refuse, pace
+        self._answer, self._refuse, self._pace = answer, refuse, pace
 
     async def start(self) -> None:
         self.running = True
@@ -242,7 +245,8 @@ class ScriptedBackend:
     async def generate(self, request: ChatRequest, mode: DecodeMode) -> ScriptedGeneration:
         if self._refuse is not None:
             raise self._refuse
-        script = self._scripts[min(len(self.requests), len(self._scripts) - 1)]
+        following = self._scripts[min(len(self.requests), len(self._scripts) - 1)]
+        script = following if self._answer is None else self._answer(request)
         self.requests.append(request)
         prompt_tokens = await self.count_tokens(request.messages, request.tools)
         generation = ScriptedGeneration(script, mode, request, prompt_tokens, self._pace)

@@ -8,23 +8,28 @@ import tomllib
 
 import pytest
 
-from proxy.client_settings import CLIENTS, Endpoint, claude, codex, openai, opencode
+from proxy.client_settings import CLIENTS, Endpoint, codex, opencode
 
 ODD = Endpoint("http://127.0.0.1:9000", "a \"b\" $HOME `id` 'c'", 4096, "k$y 'x'")
 
 
-@pytest.mark.parametrize("settings", [claude, openai])
-def test_a_shell_takes_every_value_as_it_is(settings: object) -> None:
-    assert callable(settings)
+@pytest.mark.parametrize(
+    ("client", "url", "key", "model"),
+    [
+        ("claude", "ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_MODEL"),
+        ("openai", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL"),
+        ("qwen-code", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL"),
+        ("aider", "AIDER_OPENAI_API_BASE", "AIDER_OPENAI_API_KEY", "AIDER_MODEL"),
+        ("mini-swe-agent", "OPENAI_BASE_URL", "OPENAI_API_KEY", "MSWEA_MODEL_NAME"),
+    ],
+)
+def test_a_shell_takes_every_value_as_it_is(client: str, url: str, key: str, model: str) -> None:
     shown = subprocess.run(
-        ["/bin/sh", "-c", f"{settings(ODD)}\nenv -0"], capture_output=True, text=True, check=True, env={}
+        ["/bin/sh", "-c", f"{CLIENTS[client](ODD)}\nenv -0"], capture_output=True, text=True, check=True, env={}
     )
     values = dict(line.split("=", 1) for line in shown.stdout.split("\0") if "=" in line)
-    names = ("ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_MODEL")
-    if settings is openai:
-        names = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL")
-    assert values[names[0]].removesuffix("/v1") == ODD.url
-    assert (values[names[1]], values[names[2]]) == (ODD.key, ODD.model)
+    assert values[url] == ODD.url + ("" if client == "claude" else "/v1")
+    assert (values[key], values[model].removeprefix("openai/")) == (ODD.key, ODD.model)
 
 
 def test_codex_gets_toml_with_the_responses_api() -> None:
@@ -43,5 +48,5 @@ def test_opencode_gets_json_with_the_models_limits() -> None:
 
 
 def test_every_client_has_settings() -> None:
-    assert set(CLIENTS) == {"claude", "codex", "opencode", "openai"}
+    assert set(CLIENTS) == {"claude", "codex", "opencode", "openai", "qwen-code", "aider", "mini-swe-agent"}
     assert all(ODD.url in settings(ODD) for settings in CLIENTS.values())
