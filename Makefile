@@ -28,7 +28,7 @@ SUITE   := $(VENV)/json-schema-test-suite/.unpacked
 PARALLEL := --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-clients serve bench check format clean
+.PHONY: help install demo test test-slow test-clients soak serve bench check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test: $(TESTS) $(SUITE) ## Run the whole test suite
 
 test-slow: $(TESTS) $(SUITE) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow --timeout 1200 $(ARGS)
+
+soak: $(TESTS) ## Half an hour of mixed load on a real server: memory, tasks, steps (make soak ARGS="--minutes 2")
+	@$(BIN)/python -m pytest -q -s -m soak --timeout 0 tests/soak $(ARGS)
 
 # One process for each client, so that its runs can be compared.
 test-clients: $(TESTS) ## Install the real coding agents into .clients (3 GB) and run them against a server

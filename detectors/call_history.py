@@ -52,27 +52,43 @@ class Turn(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HistorySettings:
-    """copies, many: copies of the cycle at which plain decoding is tried (it costs time only) and at which the policy
-    has to decide. Coding agents themselves stop at 3 (opencode), 5 (qwen-code, Cline) or never.
-
-    cycle: steps of the longest cycle. counted: copies that are looked at, so that an endless loop costs no more than a
-    long one. longest: characters up to which a result is freed of what differs each time (25 to 170 ns per character);
-    a longer one is compared as it is. cleared: beginnings of results that a client has put in place of old ones.
-    blocks: tags around text that a client adds to a user's turn. remarks: beginnings of turns that a client writes.
-    """
+    """An agent that goes round in circles over several requests."""
 
     copies: int = 3
+    """Copies of the cycle at which plain decoding is tried: it costs time only."""
+
     many: int = 5
+    """Copies at which the policy has to decide. Agents themselves stop at 3 (opencode), 5 (qwen-code, Cline) or never.
+    """
+
     cycle: int = 6
+    """Steps of the longest cycle."""
+
     counted: int = 64
+    """Copies that are looked at, so that an endless loop costs no more than a long one."""
+
     longest: int = 1 << 18
+    """Characters up to which a result is freed of what differs each time (25 to 170 ns per character); a longer one is
+    compared as it is."""
+
     cleared: tuple[str, ...] = ("[Old tool result content cleared", "[cleared to save context")
+    """Beginnings of results that a client has put in place of old ones."""
+
     blocks: tuple[str, ...] = ("system-reminder", "environment_context", "user_instructions", "system_warning")
+    """Tags around text that a client adds to a user's turn."""
+
     remarks: tuple[str, ...] = (
         "Your response above was cut off mid-stream. Resume directly",
         "Output token limit hit. Resume directly",
         "[Your previous response had no visible output",
     )
+    """Beginnings of turns that a client writes."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.copies <= self.many <= self.counted:
+            raise ValueError("copies, many, counted: must be 2 copies or more and not fall")
+        if self.cycle < 1 or self.longest < 0:
+            raise ValueError("cycle: must be 1 step or more, and longest 0 characters or more")
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class ChannelLoops:
         self._grade: Grade | None = None
         self._told: Grade | None = None
         self._after_code: bool | None = None
+        self._counts_after_code: bool | None = None
 
     def feed(self, position: int, token: int, text: str) -> Finding | None:
         """Takes one token; answers when what goes on has become graver."""
@@ -62,7 +63,9 @@ class ChannelLoops:
         if region is PROSE and not self._in_call:
             near = self._near.push(position, token, facts.symbol)
             counter = self._counter.push(position, facts, text)
-            if counter and self._follows_code(position - self._counter.first):
+            if counter is None:
+                self._counts_after_code = None
+            elif self._counts_in_code(position):
                 counter = None
         if facts.single:
             single = self._one_character(position, facts.single, facts.chars, region)
@@ -82,6 +85,12 @@ class ChannelLoops:
         if self._after_code is None:
             self._after_code = self._near.is_code_before(tokens)
         return self._after_code
+
+    def _counts_in_code(self, position: int) -> bool:
+        """The same for a loop that counts; asked when it is first seen, since what was before it is forgotten."""
+        if self._counts_after_code is None:
+            self._counts_after_code = self._near.is_code_before(position - self._counter.first)
+        return self._counts_after_code
 
     def _tell(
         self, position: int, loop: Loop | None, near: Grade | None, counter: Loop | None, single: Grade | None

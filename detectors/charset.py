@@ -26,15 +26,21 @@ _FORMS = ("FULLWIDTH", "HALFWIDTH", "MODIFIER", "MATHEMATICAL", "DOUBLE-STRUCK",
 
 @dataclass(frozen=True, slots=True)
 class CharsetSettings:
-    """window: characters looked at. letters: of scripts that the prompt lacks, in that window: an answer that goes over
-    into another language. scripts: such scripts at once in that window, `each` letters or more of each: no language at
-    all.
-    """
+    """Letters of scripts that the prompt lacks."""
 
     window: int = 512
+    """Characters looked at."""
+
     letters: int = 64
+    """So many in the window: an answer that goes over into another language."""
+
     scripts: int = 3
     each: int = 2
+    """So many such scripts at once in the window, `each` letters or more of each: no language at all."""
+
+    def __post_init__(self) -> None:
+        if min(self.window, self.letters, self.scripts, self.each) < 1:
+            raise ValueError("window, letters, scripts, each: must be 1 or more")
 
 
 @lru_cache(maxsize=4096)

@@ -24,17 +24,24 @@ _SCALAR = re.compile(rb'[^ \t\r\n"\[\]{},]++')
 
 @dataclass(frozen=True, slots=True)
 class ElementSettings:
-    """Equal elements in a row.
-
-    data: elements without a word in them (numbers, literals, strings shorter than `word` bytes, lists of such).
-    Matrices, masks and tile maps are made of these, so they never reach FALLBACK; exact long runs do by
-    `loop.period`. words: elements with a word; a few equal rows are common, 64 are not.
-    """
+    """Equal elements in a row of a JSON array."""
 
     data_suspect: int = 64
+    """Elements without a word in them (numbers, literals, lists of such). Matrices, masks and tile maps are made of
+    these, so they never reach a fallback; exact long runs do by `loop.period`."""
+
     words_suspect: int = 16
     words_fallback: int = 64
+    """Elements with a word; a few equal rows are common, 64 are not."""
+
     word: int = 3
+    """Bytes of a string from which on it is a word."""
+
+    def __post_init__(self) -> None:
+        if min(self.data_suspect, self.words_suspect) < 2 or self.word < 1:
+            raise ValueError("data_suspect, words_suspect: must be 2 elements or more, and word 1 byte or more")
+        if self.words_fallback < self.words_suspect:
+            raise ValueError(f"words_fallback: must not be below words_suspect, {self.words_suspect}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ Long ones: the fourth time within `horizon`, or the third if the last was `far` 
 that (units of 300 to 500 tokens have no room for more; a file written three times is longer). Counters, mutations, a
 few variants in turn break four grams per change and leave the rest repeated. Neither counts where the text looks like
 code without a fence, by its share of symbols: in the last short window, and in the channel so far.
+
+Long units that are filled in are a collection (licences, form letters), no loop: each copy brings something new where
+the copy before did. A loop changes words anywhere, adds nothing, or counts, which is `loop.counter`'s matter.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 
 from detectors.finding import Finding, Grade
 
+_GRAM = 4
 _SHIFT = 15  # 4 grams of 15 bits; the mask forgets the fifth
 _MASK = (1 << 60) - 1
 _MIX = 0x9E37
@@ -32,27 +36,43 @@ _RECENT = 1 << 13  # tokens of the channel that its share of symbols is taken ov
 
 @dataclass(frozen=True, slots=True)
 class NearThresholds:
-    """horizon, reach, far, windows, abort_after: tokens. Shares: 0 to 1, of the window.
-
-    short_*: grams said four times within `reach`. long_*: four times within `horizon`, three if `far` apart.
-    symbols, symbols_so_far: a larger share of tokens with symbols is code, in the short window and in the channel.
-    abort_after: a share stays at `fallback` or above for so many tokens.
-    """
+    """Lengths and distances in tokens; shares of a window, 0 to 1."""
 
     horizon: int = 2048
+    """What was said longer ago is forgotten. A power of two."""
+
     reach: int = 512
-    far: int = 280
     short_window: int = 256
     short_suspect: float = 0.7
     short_fallback: float = 0.84
+    """Short units: the share of the window's 4-grams that were said four times within `reach`."""
+
+    far: int = 280
     long_window: int = 512
     long_suspect: float = 0.65
     long_fallback: float = 0.75
+    """Long units: the share that was said four times within `horizon`, or three times and `far` apart."""
+
+    filled: float = 0.4
+    slots: int = 8
+    """A long unit is filled in, and no loop, if of the window's new tokens such a share, and so many, stand where the
+    copy before was new too. In made loops with 5 % of their words changed the share is .36 at most."""
+
     symbols: float = 0.16
     symbols_so_far: float = 0.12
+    """A larger share of tokens with digits and signs is code, in the short window and in the channel so far."""
+
+    known: int = 64
+    """A loop that begins sooner has nothing before it that could be code."""
+
     abort_after: int = 1536
+    """Tokens for which a share stays at `fallback` or above."""
 
     def __post_init__(self) -> None:
+        if min(self.short_window, self.long_window) < 16 or min(self.reach, self.far, self.abort_after, self.slots) < 1:
+            raise ValueError("short_window, long_window: 16 tokens or more; reach, far, abort_after, slots: 1 or more")
+        if min(self.symbols, self.symbols_so_far, self.filled) <= 0 or self.known < 0:
+            raise ValueError("symbols, symbols_so_far, filled: shares above 0; known: 0 tokens or more")
         if self.horizon & (self.horizon - 1) or not self.long_window <= self.horizon <= _GAP:
             raise ValueError("horizon must be a power of two below 4096, and not below long_window")
         for low, high in ((self.short_suspect, self.short_fallback), (self.long_suspect, self.long_fallback)):
@@ -76,6 +96,7 @@ class NearRepeat:
         self._short = self._long = 0  # repeated grams in their windows
         self._symbols = self._so_far = 0  # tokens with symbols after the first `so_far`
         self._code: bool | None = None
+        self._collection: bool | None = None
         self._new: dict[int, int] = {}  # gram -> index of its last occurrence, and the two gaps before it
         self._old: dict[int, int] = {}
         self._marks = array("H", bytes(2 * self._horizon))
@@ -122,13 +143,13 @@ class NearRepeat:
         if self._short >= self._short_suspect or self._long >= self._long_suspect:
             return self._judge()
         if self.grade is not None:
-            self.grade = self._code = None
+            self.grade = self._code = self._collection = None
         return None
 
     def is_code_before(self, tokens: int) -> bool:
         """Whether the text before the last `tokens` has a code's share of symbols; False where little is known."""
         known = range(tokens, min(self._count, self._horizon))
-        if len(known) < self._short_window:
+        if len(known) < self._thresholds.known:
             return False
         symbols = sum(self._marks[self._count - back & self._horizon - 1] & _SYMBOL for back in known) // _SYMBOL
         return symbols > self._thresholds.symbols * len(known)
@@ -144,14 +165,43 @@ class NearRepeat:
             )
         return self._code
 
+    def _is_collection(self) -> bool:
+        """By what is new in the long window; looked at again every _LOOK tokens."""
+        if self._collection is None or self._count % _LOOK == 0:
+            new, filled = self._filled()
+            self._collection = filled >= max(self._thresholds.slots, self._thresholds.filled * new)
+        return self._collection
+
+    def _filled(self) -> tuple[int, int]:
+        """(New tokens of the long window, those of them that stand where the copy before was new too).
+
+        A run of new tokens ends before one that is known, and that one's last occurrence is the place in the copy
+        before. What followed there must have been known too: the first copy of all is new everywhere.
+        """
+        marks, wrap = self._marks, self._horizon - 1
+        new = filled = run = 0
+        oldest = max(1, self._count - wrap)
+        for at in range(max(1, self._count - self._long_window + 1), self._count + 1):
+            gap = marks[at & wrap] >> _MARK_BITS
+            if not gap:
+                run += 1
+                continue
+            before = at - gap
+            if run and before > oldest and marks[before & wrap] >> _MARK_BITS:
+                new += run
+                there = range(max(oldest, before - run - _GRAM + 1), before)
+                if sum(not marks[back & wrap] >> _MARK_BITS for back in there) >= min(run, _GRAM):
+                    filled += run
+            run = 0
+        return new, filled
+
     def _judge(self) -> Grade | None:
         chosen = self._thresholds
+        short = self._short >= chosen.short_fallback * chosen.short_window
+        long = self._long >= chosen.long_fallback * chosen.long_window
         if self._is_code():
             self.grade = None
-        elif (
-            self._short < chosen.short_fallback * chosen.short_window
-            and self._long < chosen.long_fallback * chosen.long_window
-        ):
+        elif not short and (not long or self._is_collection()):
             self.grade = Grade.SUSPECT
         elif self.grade is None or self.grade is Grade.SUSPECT:
             self.grade, self._since = Grade.FALLBACK, self._count

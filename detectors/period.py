@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from detectors.finding import Finding, Grade
@@ -30,9 +31,8 @@ _SYMBOLS = 0x110000
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A grade is reached with at least `copies` copies of the unit and `covered` tokens inside them."""
+    """Reached with at least `copies` copies of the unit and `covered` tokens inside them."""
 
-    grade: Grade
     copies: int
     covered: int
 
@@ -43,26 +43,33 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Ordered from the mildest to the gravest; None = the grade is never given."""
+    """From the mildest to the gravest, each at least as hard to reach as the one before; None = never that grade."""
 
     suspect: Threshold | None
     fallback: Threshold | None
-    abort: Threshold
+    abort: Threshold | None
+
+    def __post_init__(self) -> None:
+        given = [(each.copies, each.covered) for each in (self.suspect, self.fallback, self.abort) if each is not None]
+        if any(a > b for mild, grave in pairwise(given) for a, b in zip(mild, grave, strict=True)):
+            raise ValueError("suspect, fallback, abort: each must ask for as much as the one before, or more")
 
     def reached(self, period: int, covered: int) -> Grade | None:
         """The gravest grade that `covered` tokens of one period reach."""
         copies = covered // period
-        for threshold in (self.abort, self.fallback, self.suspect):
+        for threshold, grade in (
+            (self.abort, Grade.ABORT),
+            (self.fallback, Grade.FALLBACK),
+            (self.suspect, Grade.SUSPECT),
+        ):
             if threshold is not None and copies >= threshold.copies and covered >= threshold.covered:
-                return threshold.grade
+                return grade
         return None
 
 
-PROSE = Thresholds(Threshold(Grade.SUSPECT, 3, 96), Threshold(Grade.FALLBACK, 4, 256), Threshold(Grade.ABORT, 6, 1024))
+PROSE = Thresholds(Threshold(3, 96), Threshold(4, 256), Threshold(6, 1024))
 """Text and thinking: 0 of 887 prose documents reach FALLBACK."""
-ARGUMENTS = Thresholds(
-    Threshold(Grade.SUSPECT, 4, 256), Threshold(Grade.FALLBACK, 4, 512), Threshold(Grade.ABORT, 6, 2048)
-)
+ARGUMENTS = Thresholds(Threshold(4, 256), Threshold(4, 512), Threshold(6, 2048))
 """Tool arguments carry data (tables, matrices, base64) that repeats by right."""
 
 

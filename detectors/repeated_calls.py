@@ -18,17 +18,23 @@ from detectors.finding import Finding, Grade
 
 @dataclass(frozen=True, slots=True)
 class RepeatedCallSettings:
-    """Copies of one call in one response.
-
-    Equal calls of one response get equal answers, or the second was a mistake; a pair happens to sound models.
-    At five the copies before were delivered and a client can go on with those, so ending costs nothing but the copies.
-    distinct: calls that are remembered.
-    """
+    """Copies of one call in one response."""
 
     suspect: int = 2
+    """Equal calls of one response get equal answers, or the second was a mistake; a pair happens to sound models."""
+
     fallback: int = 3
     abort: int = 5
+    """The copies before were delivered and a client can go on with those: ending costs nothing but the copies."""
+
     distinct: int = 1024
+    """Calls that are remembered."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.suspect <= self.fallback <= self.abort:
+            raise ValueError("suspect, fallback, abort: must be 2 copies or more and not fall")
+        if self.distinct < 1:
+            raise ValueError(f"distinct: must be 1 or more, not {self.distinct}")
 
 
 def canonical(arguments: Any) -> str:

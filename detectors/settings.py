@@ -20,9 +20,15 @@ from detectors.structure import StructureSettings
 
 @dataclass(frozen=True, slots=True)
 class DetectorSettings:
-    """One section per part; all of them frozen."""
+    """All numbers that the detectors go by, as shipped and measured; `specguard bench detectors` shows what others
+    would do. What is changed here is no longer what was measured.
+
+    One section per part; all of them frozen.
+    """
 
     loops: LoopSettings = LoopSettings()  # noqa: RUF009
+    """The same thing said again and again."""
+
     structure: StructureSettings = StructureSettings()  # noqa: RUF009
     elements: ElementSettings = ElementSettings()  # noqa: RUF009
     charset: CharsetSettings = CharsetSettings()  # noqa: RUF009

@@ -13,22 +13,33 @@ from detectors.finding import Finding, Grade
 
 @dataclass(frozen=True, slots=True)
 class StallSettings:
-    """Seconds, and multiples of the usual step.
-
-    The usual step is an exponential average with weight `share` for the newest one. Steps differ by right: an audit
-    recomputes its rows and a forward is shared with other responses, for which `factor` leaves room; between two steps
-    another prompt's chunk may run, or another response may be rebuilt from its prompt, for which the floors do.
-    first_s: the limit before there is a usual step. lost_*: the same for giving up. A client that gets keep-alives
-    waits for as long as we do.
-    """
+    """Steps that are late, and steps that are given up as lost; against the stream's own usual step."""
 
     factor: float = 20.0
+    """Usual steps until a step is late. Steps differ by right: an audit recomputes its rows, and a forward is shared
+    with other responses."""
+
     floor_s: float = 30.0
+    """Seconds that are never late: between two steps another prompt's chunk may run, or another response may be rebuilt
+    from its prompt."""
+
     first_s: float = 60.0
+    """Seconds, before there is a usual step."""
+
     lost_factor: float = 120.0
     lost_floor_s: float = 300.0
     lost_first_s: float = 600.0
+    """The same for giving up. A client that gets keep-alives waits for as long as we do."""
+
     share: float = 0.05
+    """Weight of the newest step in the usual one, an exponential average."""
+
+    def __post_init__(self) -> None:
+        for name in ("factor", "floor_s", "first_s", "lost_factor", "lost_floor_s", "lost_first_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: must be above 0, not {getattr(self, name):g}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share: must be above 0 and at most 1, not {self.share:g}")
 
 
 class StallDetector:

@@ -37,6 +37,11 @@ class Steps:
     fallback: int | None = None
     abort: int | None = None
 
+    def __post_init__(self) -> None:
+        given = [each for each in (self.suspect, self.fallback, self.abort) if each is not None]
+        if self.suspect < 1 or given != sorted(given):
+            raise ValueError("suspect, fallback, abort: must be counts above 0 that do not fall")
+
     def reached(self, count: int) -> Grade | None:
         """The gravest grade that a count reaches."""
         for least, grade in ((self.abort, Grade.ABORT), (self.fallback, Grade.FALLBACK), (self.suspect, Grade.SUSPECT)):
@@ -47,21 +52,22 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class StructureSettings:
-    """All in tags.
-
-    run: copies in a row in text and thinking. Two happen by accident; the reported loops (`<tool_call>`,
-    `<fim_prefix>` x31) never stop at three, and plain decoding that writes sixteen will not stop either.
-    arguments: copies in a row inside a call, where a file about tags may be written: never a reason to end.
-    reopened: times that `<think>` is opened again without a completed call between. Some models think in a few
-    pieces; an article about the tag has them in quotes, or a few times bare.
-    misplaced: tokens of prompts outside calls and quotes. One may be an answer about them, and so may six, which is
-    why plain decoding has the last word.
-    """
+    """Tags of the chat format where none belongs; numbers of tags."""
 
     run: Steps = Steps(2, 3, 16)
+    """Copies in a row in text and thinking. Two happen by accident; the reported loops (`<tool_call>`, `<fim_prefix>`
+    x31) never stop at three, and plain decoding that writes sixteen will not stop either."""
+
     arguments: Steps = Steps(4, 8)
+    """Copies in a row inside a call, where a file about tags may be written: never a reason to end."""
+
     reopened: Steps = Steps(2, 4, 32)
+    """Times that `<think>` is opened again without a completed call between. Some models think in a few pieces; an
+    article about the tag has them in quotes, or a few times bare."""
+
     misplaced: Steps = Steps(1, 6)
+    """Tokens of prompts outside calls and quotes. One may be an answer about them, and so may six, which is why plain
+    decoding has the last word."""
 
 
 class StructureDetector:

@@ -113,6 +113,9 @@ class Choice:
     infinity among the valid logits; if false, such tokens were left out (and id 0 was chosen if nothing was left), and
     the numbers are about the rest.
 
+    own: what the rows themselves choose; not `ids` only where somebody else has said what is taken although the row was
+    drawn from.
+
     Of the distribution that the token was drawn from, if that was asked for and anything was drawn (else None): drawn,
     and expected: the probability of the row's draft.
     """
@@ -126,6 +129,7 @@ class Choice:
     top: list[tuple[tuple[int, float], ...]]
     drawn: list[DrawnReport | None]
     expected: list[float | None]
+    own: list[int]
 
 
 def choose(
@@ -151,9 +155,10 @@ def choose(
     best = _ranked(rows, min(max(2, top), rows.shape[1]))
     draw: Draw | None = None
     if taken is None or (drafts is not None and not params.greedy):
-        ids, draw = _take(rows, best, positions, params, adjusted, valid_tokens)
-    if taken is not None:
-        ids = torch.tensor(list(taken), device=rows.device)
+        own, draw = _take(rows, best, positions, params, adjusted, valid_tokens)
+        ids = own if taken is None else torch.tensor(list(taken), device=rows.device)
+    else:
+        own = ids = torch.tensor(list(taken), device=rows.device)
     leaders = rows.gather(1, best).double()
     peak = leaders[:, :1].clamp_min(-3.5e38)  # a row without any finite logit: -inf minus -inf would be NaN
     shifted = rows.double() - peak
@@ -168,6 +173,7 @@ def choose(
     table = torch.stack(
         [
             ids.double(),
+            own.double(),
             chosen - log_total,
             1.0 / total,
             leaders[:, 0] - leaders[:, min(1, leaders.shape[1] - 1)],
@@ -181,9 +187,9 @@ def choose(
         ]
     ).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     columns = table.tolist()
-    usable = [bool(flag) for flag in columns[6]]
-    ids_out, logprob, top1, margin, entropy, finite = columns[:6]
-    drawn, expected = _as_drawn(columns[7 : 7 + len(numbers)], len(ids_out))
+    usable = [bool(flag) for flag in columns[7]]
+    ids_out, own_out, logprob, top1, margin, entropy, finite = columns[:7]
+    drawn, expected = _as_drawn(columns[8 : 8 + len(numbers)], len(ids_out))
     return Choice(
         ids=[int(value) for value in ids_out],
         logprob=_where(usable, logprob),
@@ -191,9 +197,10 @@ def choose(
         margin=_where(usable, margin),
         entropy=_where(usable, entropy),
         finite=[bool(flag) for flag in finite],
-        top=_alternatives(columns[7 + len(numbers) :], len(ids_out)),
+        top=_alternatives(columns[8 + len(numbers) :], len(ids_out)),
         drawn=drawn,
         expected=expected,
+        own=[int(value) for value in own_out],
     )
 
 

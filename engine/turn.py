@@ -156,7 +156,7 @@ class Turn:
         dead = self._drafting.judge(draft, accepted, new)
         block = [sequence.tokens[-1], *new[:-1]]
         chosen = partial(self._chosen, first=first, new=new, replaced=found.replaced)
-        step = Step(block, rows, new, draft.source, len(drafts), found.choice.ids, chosen)
+        step = Step(block, rows, new, draft.source, len(drafts), found.choice.own, chosen)
         self._auditor.before_commit(sequence.state, step, asked=cache is not None and cache.misread)
         cache = judged(cache, self._auditor, sequence.model, sequence.state, block)
         sequence.sound = sequence.sound and (cache is None or not cache.faults)

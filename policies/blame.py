@@ -122,6 +122,8 @@ class Blame:
         if self._proven is not None:
             return self._proven, "certain"
         if self._difference is not None:
+            if self._before == self._after:
+                return Culprit.KV, "likely"  # nothing but the caches was computed anew
             undrafted, restored = self._before.drafter != self._after.drafter, self._before.codec != self._after.codec
             if undrafted and restored:
                 return Culprit.UNKNOWN, "none"  # two things were switched off at once

@@ -2,7 +2,7 @@
 
 Must not: retry a mode that was left (decoding is deterministic: the same tokens would come again).
 Invariant: a rewind never goes before the first token that the client has seen nothing of, and always into a strictly
-safer decode mode.
+safer decode mode; but for one in a response, which computes the caches anew because they are what is accused.
 
 Which remedies are wanted is written in rules (`policies.rules`, shipped in `default.toml`); which of them are possible
 in a situation, and what they mean there, is decided here.
@@ -71,7 +71,7 @@ class Situation:
     mode: decode mode now. rewinds: how many there were. undelivered: first token of which nothing was
     delivered. call_began: first token of the open call, None outside calls. can_rewind: False also while a step hangs.
     mendable: the refused call is complete and can be mended. tool: name of the call that the finding is about, "" where
-    there is none or it is not written yet.
+    there is none or it is not written yet. recomputed: the caches were computed anew without leaving the mode.
     """
 
     mode: DecodeMode
@@ -81,6 +81,7 @@ class Situation:
     can_rewind: bool = True
     mendable: bool = False
     tool: str = ""
+    recomputed: bool = False
 
 
 def _named() -> str:
@@ -197,6 +198,10 @@ def _applied(remedy: Remedy, rule: Rule, finding: Finding, situation: Situation,
             if below is None or not situation.can_rewind or situation.rewinds >= policy.max_rewinds:
                 return None
             return Rewind(rewind_target(finding, situation), below, rebuild(finding), rule.name)
+        case "recompute":
+            if situation.recomputed or not situation.can_rewind or situation.rewinds >= policy.max_rewinds:
+                return None
+            return Rewind(rewind_target(finding, situation), situation.mode, "clean", rule.name)
         case "repair":
             if not policy.repair or finding.detector not in _MENDABLE:
                 return None

@@ -16,9 +16,10 @@ from typing import Literal, get_args
 from detectors.finding import Finding, Grade
 from policies.modes import CODECS, DRAFTERS, DecodeMode
 
-Remedy = Literal["hold", "rewind", "repair", "end", "none"]
+Remedy = Literal["hold", "rewind", "recompute", "repair", "end", "none"]
 """hold: keep text back while the suspicion lasts. rewind: go back and on in a safer mode (before the first token: begin
-in it). repair: mend the refused call. end: end the response honestly. none: record it and go on."""
+in it). recompute: go back and on in the same mode, from caches that are computed anew. repair: mend the refused call.
+end: end the response honestly. none: record it and go on."""
 
 Accused = Literal["speculation", "kv", "unknown"]
 ChannelKind = Literal["thinking", "text", "tool", "engine", "session"]

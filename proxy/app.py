@@ -29,12 +29,15 @@ from proxy.replay_runs import Limits
 from proxy.server import Handlers, middleware
 from proxy.service import Service
 from proxy.sinks import Sinks
+from proxy.spare_memory import give_back
 from proxy.trust_keeper import TrustKeeper
 from proxy.trust_store import TrustStore, beside
 from proxy.versions import own_version
 
 log = structlog.get_logger()
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+CLEANUP_S = 1.0
+"""What responses get once their time to end is over; it is `server.drain_s` that gives them time."""
 
 
 def build_backend(config: Config) -> Backend:
@@ -89,9 +92,21 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
     app.router.add_get("/ready", handlers.ready)
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/version", handlers.version)
+    app.router.add_get("/openapi.json", handlers.openapi)
     app.router.add_get("/", handlers.root)
     app.cleanup_ctx.append(_lifetime)
     return app
+
+
+def create_runner(app: web.Application) -> web.AppRunner:
+    """What serves it. A handler whose client leaves is cancelled, which is how generation stops."""
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=CLEANUP_S,
+        keepalive_timeout=app[SERVICE].config.server.idle_s,
+    )
 
 
 def _watch_over(service: Service) -> None:
@@ -114,7 +129,7 @@ def _watch_over(service: Service) -> None:
             lambda judgement: sinks.judged(judgement),
             service.idle,
             lambda: service.draining,
-            AutomaticSettings(spent, replay.quiet_s, service.policy.hold_call_chars),
+            AutomaticSettings(spent, replay.quiet_s, service.policy.hold_call_chars, config.detectors),
             service.canaries.spare,
         )
         members = (*members, service.replays)
@@ -123,7 +138,10 @@ def _watch_over(service: Service) -> None:
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     service = app[SERVICE]
-    tasks = [asyncio.create_task(_start(service), name="load-model")]
+    tasks = [
+        asyncio.create_task(_start(service), name="load-model"),
+        asyncio.create_task(give_back(service), name="give-memory-back"),
+    ]
     if service.canaries is not None:
         tasks.append(asyncio.create_task(_look_after(service, service.canaries), name="canaries"))
     yield

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -51,7 +52,18 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
     detectors.add_argument(
         "--corpus",
         action="store_true",
-        help="count false alarms on this machine's Python sources and documents too (minutes)",
+        help="count false alarms on this machine's Python sources and documents too (minutes; Ctrl-C reports what was "
+        "read until then)",
+    )
+    detectors.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="and on the sources and documents in this folder (repeatable; implies --corpus)",
+    )
+    detectors.add_argument(
+        "--jobs", type=int, default=2, metavar="N", help="processes that read the corpus (default: 2)"
     )
     detectors.add_argument("--json", action="store_true", help="machine-readable report")
     detectors.set_defaults(run=_detectors)
@@ -87,7 +99,7 @@ def _engine(options: argparse.Namespace) -> int:
     from engine.errors import EngineError
 
     try:
-        report = run(Options.of(options), lambda line: print(line, file=sys.stderr, flush=True))
+        report = run(Options.of(options), _tell)
     except EngineError as error:
         raise ConfigProblem(str(error)) from None
     show(Report.parse(report.plain()), console(), as_json=options.json)
@@ -95,9 +107,16 @@ def _engine(options: argparse.Namespace) -> int:
 
 
 def _detectors(options: argparse.Namespace) -> int:
-    from proxy.bench_detectors import measure
+    from proxy.bench_detectors import Corpus, measure
 
-    show(measure(options.corpus), console(), as_json=options.json)
+    also = [Path(folder) for folder in options.also]
+    for folder in also:
+        if not folder.is_dir():
+            raise ConfigProblem(f"--also: {folder} is no folder; name one that is there")
+    if options.jobs < 1:
+        raise ConfigProblem(f"--jobs: at least one process reads the corpus, not {options.jobs}")
+    corpus = Corpus(also, options.jobs) if options.corpus or also else None
+    show(measure(corpus, _tell), console(), as_json=options.json)
     return 0
 
 
@@ -124,11 +143,14 @@ def _guard(options: argparse.Namespace) -> int:
         banned=[token for token in unwanted if token is not None],
     )
     parts = options.part or (("matrix",) if options.fault else PARTS)
-    report = asyncio.run(
-        measure(setting, lambda line: print(line, file=sys.stderr, flush=True), parts, options.fault, options.quick)
-    )
+    report = asyncio.run(measure(setting, _tell, parts, options.fault, options.quick))
     show(report, console(), as_json=options.json)
     return 0
+
+
+def _tell(line: str) -> None:
+    """Progress."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def console() -> Console:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from policies.modes import DecodeMode
-from proxy.conversation import ChatRequest, Demands, Message, PastCall, Sampling, Tool
+from proxy.conversation import ChatRequest, Decoding, Demands, Message, PastCall, Sampling, Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ def _request(plain: Mapping[str, Any]) -> ChatRequest:
             "tools": tuple(Tool(**tool) for tool in plain["tools"]),
             "sampling": Sampling(**sampling),
             "stop": tuple(plain["stop"]),
+            "decoding": Decoding(**plain["decoding"]),
             "demands": Demands(**plain["demands"]),
         }
     )

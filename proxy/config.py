@@ -15,12 +15,15 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
+from detectors.settings import DetectorSettings
 from policies.modes import DecodeMode
+from proxy.detector_section import laid_over, plain
 
 ENV_PREFIX = "SPECGUARD_"
 RENAMED = {"incidents.keep_prompts": "incidents.capture"}
@@ -41,6 +44,9 @@ class Server(_Section):
     port: int = Field(default=8787, ge=0, le=65535)
     keys: tuple[str, ...] = ()
     max_body_bytes: int = Field(default=64 << 20, ge=1024)
+    body_s: float = Field(default=60.0, gt=0)
+    idle_s: float = Field(default=75.0, gt=0)
+    unread_s: float = Field(default=60.0, gt=0)
     keepalive_s: float = Field(default=10.0, gt=0, le=240)
     drain_s: float = Field(default=20.0, ge=0)
 
@@ -83,6 +89,7 @@ class Decode(_Section):
     a second prefill of each checked response, a second cache while it lasts, and an eighth of a step per token. Off,
     also for compressed caches: their own audit (engine.cache_audit) sees the known faults for a tenth of that.
     seed: for requests that name none (the Anthropic API has no such field); -1 = another one for each response.
+    per_request: whether a request may choose its drafter and codec (`speculative`, `kv`).
     force_low_bits: allow codecs that break tool calls. shadow_mib: host memory for full-precision copies of prompts
     whose cache is compressed; 0 = none.
     """
@@ -92,6 +99,7 @@ class Decode(_Section):
     seed: int = Field(default=-1, ge=-1, lt=2**63)
     audit_every: int = Field(default=16, ge=0)
     audit_share: float = Field(default=0.01, gt=0, le=1)
+    per_request: bool = True
     force_low_bits: bool = False
     shadow_mib: int = Field(default=0, ge=0)
     shadow_every: int = Field(default=0, ge=0)
@@ -194,18 +202,30 @@ class Log(_Section):
 
 
 class Config(_Section):
-    """The whole configuration. plant: name of an engine fault to plant on purpose (demo, tests, qualification)."""
+    """The whole configuration. detectors: the numbers that they go by; what is not set is as shipped and measured.
+    plant: name of an engine fault to plant on purpose (demo, tests, qualification).
+    """
 
     server: Server = Server()
     model: Model = Model()
     decode: Decode = Decode()
     guard: Guard = Guard()
+    detectors: DetectorSettings = Field(default_factory=DetectorSettings)
     breaker: Breaker = Breaker()
     trust: Trust = Trust()
     incidents: Incidents = Incidents()
     replay: Replay = Replay()
     log: Log = Log()
     plant: str = ""
+
+    @field_validator("detectors", mode="before")
+    @classmethod
+    def _as_shipped(cls, value: Any) -> Any:
+        return laid_over(DetectorSettings(), value)
+
+    @field_serializer("detectors")
+    def _as_data(self, value: DetectorSettings) -> Any:
+        return plain(value)
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Config:
@@ -274,14 +294,22 @@ def _annotation(keys: Sequence[str]) -> Any:
     """The type of a key or section; None if there is no such key."""
     found: Any = Config
     for key in keys:
-        if not _is_section(found) or key not in found.model_fields:
-            return None
-        found = found.model_fields[key].annotation
+        found = _fields(found).get(key)
     return found
 
 
+def _fields(section: Any) -> dict[str, Any]:
+    """The types of a section's keys; nothing for a value."""
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    for part in (section, *get_args(section)):
+        if isinstance(part, type) and is_dataclass(part):
+            return get_type_hints(part)
+    return {}
+
+
 def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return bool(_fields(annotation))
 
 
 def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -315,14 +343,14 @@ def _explain(problem: Any) -> str:
     keys = [str(part) for part in problem["loc"]]
     where = ".".join(keys)
     match problem["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             if where in RENAMED:
                 return f"{where}: was renamed; write {RENAMED[where]}"
-            fields = list(_annotation(keys[:-1]).model_fields)
+            fields = list(_fields(_annotation(keys[:-1])))
             near = difflib.get_close_matches(keys[-1], fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
             return f"{where}: there is no such key; {hint}"
-        case "model_type":
+        case "model_type" | "dataclass_type":
             return f"{where}: {_write_section(where)}"
         case "tuple_type":
             return f'{where}: is a list; write ["one", "two"]'

@@ -79,13 +79,26 @@ class Demands:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a client wants the response to be computed; None = as the server does.
+
+    drafter: one of `policies.modes.DRAFTERS`, or `any`: drafts, whoever makes them. codec: of the KV cache, one of
+    `CODECS`; only this can change what is said. max_draft: most draft tokens per step, at least 1.
+    """
+
+    drafter: str | None = None
+    codec: str | None = None
+    max_draft: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One request of a client, in the terms of no particular API.
 
     api: `openai.chat` or `anthropic.messages`; only for logs, metrics and incidents.
     max_tokens: None = up to the context window. stop: stop strings, at most 16, never empty.
     session: key under which prefix reuse and budgets are kept (client header, else hash of the first turns).
-    mode: decode mode asked for by the client (`DecodeMode.parse`), None = the server's.
+    decoding: what the client asks for of it; `proxy.asked_mode` says what that is on this server.
     demands: what the response must be.
     logprobs: None = not asked for, else how many alternatives to report with each token of the text, 0..20.
     """
@@ -101,6 +114,6 @@ class ChatRequest:
     include_usage: bool = False
     session: str = ""
     request_id: str = ""
-    mode: str | None = None
+    decoding: Decoding = Decoding()
     demands: Demands = Demands()
     logprobs: int | None = None

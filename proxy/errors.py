@@ -35,6 +35,10 @@ KINDS: dict[str, Kind] = {
     "not_found": Kind(404, (_BAD, "unknown_url"), (404, "not_found_error")),
     "method_not_allowed": Kind(405, (_BAD, "method_not_allowed"), (405, "invalid_request_error")),
     "request_too_large": Kind(413, (_BAD, "request_too_large"), (413, "request_too_large")),
+    "body_timeout": Kind(408, (_BAD, "request_timeout"), (408, "invalid_request_error"), retry=True),
+    # the client should wait: 429, for which the Anthropic API has 529 where it is not the client's own limit
+    "busy": Kind(429, ("rate_limit_error", "rate_limit_exceeded"), (529, "overloaded_error"), retry=True),
+    "shutting_down": Kind(503, (_SERVER, "shutting_down"), (529, "overloaded_error"), retry=True),
     "overloaded": Kind(503, (_SERVER, "overloaded"), (529, "overloaded_error"), retry=True),
     "internal": Kind(500, (_SERVER, "internal_error"), (500, "api_error")),
 }

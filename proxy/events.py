@@ -6,6 +6,7 @@ Invariant: Started, then any number of ThinkingDelta | TextDelta | ToolCall, the
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -45,11 +46,15 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A complete call that is valid against its schema. `arguments` is compact JSON text of an object."""
+    """A complete call that is valid against its schema. `arguments` is compact JSON text of an object.
+
+    id: drawn anew for each call; APIs put a prefix of their own before it.
+    """
 
     index: int
     name: str
     arguments: str
+    id: str = field(default_factory=lambda: secrets.token_hex(12), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class Finished:
     """reason as OpenAI names it; stop_sequence is the matched string, mode the decode mode at the end. drafts: tokens
-    (drafted, accepted) by drafter."""
+    (drafted, accepted) by drafter; longest_draft: most of them in one step."""
 
     reason: FinishReason
     usage: Usage
@@ -92,6 +97,7 @@ class Finished:
     incidents: tuple[str, ...] = ()
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     drafts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    longest_draft: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,19 @@ Invariant: everything hangs on a registry of its own, so that two servers in one
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from policies.breaker import Key, Record, bucket_name
 from policies.modes import DecodeMode
+from proxy.backends.base import Load
 from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, Started, ToolCall
@@ -33,7 +35,8 @@ STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What is so at the moment of a scrape. memory: bytes by what they hold, empty = unknown."""
+    """What is so at the moment of a scrape. memory: bytes by what they hold, empty = unknown; tasks: of the event loop;
+    load: of the backend, None = it does not tell."""
 
     in_flight: int
     ready: bool
@@ -42,6 +45,8 @@ class Present:
     ceilings: Mapping[str, int]
     memory: Mapping[str, int]
     incidents_dropped: int
+    tasks: int = 0
+    load: Load | None = None
 
 
 class Metrics:
@@ -76,6 +81,8 @@ class Metrics:
         self._prefilled = counter("prefill_tokens", "Prompt tokens that were computed")
         self._cached = counter("cached_tokens", "Prompt tokens that came from a kept prefix")
         self._decoded = counter("decode_tokens", "Tokens of finished responses")
+        # memory, processor time and open files of the process, under the names that dashboards know
+        ProcessCollector(registry=self.registry)
         info = Gauge("specguard_build_info", "Always 1; what runs", ["version"], registry=self.registry)
         info.labels(version).set(1)
 
@@ -201,3 +208,11 @@ class _Now(Collector):
         dropped = CounterMetricFamily("specguard_incidents_dropped", "Incident records that could not be written")
         dropped.add_metric([], now.incidents_dropped)
         yield dropped
+        yield GaugeMetricFamily("specguard_tasks", "Tasks of the event loop", now.tasks)
+        yield GaugeMetricFamily("specguard_python_blocks", "Memory blocks of Python objects", sys.getallocatedblocks())
+        if now.load is not None:
+            steps = CounterMetricFamily("specguard_engine_steps", "Decoding steps, those of each response counted")
+            steps.add_metric([], now.load.steps)
+            yield steps
+            yield GaugeMetricFamily("specguard_running_turns", "Responses that hold a place", now.load.running)
+            yield GaugeMetricFamily("specguard_waiting_requests", "Requests that wait for one", now.load.waiting)

@@ -142,6 +142,7 @@ def _situation(opened: dict[str, Any], rewinds: int, assumed: list[str]) -> Situ
             bool(stood["can_rewind"]),
             bool(stood["mendable"]),
             str(stood["tool"]),
+            bool(stood.get("recomputed", False)),
         )
     assumed.append("recorded before situations were: what had been delivered, the open call and its name")
     to, began = opened.get("rewound_to"), int(opened["began"])

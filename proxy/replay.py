@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -73,6 +73,10 @@ class AutomaticReplay:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._preempted = 0
+
+    def adopt(self, call_chars: int) -> None:
+        """Another policy: sessions hold so much of a call from now on."""
+        self._settings = replace(self._settings, call_chars=call_chars)
 
     def __len__(self) -> int:
         """Incidents that wait to be judged, or for their end."""

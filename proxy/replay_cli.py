@@ -25,7 +25,7 @@ from proxy.backends.base import Backend, BackendError, Replayer
 from proxy.capture import Capture
 from proxy.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore, Record
-from proxy.replay import as_judgement, tripped_of
+from proxy.replay import AutomaticSettings, as_judgement, tripped_of
 from proxy.replay_report import other_model, replay_data, replay_page
 from proxy.replay_runs import Judged, Limits, investigate
 
@@ -71,7 +71,8 @@ def run(options: argparse.Namespace, config: Config, build: Callable[[Config], B
     logging.configure(config.log.level)
     try:
         backend = (build or build_backend)(config)
-        found, fingerprint = asyncio.run(_investigate(backend, record, capture, options))
+        settings = AutomaticSettings(detectors=config.detectors)
+        found, fingerprint = asyncio.run(_investigate(backend, record, capture, options, settings))
     except BackendError as error:
         raise ConfigProblem(f"{record.id} cannot be run again: {error}") from None
     if options.json:
@@ -135,7 +136,7 @@ def captured(record: Record) -> Capture:
 
 
 async def _investigate(
-    backend: Backend, record: Record, capture: Capture, options: argparse.Namespace
+    backend: Backend, record: Record, capture: Capture, options: argparse.Namespace, settings: AutomaticSettings
 ) -> tuple[Judged, str]:
     """The verdict, and the fingerprint of the model that was loaded."""
     console = Console(stderr=True, highlight=False)
@@ -145,7 +146,7 @@ async def _investigate(
         if not isinstance(backend, Replayer):
             raise ConfigProblem("the configured backend cannot run a response again; only the built-in engine can")
         opened = record.opened
-        tripped = tripped_of(str(opened["detector"]), str(opened["grade"]), int(opened["position"]), backend)
+        tripped = tripped_of(str(opened["detector"]), str(opened["grade"]), int(opened["position"]), backend, settings)
         with console.status("running the response again ..."):
             found = await investigate(backend, tripped, capture, Limits(options.tokens, float("inf")), options.axes)
         return found, backend.info.fingerprint

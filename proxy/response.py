@@ -79,6 +79,7 @@ class GuardedResponse:
         self._request, self._policy = setting.request, setting.policy
         self._mode, self._limit = setting.mode, setting.limit
         self._rewinds = 0
+        self._recomputed = False
         self._transcript = Transcript()
         logprobs = None if self._request.logprobs is None else LogprobLedger(self._transcript)
         self._holdback = HoldBack(self._request.stop, self._policy.hold_text_chars, logprobs)
@@ -246,6 +247,7 @@ class GuardedResponse:
             can_rewind and self._setting.backend.capabilities.rewinds,
             mendable,
             str(finding.evidence.get("tool", watch.call_name)),
+            self._recomputed,
         )
 
     def _lost(self, to: int, delta: Delta) -> tuple[int, ...]:
@@ -254,6 +256,7 @@ class GuardedResponse:
         return (*self._transcript.ids[to:], *self._transcript.end_of(delta), *end)
 
     async def _rewind(self, decision: Rewind) -> None:
+        self._recomputed = self._recomputed or decision.mode == self._mode
         self._trips.rewound(await self._go_on(decision))
         self._rewinds, self._awaited, self._limit = self._rewinds + 1, None, None
         if self._setting.budget is not None:
@@ -340,6 +343,7 @@ class GuardedResponse:
             incidents=self._trips.ids,
             token_ids=self._transcript.ids,
             drafts=self._transcript.drafts,
+            longest_draft=self._transcript.longest_draft,
         )
 
     def _fail(self, kind: str, message: str) -> Finished | Failed:

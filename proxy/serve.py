@@ -1,7 +1,8 @@
 """Runs the server in the foreground: load, announce, serve, drain on a signal.
 
 Must not: handle requests itself. Invariant: after the first SIGINT or SIGTERM no new request is taken, running
-responses get `server.drain_s` seconds to end; a second signal ends at once.
+responses get `server.drain_s` seconds to end, what is left then is told so in its own API's words; a second signal ends
+at once, a third one kills. SIGHUP takes up a changed policy file and nothing else.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from proxy import logging
-from proxy.app import SERVICE, build_backend, create_app
+from proxy.app import SERVICE, build_backend, create_app, create_runner
 from proxy.backends.base import Backend, BackendError
 from proxy.config import Config, ConfigProblem
 from proxy.env_cli import DEFAULT_URL
 from proxy.incidents import IncidentStore, Limits
+from proxy.policy_reload import reload_policy
+from proxy.readiness import tell_manager
 from proxy.service import Service
 
 log = structlog.get_logger()
-CLEANUP_S = 1.0
-"""What responses get once their time to end is over; it is `server.drain_s` that gives them time."""
+ENDS = (signal.SIGINT, signal.SIGTERM)
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 """Addresses to listen on that are none to connect to, and what to connect to instead on the same machine."""
 
@@ -56,7 +58,7 @@ async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
     incidents.start()
     app = create_app(config, backend, incidents)
     service = app[SERVICE]
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_S)
+    runner = create_runner(app)
     await runner.setup()
     try:
         site = web.TCPSite(runner, config.server.host, config.server.port)
@@ -65,8 +67,9 @@ async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
         except OSError as error:
             raise ConfigProblem(_cannot_listen(config, error)) from None
         signals: asyncio.Queue[int] = asyncio.Queue()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDS:
             asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+        reloads = asyncio.create_task(_reload_on_signal(service), name="reload-policy")
         with console.status("loading the model and checking its exactness ..."):
             await _first(service.settled.wait(), signals.get())
         if service.failure:
@@ -76,21 +79,40 @@ async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
             port = runner.addresses[0][1]
             # not wrapped, so that a command which is copied or read from a pipe is whole
             Console(highlight=False, emoji=False, soft_wrap=True).print(announcement(config, service, port))
+            tell_manager(f"READY=1\nSTATUS=serving {service.backend.info.id} on port {port}")
             await signals.get()
+        reloads.cancel()
         await _drain(service, signals, config.server.drain_s, console)
         return 0
     finally:
         await runner.cleanup()
 
 
+async def _reload_on_signal(service: Service) -> None:
+    """For ever. One reload at a time; signals that come meanwhile are one more."""
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    while True:
+        await asked.wait()
+        asked.clear()
+        await reload_policy(service)
+
+
 async def _drain(service: Service, signals: asyncio.Queue[int], limit_s: float, console: Console) -> None:
+    """Until nothing runs any more, or what runs was ended."""
     service.draining = True
+    tell_manager("STOPPING=1\nSTATUS=finishing running responses")
     if service.in_flight:
         console.print(
             f"finishing {service.in_flight} response(s), at most {limit_s:g} s; press Ctrl-C again to stop now"
         )
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(_first(service.idle.wait(), signals.get()), limit_s)
+    if service.in_flight:
+        log.warning("server.ends_responses", in_flight=service.in_flight)
+    service.ending.end()
+    for number in ENDS:  # whoever asks once more does not want to wait for what hangs
+        asyncio.get_running_loop().remove_signal_handler(number)
 
 
 async def _first(*waits: object) -> None:

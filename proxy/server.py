@@ -7,6 +7,7 @@ error and a closed connection. A client that leaves stops the generation at once
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import secrets
@@ -21,15 +22,17 @@ import structlog
 from aiohttp import web
 
 from policies.overrides import HEADER
-from proxy import errors
+from proxy import errors, openapi
 from proxy.access import check_access, owner
 from proxy.backends.base import BackendError
 from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.kept_responses import KeptResponses
+from proxy.kept_thinking import KeptThinking
 from proxy.metrics import Metrics
+from proxy.outlet import ClientTooSlow, Outlet
 from proxy.service import Service
-from proxy.streaming import Encoder, Outcome, stream, without_thinking
+from proxy.streaming import Encoder, Outcome, Pace, stream, without_thinking
 from proxy.versions import own_version
 from proxy.wire import anthropic_parse, openai_chat_parse, openai_responses_parse
 from proxy.wire.anthropic_messages import AnthropicEncoder
@@ -89,6 +92,12 @@ def middleware(service: Service) -> Any:
             )
         if not response.prepared:
             response.headers["x-request-id"] = response.headers["request-id"] = request_id
+        try:
+            await Outlet(request, response, service.config.server.unread_s).finish()
+        except ClientTooSlow:
+            log.warning("client.too_slow", request_id=request_id, unread_s=service.config.server.unread_s)
+        except ConnectionError:
+            pass  # it has left, or was cut off
         return response
 
     return outer
@@ -112,15 +121,16 @@ class Handlers:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._kept = KeptResponses()
+        self._thinking = KeptThinking()
 
     async def openai_chat(self, http: web.Request) -> web.StreamResponse:
-        parsed = openai_chat_parse.parse(await http.read(), self._service.config.decode.temperature)
+        parsed = openai_chat_parse.parse(await self._body(http), self._service.config.decode.temperature)
         return await self._respond(http, parsed, OpenAIChatEncoder)
 
     async def openai_responses(self, http: web.Request) -> web.StreamResponse:
         kept, whose = self._kept, owner(http, self._service.config.server)
         parsed = openai_responses_parse.parse(
-            await http.read(), self._service.config.decode.temperature, lambda name: kept.get(f"{whose}/{name}")
+            await self._body(http), self._service.config.decode.temperature, lambda name: kept.get(f"{whose}/{name}")
         )
 
         def keep(name: str, messages: Sequence[Message]) -> None:
@@ -129,11 +139,11 @@ class Handlers:
         return await self._respond(http, parsed, partial(OpenAIResponsesEncoder, parsed=parsed, keep=keep))
 
     async def anthropic_messages(self, http: web.Request) -> web.StreamResponse:
-        parsed = anthropic_parse.parse(await http.read(), self._service.config.decode.temperature)
+        parsed = anthropic_parse.parse(await self._body(http), self._service.config.decode.temperature)
         return await self._respond(http, parsed, AnthropicEncoder)
 
     async def count_tokens(self, http: web.Request) -> web.StreamResponse:
-        request = anthropic_parse.parse(await http.read(), counting=True).request
+        request = anthropic_parse.parse(await self._body(http), counting=True).request
         self._check_ready()
         self._service.session(request)
         return _json({"input_tokens": await self._service.backend.count_tokens(request.messages, request.tools)})
@@ -173,6 +183,7 @@ class Handlers:
             "exactness": capabilities.exactness,
             "modes": list(capabilities.modes),
             "guard": service.policy.action,
+            "policy": {"name": service.origin.policy, "sha256": service.origin.policy_sha256},
             "planted_fault": service.config.plant or None,
             "in_flight": service.in_flight,
         }
@@ -194,11 +205,14 @@ class Handlers:
     async def version(self, _: web.Request) -> web.StreamResponse:
         return _json({"version": own_version()})
 
+    async def openapi(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(body=openapi.encoded(), content_type="application/json")
+
     async def root(self, _: web.Request) -> web.StreamResponse:
         """Clients probe the base URL; tell a human what is here."""
         paths = ["chat/completions", "responses", "messages", "messages/count_tokens"]
         posts = [f"POST /v1/{path}" for path in paths]
-        gets = [f"GET {path}" for path in ("/v1/models", "/health", "/ready", "/metrics")]
+        gets = [f"GET {path}" for path in ("/v1/models", "/health", "/ready", "/metrics", "/openapi.json")]
         return _json({"service": "specguard", "endpoints": [*posts, *gets]})
 
     def _card(self, wire: errors.Wire, name: str) -> dict[str, Any]:
@@ -206,6 +220,16 @@ class Handlers:
             return {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
         window = self._service.backend.info.context_window
         return {"id": name, "object": "model", "created": 0, "owned_by": "specguard", "max_model_len": window}
+
+    async def _body(self, http: web.Request) -> bytes:
+        limit = self._service.config.server.body_s
+        try:
+            async with asyncio.timeout(limit):
+                return await http.read()
+        except TimeoutError:
+            raise RequestError(
+                "body_timeout", f"the body did not arrive within {limit:g} s (server.body_s); send it again"
+            ) from None
 
     def _check_ready(self) -> None:
         service = self._service
@@ -227,8 +251,12 @@ class Handlers:
         if parsed.ignored:
             extra["x-specguard-ignored"] = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
         outcome = Outcome(request, service.metrics.meter(request) if service.metrics else None)
+        whose = owner(http, service.config.server)
+        known, restored = self._thinking.restored(whose, request)
+        if restored:
+            extra["x-specguard-thinking-restored"] = str(restored)
         with service.counted(), outcome.logged():
-            session, why = await service.begin(request, owner(http, service.config.server), http.headers)
+            session, why = await service.begin(known, whose, http.headers)
             if session.policy.override:
                 extra[HEADER] = session.policy.override
             extra["x-specguard-mode"] = str(session.mode)
@@ -238,13 +266,16 @@ class Handlers:
             if why:
                 extra["x-specguard-mode-reason"] = re.sub(r"[^ -~]", "?", why)[:300]
             async with aclosing(session.events()) as guarded:
-                events = outcome.watch(guarded)
+                events = self._thinking.watch(whose, request, outcome.watch(guarded))
                 if not parsed.thinking:
                     events = without_thinking(events)
                 if request.stream:
-                    return await stream(http, extra, events, encoder, service.config.server.keepalive_s)
-                async for event in events:
-                    encoder.collect(event)
+                    limits = service.config.server
+                    pace = Pace(limits.keepalive_s, limits.unread_s, service.ending)
+                    return await stream(http, extra, events, encoder, pace)
+                with service.ending.endable():
+                    async for event in events:
+                        encoder.collect(event)
             return _json(encoder.body(), headers=extra)
 
 

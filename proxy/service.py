@@ -19,10 +19,12 @@ from detectors.drift.memory import DriftMemory
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
+from proxy.asked_mode import asked_mode
 from proxy.backends.base import Backend, BackendError
 from proxy.canaries import Canaries
 from proxy.config import Config, config_sha256
 from proxy.conversation import ChatRequest
+from proxy.ending import Ending
 from proxy.errors import RequestError
 from proxy.incidents import IncidentStore, Origin
 from proxy.loop_ledger import LoopLedger
@@ -46,7 +48,7 @@ class Service:
     shadow: what clean recomputations have shown, of all responses. sinks: everybody who hears of incidents, the store
     first; None = the store alone. keeper: of breakers and trust, None = every mode is used everywhere. replays: of
     incidents, off the requests' path. overrides: of the policy, for some requests; rewinds: of each session.
-    loops: that were cut in earlier responses.
+    loops: that were cut in earlier responses. in_flight, served: responses, now and so far.
     """
 
     config: Config
@@ -57,8 +59,9 @@ class Service:
     ready: bool = False
     failure: str = ""
     draining: bool = False
-    shadow: DriftMemory = field(default_factory=DriftMemory)
+    shadow: DriftMemory = field(init=False)
     in_flight: int = 0
+    served: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     overrides: Overrides = field(default_factory=Overrides)
@@ -70,17 +73,27 @@ class Service:
     loops: LoopLedger = field(default_factory=LoopLedger)
     replays: AutomaticReplay | None = None
     memory: dict[str, int] = field(default_factory=dict)
+    ending: Ending = field(default_factory=Ending)
     origin: Origin = field(init=False)
 
     def __post_init__(self) -> None:
         self.idle.set()
+        self.shadow = DriftMemory(self.config.detectors.drift)
+        self.adopt(self.policy, self.overrides)
+
+    def adopt(self, policy: Policy, overrides: Overrides) -> None:
+        """From the next response on; those that run keep the policy that they began with."""
+        self.policy, self.overrides = policy, overrides
         name = Path(self.config.guard.policy).name or "shipped"
-        self.origin = Origin(config_sha256(self.config), name, policy_sha256(self.policy, self.overrides))
+        self.origin = Origin(config_sha256(self.config), name, policy_sha256(policy, overrides))
+        if self.replays is not None:
+            self.replays.adopt(policy.hold_call_chars)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Counts a response as in flight; `idle` is set while there is none."""
         self.in_flight += 1
+        self.served += 1
         self.idle.clear()
         try:
             yield
@@ -151,6 +164,8 @@ class Service:
             ceilings={name: found["tokens"] for name, found in ceilings.items()},
             memory=self.memory,
             incidents_dropped=self.incidents.dropped,
+            tasks=len(asyncio.all_tasks()),
+            load=getattr(self.backend, "load", None),
         )
 
     def session(
@@ -168,9 +183,8 @@ class Service:
                 f"model: there is no model {request.model[:80]!r} here; use one of {', '.join(known)}",
                 "model",
             )
-        mode = self.mode
-        if request.mode is not None:
-            mode = replace(mode, drafter=request.mode)
+        allowed = self.config.decode.per_request
+        mode = asked_mode(request.decoding, self.mode, self.backend.capabilities.modes, allowed)
         if request.sampling.seed is None and self.config.decode.seed >= 0:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking
@@ -187,6 +201,7 @@ class Service:
             mode,
             thinking,
             self.shadow,
+            self.config.detectors,
             budget=budget,
             origin=self.origin,
             remember=partial(self.loops.remember, conversation),

@@ -1,7 +1,7 @@
 """One streamed response on the wire: frames, keep-alives, and what happens when it cannot be completed.
 
 Must not: know an API's shapes (the encoder does), or end a broken stream as if it were complete.
-Invariant: headers are sent with the first frame, so whatever fails before it is still a real HTTP status.
+Invariant: headers are sent with the first content or sign of life, so whatever fails before is a real HTTP status.
 """
 
 from __future__ import annotations
@@ -9,20 +9,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 from aiohttp import web
 
 from proxy import errors
-from proxy.backends.base import BackendError
+from proxy.backends.base import BackendError, ShuttingDown
 from proxy.conversation import ChatRequest
+from proxy.ending import Ending
 from proxy.errors import RequestError
-from proxy.events import Event, Failed, Finished, ThinkingDelta
+from proxy.events import Event, Failed, Finished, Started, ThinkingDelta
 from proxy.metrics import Meter
+from proxy.outlet import ClientTooSlow, Outlet
 
 log = structlog.get_logger()
+LAST_WORD_S = 0.5
+"""How long a server that ends waits for a client to take the error."""
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -47,27 +52,55 @@ class Encoder(Protocol):
     def body(self) -> dict[str, Any]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """every_s: of silence until a keep-alive frame; unread_s: see `proxy.outlet`; ending: of the server."""
+
+    every_s: float
+    unread_s: float
+    ending: Ending
+
+
 async def stream(
-    http: web.Request, extra: dict[str, str], events: AsyncIterator[Event], encoder: Encoder, every_s: float
+    http: web.Request, extra: dict[str, str], events: AsyncIterator[Event], encoder: Encoder, pace: Pace
 ) -> web.StreamResponse:
     """Writes a response as it comes. Raises only while no header was sent."""
     response = web.StreamResponse(headers=HEADERS | extra)
-    complete = False
+    outlet = Outlet(http, response, pace.unread_s)
+    complete, opening = False, b""
     try:
-        async with aclosing(with_keep_alive(events, encoder, every_s)) as frames:
-            async for event, data in frames:
-                if not response.prepared:
-                    await response.prepare(http)
-                await response.write(data)
-                complete = isinstance(event, Finished)
+        with pace.ending.endable():
+            async with aclosing(with_keep_alive(events, encoder, pace.every_s)) as frames:
+                async for event, data in frames:
+                    if not response.prepared:
+                        if isinstance(event, Started):  # says nothing yet
+                            opening += data
+                            continue
+                        if isinstance(event, Failed):
+                            raise RequestError(event.kind, event.message)
+                        data, opening = opening + data, b""
+                    await outlet.send(data)
+                    complete = isinstance(event, Finished)
     except Exception as error:
         if not response.prepared:
             raise
-        if not isinstance(error, ConnectionError):  # else nobody is there to be told anything
-            await response.write(encoder.error(_as_request_error(encoder.wire, error)))
+        await _tell(http, response, encoder, error, pace)
     if not complete and http.transport is not None:
         http.transport.close()  # clients take a clean end for success
     return response
+
+
+async def _tell(
+    http: web.Request, response: web.StreamResponse, encoder: Encoder, error: Exception, pace: Pace
+) -> None:
+    """The API's in-stream error, if somebody is there to be told."""
+    if isinstance(error, ClientTooSlow):
+        log.warning("client.too_slow", request_id=response.headers.get("x-request-id", ""), unread_s=pace.unread_s)
+    if isinstance(error, ConnectionError):
+        return
+    patience_s = min(LAST_WORD_S, pace.unread_s) if isinstance(error, ShuttingDown) else pace.unread_s
+    with suppress(ConnectionError):
+        await Outlet(http, response, patience_s).send(encoder.error(_as_request_error(encoder.wire, error)))
 
 
 def _as_request_error(wire: errors.Wire, error: Exception) -> RequestError:

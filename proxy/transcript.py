@@ -68,6 +68,7 @@ class Transcript:
         self._latest: Delta | None = None
         self._modes: list[tuple[int, DecodeMode]] = []
         self.drafts: dict[str, tuple[int, int]] = {}
+        self.longest_draft = 0
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -108,6 +109,7 @@ class Transcript:
         if not self._modes or self._modes[-1][1] != step.mode:
             self._modes.append((delta.position, step.mode))
         self.drafted += step.drafted
+        self.longest_draft = max(self.longest_draft, step.drafted)
         self.accepted += step.accepted
         self.context = step.context
         self.filtered += step.filtered

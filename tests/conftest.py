@@ -1,22 +1,46 @@
 """Settings that every test shares.
 
 Must not: import torch (most tests do without it, and it costs seconds) or hold fixtures of a single folder.
-Invariant: arithmetic runs on one thread, in this process and in servers that a test starts, so that timings
-and results do not depend on how many cores the machine has.
+Invariant: every stream of a response is checked against the rules of its API, whatever else a test looks at. Arithmetic
+runs on one thread, in this process and in servers that a test starts, so that timings and results do not depend on how
+many cores the machine has.
 """
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+
+from tests.watched_streams import Watch
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 if "torch" in sys.modules:  # a plugin was faster: the variables come too late for this process
     sys.modules["torch"].set_num_threads(1)
 
+# Whoever runs the suite in the background of a script has told it to ignore Ctrl-C, and all it starts would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # The same examples in every run: a failure on one machine can be repeated on another.
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
 # `HYPOTHESIS_PROFILE=search make test` looks for new examples instead.
 settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture(scope="session")
+def stream_watch() -> Iterator[Watch]:
+    """Sees all streams that are made in this process."""
+    watch = Watch()
+    with watch.installed():
+        yield watch
+
+
+@pytest.fixture(autouse=True)
+def streams_obey_their_rules(stream_watch: Watch) -> Iterator[None]:
+    yield
+    stream_watch.check()

@@ -32,7 +32,7 @@ class Stated:
     """fault is told by `detector` at a token below `within`. entropy: a response of mean entropy near 1.3 nats that
     does not end by itself (drawing tells nothing where the model has no doubt). far: a prompt of so many tokens.
     compared: what differed in an audit. later: told about the turn that follows one with the fault. call: a greedy
-    response that calls a tool."""
+    response that calls a tool. drawn: strikes only where tokens are drawn."""
 
     fault: Fault
     detector: str
@@ -44,6 +44,7 @@ class Stated:
     compared: str = ""
     later: bool = False
     call: bool = False
+    drawn: bool = False
 
 
 TABLE = (
@@ -57,6 +58,7 @@ TABLE = (
     Stated(Fault.NAN_AT_POSITION, "drift.nonfinite", 9),
     Stated(Fault.KEYS_SCALED, "drift.shadow", SHADOW + 8),
     Stated(Fault.TILE_LOST, "drift.shadow", SHADOW + 8),
+    Stated(Fault.ARGMAX_ACCEPTANCE, "drift.audit", 24, prompt=2, compared="choice", drawn=True),
     Stated(Fault.ARGMAX_ACCEPTANCE, "drift.accepted", 400, prompt=2, entropy=True),
     Stated(Fault.KEYS_UNROTATED, "drift.kv", 8, codec="k4v4"),
     Stated(Fault.CODES_SCALED, "drift.kv", 8, codec="k8v4"),
@@ -148,7 +150,7 @@ def told(stated: Stated, drafter: str = "mtp+ngram") -> list[Finding]:
     return found
 
 
-@pytest.mark.parametrize("stated", TABLE, ids=lambda stated: str(stated.fault))
+@pytest.mark.parametrize("stated", TABLE, ids=lambda stated: f"{stated.fault}-{stated.detector}")
 def test_a_fault_is_told_by_its_detector_in_time(stated: Stated) -> None:
     found = told(stated)
     assert found, f"{stated.fault}: nothing was told within {stated.within} tokens"
@@ -165,17 +167,18 @@ def test_argmax_acceptance_is_told_on_any_text_with_doubt_in_it(stated: Stated, 
     assert told(stated, drafter)[-1].position < stated.within
 
 
+GREEDY, DRAWN = SamplingParams(), SamplingParams(temperature=1.0, seed=9)
 SPECULATION = tuple(stated for stated in TABLE if stated.compared)
-
-
-@pytest.mark.parametrize("stated", SPECULATION, ids=lambda stated: str(stated.fault))
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        pytest.param(SamplingParams(), id="greedy"),
-        pytest.param(SamplingParams(temperature=1.0, seed=9), id="drawn", marks=pytest.mark.slow),
-    ],
+FALLS = (
+    *(pytest.param(stated, GREEDY, id=f"{stated.fault}-greedy") for stated in SPECULATION if not stated.drawn),
+    *(
+        pytest.param(stated, DRAWN, id=f"{stated.fault}-drawn", marks=[] if stated.drawn else pytest.mark.slow)
+        for stated in SPECULATION
+    ),
 )
+
+
+@pytest.mark.parametrize(("stated", "sampling"), FALLS)
 def test_falling_back_gives_what_a_sound_plain_engine_gives(
     sound: Engine, stated: Stated, sampling: SamplingParams
 ) -> None:
@@ -194,6 +197,22 @@ def test_falling_back_gives_what_a_sound_plain_engine_gives(
     while not turn.ended:
         turn.step()
     assert turn.generated == plain
+
+
+@pytest.mark.parametrize("fault", [Fault.ARGMAX_ACCEPTANCE, Fault.FLIPPED_ARGUMENT])
+def test_a_token_that_its_row_has_not_chosen_is_told_in_its_step_without_any_audit(sound: Engine, fault: Fault) -> None:
+    engine, told = Engine(EMBEDDED, EngineOptions(fault=fault)), 0
+    drawn = fault is Fault.ARGMAX_ACCEPTANCE
+    for seed, prompt in enumerate(prompts(sound, "fresh" if drawn else "agent", False)[:4]):
+        sampling = SamplingParams(temperature=1.0 if drawn else 0.0, seed=seed)
+        plain = finished(sound, prompt.tokens, TurnOptions(sampling, "none", 80)).generated
+        turn = engine.open(prompt.tokens, TurnOptions(sampling, "mtp+ngram", 80, audit_every=10_000, audit_share=0.0))
+        turn._auditor._steps = 1  # nothing is audited for being the first
+        list(turn.sequence.prefill())
+        while not turn.ended and ((step := turn.step()).audit is None or step.audit.mismatch is None):
+            assert turn.generated == plain[: len(turn.generated)]
+        told += not turn.ended and step.audit is not None and step.audit.compared == "choice"
+    assert told, "the fault has not struck"
 
 
 def test_a_refused_prefix_poisons_nobody_else(sound: Engine) -> None:

@@ -52,6 +52,21 @@ class Overloaded(BackendError):
     kind = "overloaded"
 
 
+class QueueFull(Overloaded):
+    """No further request may wait."""
+
+    kind = "busy"
+
+
+class ShuttingDown(BackendError):
+    """The server ends; whoever takes its place can be asked again."""
+
+    kind = "shutting_down"
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down; send the request again in a moment")
+
+
 class Preempted(BackendError):
     """A response is not run again while clients are served or wait; try later."""
 
@@ -263,6 +278,15 @@ class ModelInfo:
     tool_format: Literal["qwen_xml"] = "qwen_xml"
     opens_thinking: bool = False
     details: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a backend does. steps: of single responses, since the start; running, waiting: responses now."""
+
+    steps: int
+    running: int
+    waiting: int
 
 
 class Generation(Protocol):

@@ -39,6 +39,7 @@ from proxy.backends.base import (
     Capabilities,
     ContextTooLong,
     EngineLost,
+    Load,
     ModelInfo,
     Overloaded,
     Rerun,
@@ -185,12 +186,14 @@ class BuiltinBackend:
         try:
             check_codec(mode.codec, bool(request.tools), self._options.force_low_bits)
         except ValueError as error:
-            raise BadPrompt(f"kv: {error}") from error
+            problem = str(error).removeprefix("codec: ").replace("force it", "set decode.force_low_bits on the server")
+            raise BadPrompt(f"kv: {problem}", "kv") from error
         if mode.codec not in engine.codecs:
-            raise BadPrompt(f"kv: codec {mode.codec!r} does not fit this model's heads; use 'full'")
+            raise BadPrompt(f"kv: codec {mode.codec!r} does not fit this model's heads; use 'full'", "kv")
         if mode.drafter not in engine.drafters:
             raise BadPrompt(
-                f"speculative.types: {mode.drafter!r} needs an MTP head, which this model lacks; use 'ngram'"
+                f"speculative.types: {mode.drafter!r} needs an MTP head, which this model lacks; use 'ngram'",
+                "speculative.types",
             )
 
     async def replay(self, rerun: Rerun) -> BuiltinReplay:
@@ -205,6 +208,11 @@ class BuiltinBackend:
     def is_idle(self) -> bool:
         """Whether no response is in the making and no request waits for its turn."""
         return self._queue.is_idle
+
+    @property
+    def load(self) -> Load:
+        """For the metrics."""
+        return Load(self._upkeep.steps, self._queue.running, self._queue.waiting)
 
     def forget(self, turn: Turn) -> None:
         """No step waits for this turn any more."""
@@ -301,7 +309,7 @@ class BuiltinBackend:
 
     def turn_options(self, engine: Engine, request: ChatRequest, mode: DecodeMode, seed: int) -> TurnOptions:
         """How a request is generated. Raises BadPrompt."""
-        wanted = request.sampling
+        wanted, wanted_drafts = request.sampling, request.decoding.max_draft
         try:
             sampling = SamplingParams(
                 wanted.temperature,
@@ -320,6 +328,7 @@ class BuiltinBackend:
         return TurnOptions(
             sampling=sampling,
             drafter=mode.drafter,
+            max_draft=engine.model.rows - 1 if wanted_drafts is None else wanted_drafts,
             max_tokens=request.max_tokens,
             stops=request.stop,
             audit_every=self._audit_every,

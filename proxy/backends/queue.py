@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from proxy.backends.base import Overloaded
+from proxy.backends.base import QueueFull
 
 
 class TurnQueue:
@@ -36,12 +36,12 @@ class TurnQueue:
         return not self._running and not self._waiting
 
     async def enter(self) -> None:
-        """Returns when there is a place; `leave` gives it back. Raises Overloaded at once if too many wait already."""
+        """Returns when there is a place; `leave` gives it back. Raises QueueFull at once if too many wait already."""
         if self._running < self._places and not self._waiting:
             self._running += 1
             return
         if len(self._waiting) >= self._most_waiting:
-            raise Overloaded(
+            raise QueueFull(
                 f"{self._running} responses are in the making and {len(self._waiting)} requests wait; retry in a moment"
             )
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 class Upkeep(Generic[Turn, Report]):
     """step: see DeviceWorker. reload: loads a fresh engine with `load`, after the old one's thread has died; what it
-    raises is why there is none."""
+    raises is why there is none. steps: that were taken, each turn's counted."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Upkeep(Generic[Turn, Report]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._restarted_at: float | None = None
+        self.steps = 0
         self._worker = self._new_worker()
 
     @property
@@ -86,9 +87,11 @@ class Upkeep(Generic[Turn, Report]):
     async def step(self, turn: Turn) -> Report:
         """The turn's next step, together with those of other turns. Raises as `run` does."""
         try:
-            return await self._waiters.wait(lambda: self._worker.step(turn))
+            report = await self._waiters.wait(lambda: self._worker.step(turn))
         except WorkerDied as died:
             raise EngineLost(self._trouble_of(died)) from died
+        self.steps += 1
+        return report
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> None:
         """Runs a call on the thread, behind what is queued there; nobody waits for it."""

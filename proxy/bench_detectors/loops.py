@@ -32,7 +32,7 @@ DOCUMENTS, DOCUMENT_TOKENS = 60, 6000
 TRAP_TOKENS = 2500
 SWEEP_PERIODS = (3, 21, 55, 144)
 MOST_US, MOST_KIB = 3.0, 1024.0
-_NEVER = Threshold(Grade.ABORT, 1 << 30, 1 << 30)
+_NEVER = Threshold(1 << 30, 1 << 30)
 
 
 def clean_text() -> list[list[Token]]:
@@ -174,7 +174,7 @@ def sweep(documents: list[list[Token]], seeds: int = 2) -> Table:
 
 def _exact(copies: int, covered: int) -> Callable[[list[Token]], int | None]:
     def first(document: list[Token]) -> int | None:
-        detector = PeriodDetector(Thresholds(None, Threshold(Grade.FALLBACK, copies, covered), _NEVER))
+        detector = PeriodDetector(Thresholds(None, Threshold(copies, covered), _NEVER))
         return next((i for i, (token, _) in enumerate(document) if detector.feed(i, token) is not None), None)
 
     return first
@@ -201,7 +201,7 @@ def _near(short: float, long: float) -> Callable[[list[Token]], int | None]:
 
 
 def _counter(covered: int) -> Callable[[list[Token]], int | None]:
-    chosen = Thresholds(None, Threshold(Grade.FALLBACK, 4, covered), _NEVER)
+    chosen = Thresholds(None, Threshold(4, covered), _NEVER)
 
     def first(document: list[Token]) -> int | None:
         detector = CounterLoop(chosen)

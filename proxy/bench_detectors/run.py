@@ -1,25 +1,40 @@
 """Puts the sections together.
 
 Must not: measure.
-Invariant: every section's bars and tables are in the report, in order; what needs the corpus and was not asked for is
-listed as unmeasured.
+Invariant: every section's bars and tables are in the report, in order; what needs the corpus and was not asked for, or
+was not read to its end, is listed as unmeasured.
 """
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from proxy.bench_detectors import detection, drift, false_alarms, loops, validator
+from proxy.bench_detectors import corpus, detection, drift, false_alarms, loops, survey, survey_report, validator
+from proxy.bench_detectors.survey import Progress
 from proxy.bench_report import Bar, Report, Table
 
 SEEDS = 3
 """Made loops per kind and period."""
 CORPUS_SHARE = 12
-"""One of so many files of the installed packages, beside the whole standard library."""
+"""One of so many source files of the installed packages, beside the whole standard library."""
+CORPUS = "false alarms on files"
 
 
-def measure(with_corpus: bool = False) -> Report:
-    """Measures every bar (half a minute; with_corpus: some minutes more)."""
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """also: further folders of sources and documents; jobs: processes."""
+
+    also: Sequence[Path] = ()
+    jobs: int = 1
+
+
+def measure(read: Corpus | None = None, tell: Progress = lambda _: None) -> Report:
+    """Measures every bar (half a minute; with a corpus: some minutes more)."""
+    tell("costs, made loops, drift, traps")
     bars = [Bar.at_most(limit.name, limit.most, limit.measure(), limit.unit) for limit in validator.limits()]
     documents = loops.clean_text()
     cost, cost_bars = loops.cost(documents)
@@ -31,12 +46,22 @@ def measure(with_corpus: bool = False) -> Report:
     tables += drift_tables
     traps = false_alarms.count_traps()
     tables.append(false_alarms.traps_table(traps))
-    unmeasured = {}
-    if with_corpus:
-        counts = false_alarms.count_corpus(CORPUS_SHARE)
-        tables.append(false_alarms.corpus_table(counts))
-        bars += false_alarms.corpus_bars(counts)
-    else:
-        unmeasured["false alarms on this machine's files"] = "takes minutes: add --corpus"
+    unmeasured, data = {CORPUS: "takes minutes: add --corpus"}, dict[str, Any]()
+    if read is not None:
+        del unmeasured[CORPUS]
+        found = _survey(read, tell)
+        tables += survey_report.tables(found)
+        data["flagged"] = [asdict(alarm) for alarm in found.alarms]
+        if found.complete:
+            bars += survey_report.bars(found)
+        else:
+            unmeasured[CORPUS] = f"stopped after {found.read / 1e6:.0f} of {found.of / 1e6:.0f} MB"
     settings = {"python": platform.python_version(), "machine": platform.machine(), "rounds": validator.ROUNDS}
-    return Report("detectors", settings, tuple(tables), tuple(bars), unmeasured)
+    return Report("detectors", settings, tuple(tables), tuple(bars), unmeasured, data)
+
+
+def _survey(read: Corpus, tell: Progress) -> survey.Survey:
+    tell("corpus: looking for files")
+    files = corpus.find(read.also, CORPUS_SHARE)
+    tell(f"corpus: {len(files)} files, {sum(file.size for file in files) / 1e6:.0f} MB, {read.jobs} at a time")
+    return survey.survey(files, read.jobs, tell)

@@ -16,6 +16,7 @@ from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, ToolCall, Usage
 from proxy.sse import frame
+from proxy.wire.extension import extension
 
 REASONS = {
     "stop": "end_turn",
@@ -53,12 +54,12 @@ class AnthropicEncoder:
         if isinstance(event, TextDelta):
             return self._to("text", {"text": ""}) + self._delta("text_delta", text=event.text)
         if isinstance(event, ToolCall):
-            head = self._to("tool_use", {"id": _call_id(), "name": event.name, "input": {}})
+            head = self._to("tool_use", {"id": f"toolu_{event.id}", "name": event.name, "input": {}})
             return head + self._delta("input_json_delta", partial_json=event.arguments) + self._close()
         if isinstance(event, Failed):
             return self.error(RequestError(event.kind, event.message))
         stop = {"stop_reason": REASONS[event.reason], "stop_sequence": event.stop_sequence}
-        extra = {"specguard": _extension(event)} if self._transcript else {}
+        extra = extension(event, self._request, self._transcript)
         return (
             self._close()
             + _event("message_delta", delta=stop, usage=_usage(event.usage), **extra)
@@ -87,7 +88,9 @@ class AnthropicEncoder:
                 self._content.append({"type": "text", "text": event.text})
         elif isinstance(event, ToolCall):
             arguments = orjson.loads(event.arguments)
-            self._content.append({"type": "tool_use", "id": _call_id(), "name": event.name, "input": arguments})
+            self._content.append(
+                {"type": "tool_use", "id": f"toolu_{event.id}", "name": event.name, "input": arguments}
+            )
         elif isinstance(event, Finished):
             self._finished = event
         elif isinstance(event, Failed):
@@ -99,9 +102,7 @@ class AnthropicEncoder:
         if end is None:
             raise RequestError("internal", "the response ended without a result")
         body = self._message(self._content, REASONS[end.reason], end.stop_sequence, end.usage)
-        if self._transcript:
-            body["specguard"] = _extension(end)
-        return body
+        return body | extension(end, self._request, self._transcript)
 
     def _message(
         self, content: list[dict[str, Any]], reason: str | None, stop: str | None, usage: Usage
@@ -140,10 +141,6 @@ def _event(kind: str, **fields: Any) -> bytes:
     return frame({"type": kind, **fields}, kind)
 
 
-def _call_id() -> str:
-    return f"toolu_{secrets.token_hex(12)}"
-
-
 def _usage(usage: Usage) -> dict[str, int]:
     """input_tokens counts what was not cached, as the API defines it."""
     return {
@@ -152,7 +149,3 @@ def _usage(usage: Usage) -> dict[str, int]:
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
     }
-
-
-def _extension(event: Finished) -> dict[str, Any]:
-    return {"token_ids": list(event.token_ids), "mode": event.mode, "incidents": list(event.incidents)}

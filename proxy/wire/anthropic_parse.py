@@ -17,7 +17,6 @@ from pydantic import Field
 from proxy.conversation import ChatRequest, Message, PastCall, Tool
 from proxy.wire.body import (
     Loose,
-    SamplingFields,
     arguments_of,
     brief,
     check_prefill,
@@ -30,6 +29,7 @@ from proxy.wire.body import (
     stops_of,
     text_of,
 )
+from proxy.wire.decoding import GenerationFields
 from proxy.wire.demands import Choice, demanded, text_format
 from proxy.wire.parsed import Parsed
 
@@ -52,7 +52,7 @@ class MessageModel(Loose):
     content: Any
 
 
-class Body(SamplingFields):
+class Body(GenerationFields):
     """The API itself knows temperature, top_p and top_k; the other sampling fields are an extension."""
 
     model: str
@@ -100,6 +100,7 @@ def parse(raw: bytes, default_temperature: float = 0.0, *, counting: bool = Fals
         stream=bool(body.stream),
         include_usage=True,
         session=_session(body.metadata),
+        decoding=body.decoding(),
         demands=demands,
     )
     return Parsed(request, tuple(sorted([*ignored, *body.unknown])), thinking)

@@ -22,6 +22,7 @@ MAX_STOPS = 16
 MAX_DEPTH = 200
 HALVES = re.compile("[\ud800-\udfff]")
 TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,8}")
+INSTANCE = re.compile(r" or instance of \w+")
 PLAIN_KEY = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -85,7 +86,7 @@ def read_model(model: type[M], value: Mapping[str, Any], where: str = "") -> M:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = path(first["loc"])
-        refuse(f"{where}.{field}" if where else field, f"{first['msg'][:1].lower()}{first['msg'][1:]}")
+        refuse(f"{where}.{field}" if where else field, _in_words(first["msg"]))
 
 
 def refuse(field: str, problem: str) -> NoReturn:
@@ -203,6 +204,12 @@ def _half_characters(raw: bytes) -> Any:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _in_words(message: str) -> str:
+    """A message of pydantic, in terms of JSON."""
+    message = INSTANCE.sub("", message.replace("valid dictionary", "valid object"))
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def _depth(value: Any) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from proxy import errors
@@ -17,6 +16,7 @@ from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Logprob, Started, TextDelta, ThinkingDelta, ToolCall, Usage
 from proxy.sse import DONE, frame
+from proxy.wire.extension import extension
 
 REASONS = {"stop": "stop", "stop_sequence": "stop", "length": "length", "tool_calls": "tool_calls"}
 
@@ -50,9 +50,7 @@ class OpenAIChatEncoder:
         if isinstance(event, Failed):
             return self.error(RequestError(event.kind, event.message))
         last = self._envelope("chat.completion.chunk", [_choice({}, REASONS[event.reason])])
-        last["timings"] = _timings(event)
-        if self._transcript:
-            last["specguard"] = _extension(event)
+        last |= extension(event, self._request, self._transcript)
         frames = frame(last)
         if self._request.include_usage:
             frames += frame(self._envelope("chat.completion.chunk", []) | {"usage": _usage(event.usage)})
@@ -98,13 +96,8 @@ class OpenAIChatEncoder:
         asked = self._request.logprobs is not None
         logprobs = _logprobs(self._logprobs) if asked else None
         choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": REASONS[end.reason]}
-        body = self._envelope("chat.completion", [choice]) | {
-            "usage": _usage(end.usage),
-            "timings": _timings(end),
-        }
-        if self._transcript:
-            body["specguard"] = _extension(end)
-        return body
+        body = self._envelope("chat.completion", [choice]) | {"usage": _usage(end.usage)}
+        return body | extension(end, self._request, self._transcript)
 
     def _opening(self) -> bytes:
         """The role chunk, which comes first, be it as a keep-alive during prefill."""
@@ -149,7 +142,7 @@ def _entry(data: bytes, logprob: float) -> dict[str, Any]:
 
 def _call(event: ToolCall) -> dict[str, Any]:
     function = {"name": event.name, "arguments": event.arguments}
-    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+    return {"id": f"call_{event.id}", "type": "function", "function": function}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
@@ -159,21 +152,4 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
-
-
-def _timings(event: Finished) -> dict[str, Any]:
-    timings = asdict(event.timings)
-    for name in ("prompt", "predicted"):
-        milliseconds = timings[f"{name}_ms"]
-        timings[f"{name}_per_second"] = timings[f"{name}_n"] / milliseconds * 1e3 if milliseconds else 0.0
-    return timings
-
-
-def _extension(event: Finished) -> dict[str, Any]:
-    return {
-        "token_ids": list(event.token_ids),
-        "mode": event.mode,
-        "incidents": list(event.incidents),
-        "discarded_tokens": event.usage.discarded_tokens,
     }

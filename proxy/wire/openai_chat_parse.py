@@ -13,7 +13,6 @@ from pydantic import Field
 from proxy.conversation import ChatRequest, Message, PastCall, Tool
 from proxy.wire.body import (
     Loose,
-    SamplingFields,
     arguments_of,
     brief,
     check_prefill,
@@ -25,6 +24,7 @@ from proxy.wire.body import (
     stops_of,
     text_of,
 )
+from proxy.wire.decoding import GenerationFields
 from proxy.wire.demands import Choice, allowed_tools, demanded, text_format
 from proxy.wire.parsed import Parsed
 
@@ -88,13 +88,7 @@ class StreamOptions(Loose):
     include_usage: bool | None = None
 
 
-class Speculative(Loose):
-    enabled: bool = True
-    types: str | list[str] | None = None
-    n_max: int | None = None
-
-
-class Body(SamplingFields):
+class Body(GenerationFields):
     model: str
     messages: list[MessageModel] = Field(min_length=1)
     tools: list[ToolModel] | None = None
@@ -108,7 +102,6 @@ class Body(SamplingFields):
     stop: str | list[str] | None = None
     response_format: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
-    speculative: Speculative | None = None
 
 
 def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
@@ -119,8 +112,6 @@ def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
     single = (body.model_extra or {}).get("parallel_tool_calls") is False
     text = text_format(body.response_format, "response_format", "json_schema")
     tools, demands = demanded(_tools(body), _choice(body.tool_choice), "tool_choice", single=single, text=text)
-    if body.speculative and body.speculative.n_max is not None:
-        ignored.append("speculative.n_max")
     request = ChatRequest(
         api="openai.chat",
         model=body.model,
@@ -132,7 +123,7 @@ def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
         stream=bool(body.stream),
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         session=session_of(body.prompt_cache_key),
-        mode=mode_of(body.speculative),
+        decoding=body.decoding(),
         demands=demands,
         logprobs=_logprobs(body),
     )
@@ -241,19 +232,3 @@ def _with_refusals(model: MessageModel) -> Any:
         else part
         for part in model.content
     ]
-
-
-def mode_of(wanted: Speculative | None) -> str | None:
-    """The drafter that a request asks for, None = the server's."""
-    if wanted is None:
-        return None
-    if not wanted.enabled:
-        return "none"
-    if wanted.types is None:
-        return None
-    types = wanted.types.split("+") if isinstance(wanted.types, str) else wanted.types
-    names = {"ngram-mod": "ngram", "draft-mtp": "mtp"}
-    chosen = {names.get(t, t) for t in types}
-    if not chosen <= {"ngram", "mtp", "none"}:
-        refuse("speculative.types", f"{brief(sorted(chosen))} is unknown; use 'ngram', 'mtp', 'mtp+ngram' or 'none'")
-    return "+".join(t for t in ("mtp", "ngram") if t in chosen) or "none"

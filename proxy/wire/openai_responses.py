@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -19,6 +18,7 @@ from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Logprob, Started, TextDelta, ThinkingDelta, ToolCall, Usage
 from proxy.sse import frame
+from proxy.wire.extension import extension
 from proxy.wire.openai_responses_parse import ParsedResponse
 from proxy.wire.responses_input import read_input, seal
 from proxy.wire.responses_tools import CUSTOM_INPUT
@@ -175,7 +175,7 @@ class OpenAIResponsesEncoder:
             said, field, prefix = event.arguments, "arguments", "function_call"
             item = {"id": _id("fc"), "type": prefix, "status": "in_progress"}
             kinds = ("response.function_call_arguments.delta", "response.function_call_arguments.done")
-        item |= {"call_id": f"call_{secrets.token_hex(12)}", **name, field: ""}
+        item |= {"call_id": f"call_{event.id}", **name, field: ""}
         at = {"item_id": item["id"], "output_index": self._index}
         frames = self._event("response.output_item.added", output_index=self._index, item=item)
         frames += self._event(kinds[0], **at, delta=said)
@@ -222,9 +222,7 @@ class OpenAIResponsesEncoder:
             "usage": None if end is None else _usage(end.usage),
         }
         if end is not None:
-            response["timings"] = asdict(end.timings)
-            if self._transcript:
-                response["specguard"] = _extension(end)
+            response |= extension(end, request, self._transcript)
         return response
 
 
@@ -255,13 +253,4 @@ def _usage(usage: Usage) -> Mapping[str, Any]:
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-    }
-
-
-def _extension(event: Finished) -> dict[str, Any]:
-    return {
-        "token_ids": list(event.token_ids),
-        "mode": event.mode,
-        "incidents": list(event.incidents),
-        "discarded_tokens": event.usage.discarded_tokens,
     }

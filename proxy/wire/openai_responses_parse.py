@@ -14,9 +14,10 @@ from pydantic import Field
 
 from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
-from proxy.wire.body import SamplingFields, brief, check_prefill, read_json, read_model, refuse, session_of, stops_of
+from proxy.wire.body import brief, check_prefill, read_json, read_model, refuse, session_of, stops_of
+from proxy.wire.decoding import GenerationFields
 from proxy.wire.demands import Choice, allowed_tools, demanded, text_format
-from proxy.wire.openai_chat_parse import CONSTRAINTS, Speculative, mode_of
+from proxy.wire.openai_chat_parse import CONSTRAINTS
 from proxy.wire.parsed import Parsed
 from proxy.wire.responses_input import add_system, read_input
 from proxy.wire.responses_tools import ToolNames, flat_name, read_tools
@@ -51,7 +52,7 @@ Earlier = Callable[[str], tuple[Message, ...] | None]
 """The conversation up to and including a kept response; None = there is none of that id."""
 
 
-class Body(SamplingFields):
+class Body(GenerationFields):
     model: str
     input: str | list[dict[str, Any]]
     instructions: str | None = None
@@ -67,7 +68,6 @@ class Body(SamplingFields):
     store: bool | None = None
     previous_response_id: str | None = None
     prompt_cache_key: str | None = None
-    speculative: Speculative | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,6 @@ def parse(raw: bytes, default_temperature: float = 0.0, earlier: Earlier = lambd
     if not messages:
         refuse("input", "is empty; send at least one item")
     check_prefill(messages[-1].role, "input")
-    if body.speculative and body.speculative.n_max is not None:
-        ignored.append("speculative.n_max")
     request = ChatRequest(
         api="openai.responses",
         model=body.model,
@@ -109,7 +107,7 @@ def parse(raw: bytes, default_temperature: float = 0.0, earlier: Earlier = lambd
         stream=bool(body.stream),
         include_usage=True,
         session=session_of(body.prompt_cache_key),
-        mode=mode_of(body.speculative),
+        decoding=body.decoding(),
         demands=demands,
         logprobs=_logprobs(body),
     )

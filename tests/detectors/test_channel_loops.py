@@ -101,6 +101,15 @@ def test_after_code_without_a_fence_code_numbers_hold() -> None:
     assert [p for _, grade, p in said(feed(prose(200) + rows)) if grade is FALLBACK]
 
 
+def test_code_that_counts_is_no_loop_however_long() -> None:
+    """What came before is asked when it begins: a hundred lines later it is forgotten."""
+    code = "".join(f"    {word}_{i} = [{i}, {i * i}]\n" for i, word in enumerate(WORDS[:12]))
+    lines = "".join(f"            step_{i} = look_at(step_{i + 1}, {i})\n" for i in range(400))
+    assert len(cut(code)) < 256 < 2048 < len(cut(lines))
+    assert [name for name, grade, _ in said(feed(code + lines)) if grade is not SUSPECT] == []
+    assert ("counter", FALLBACK) in [(name, grade) for name, grade, _ in said(feed(prose(60) + lines))]
+
+
 def test_one_character_is_counted_where_tokens_fold_it() -> None:
     folded = ["\n" * 60] * 6
     assert said(feed([*cut(prose(30)), *folded]))[-1][:2] == ("single", FALLBACK)
@@ -132,7 +141,7 @@ def test_reset_forgets_everything() -> None:
 
 
 def test_settings_are_used() -> None:
-    strict = replace(LoopSettings(), prose=Thresholds(None, Threshold(FALLBACK, 3, 64), Threshold(ABORT, 6, 4000)))
+    strict = replace(LoopSettings(), prose=Thresholds(None, Threshold(3, 64), Threshold(6, 4000)))
     assert said(feed(UNIT * 60, given=strict))[0] == ("period", FALLBACK, 63)
 
 

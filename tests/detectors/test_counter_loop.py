@@ -12,7 +12,7 @@ from detectors.finding import Finding, Grade
 from detectors.period import Threshold, Thresholds
 from detectors.token_text import read
 
-CHOSEN = Thresholds(None, Threshold(Grade.FALLBACK, 4, 96), Threshold(Grade.ABORT, 6, 400))
+CHOSEN = Thresholds(None, Threshold(4, 96), Threshold(6, 400))
 
 
 def feed(text: str, digits: int = 1) -> list[tuple[int, Grade, Finding]]:

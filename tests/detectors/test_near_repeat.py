@@ -102,10 +102,68 @@ def test_what_came_before_a_loop_may_be_code() -> None:
     feed(detector, words(400, 1), symbol=True)
     feed(detector, words(100, 2))
     assert detector.is_code_before(100)
-    assert not detector.is_code_before(300)  # too little is known
+    assert detector.is_code_before(430)
+    assert not detector.is_code_before(440)  # too little is known
     detector.reset()
     feed(detector, words(500, 2))
     assert not detector.is_code_before(100)
+
+
+def scattered(unit: list[int], copies: int, count: int) -> list[int]:
+    """Each copy has so many new words, anywhere."""
+    draw, tokens = random.Random(7), list[int]()
+    for _ in range(copies):
+        places = set(draw.sample(range(len(unit)), count))
+        tokens += [draw.randrange(200_000) if i in places else token for i, token in enumerate(unit)]
+    return tokens
+
+
+@pytest.mark.parametrize("period", [300, 340, 400])
+def test_a_long_unit_that_is_filled_in_is_a_collection(period: int) -> None:
+    """As many new words as a loop has that is found: only where they stand differs."""
+    unit, new = words(period, 2), 8
+    filled = [token for copy in range(6) for token in (*words(new, 100 + copy), *unit)]
+    told = feed(NearRepeat(), words(100, 3) + filled)
+    assert Grade.SUSPECT in told and Grade.FALLBACK not in told
+    assert feed(NearRepeat(), words(100, 3) + scattered(unit, 6, new))[Grade.FALLBACK] < 100 + 5 * period
+    assert feed(NearRepeat(), words(100, 3) + unit * 6)[Grade.FALLBACK] < 100 + 4 * period
+
+
+def test_a_collection_may_turn_into_a_loop() -> None:
+    unit = words(320, 2)
+    filled = [token for copy in range(4) for token in (*words(10, 100 + copy), *unit)]
+    told = feed(NearRepeat(), filled + unit * 4)
+    assert len(filled) < told[Grade.FALLBACK] < len(filled) + 3 * 320
+
+
+def test_what_is_filled_in_counts_as_defined() -> None:
+    """Against the definition, on streams of every kind."""
+    draw = random.Random(9)
+    for seed in range(12):
+        unit, stream = words(draw.randrange(80, 420), seed), words(50, 99)
+        for copy in range(6):
+            head = words(draw.randrange(12), 1000 + copy) if seed % 2 else []
+            stream += [*head, *mutated(unit, 1, 0.02 if seed % 3 else 0.0, copy)]
+        stream = stream[:2000]
+        detector = NearRepeat()
+        feed(detector, stream)
+        grams = [tuple(stream[max(0, i - 3) : i + 1]) for i in range(len(stream))]
+        last, before = dict[tuple[int, ...], int](), list[int | None]()
+        for i, gram in enumerate(grams):
+            before.append(last.get(gram))
+            last[gram] = i
+        new = filled = run = 0
+        for at in range(len(stream) - 512, len(stream)):
+            earlier = before[at]
+            if earlier is None:
+                run += 1
+                continue
+            if run and before[earlier] is not None:
+                new += run
+                there = [before[i] is None for i in range(max(0, earlier - run - 3), earlier)]
+                filled += run if sum(there) >= min(run, 4) else 0
+            run = 0
+        assert detector._filled() == (new, filled), seed
 
 
 def test_memory_is_bounded() -> None:
@@ -117,8 +175,18 @@ def test_memory_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"horizon": 2000}, {"horizon": 4096}, {"short_suspect": 0.9}, {"long_fallback": 1.1}]
+    "wrong",
+    [
+        {"horizon": 2000},
+        {"horizon": 4096},
+        {"short_suspect": 0.9},
+        {"long_fallback": 1.1},
+        {"short_window": 8},
+        {"slots": 0},
+        {"filled": 0.0},
+        {"known": -1},
+    ],
 )
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"horizon|shares"):
+    with pytest.raises(ValueError, match=r"horizon|shares|or more"):
         NearThresholds(**wrong)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from detectors.finding import Finding, Grade
 from detectors.period import ARGUMENTS, MAX_PERIOD, PROSE, PeriodDetector, Periods, Threshold, Thresholds
 
-STRICT = Thresholds(Threshold(Grade.SUSPECT, 3, 64), Threshold(Grade.FALLBACK, 4, 80), Threshold(Grade.ABORT, 6, 128))
+STRICT = Thresholds(Threshold(3, 64), Threshold(4, 80), Threshold(6, 128))
 
 
 def feed(detector: PeriodDetector, tokens: list[int]) -> Iterator[Finding]:
@@ -80,8 +80,8 @@ def test_a_loop_trips_exactly_when_its_threshold_is_reached(period: int, thresho
     unit = draws.sample(range(10_000, 90_000), period)
     findings = list(feed(PeriodDetector(thresholds), lead + unit * (3000 // period + 7)))
     expected = {  # of two grades that are reached at the same token only the graver is told
-        200 + max(mark.covered, mark.copies * period) - 1: mark.grade
-        for mark in (thresholds.suspect, thresholds.fallback, thresholds.abort)
+        200 + max(mark.covered, mark.copies * period) - 1: grade
+        for grade, mark in zip(Grade, (thresholds.suspect, thresholds.fallback, thresholds.abort), strict=True)
         if mark is not None
     }
     assert {f.position: f.grade for f in findings} == expected
@@ -99,8 +99,8 @@ def test_every_period_at_any_phase_of_the_search(first: int) -> None:
         lead = [draws.randrange(2) for _ in range(first)]
         unit = draws.sample(range(10_000), period)
         expected = {
-            first + max(mark.covered, mark.copies * period) - 1: mark.grade
-            for mark in (STRICT.suspect, STRICT.fallback, STRICT.abort)
+            first + max(mark.covered, mark.copies * period) - 1: grade
+            for grade, mark in zip(Grade, (STRICT.suspect, STRICT.fallback, STRICT.abort), strict=True)
             if mark is not None
         }
         found = feed(PeriodDetector(STRICT), lead + unit * (6 + 130 // period))
@@ -144,7 +144,7 @@ def test_hostile_text_keeps_few_candidates_and_no_more_text(tokens: list[int]) -
 
 
 def test_a_grade_may_be_left_out() -> None:
-    only = Thresholds(None, None, Threshold(Grade.ABORT, 6, 200))
+    only = Thresholds(None, None, Threshold(6, 200))
     assert [f.grade for f in feed(PeriodDetector(only), [5] * 300)] == [Grade.ABORT]
 
 
@@ -195,7 +195,7 @@ def test_memory_is_bounded() -> None:
 
 def test_a_threshold_too_low_to_be_exact_is_refused() -> None:
     with pytest.raises(ValueError, match="3 copies"):
-        Threshold(Grade.SUSPECT, 2, 96)
+        Threshold(2, 96)
 
 
 def test_source_code_of_the_standard_library_is_no_loop() -> None:

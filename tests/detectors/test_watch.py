@@ -92,7 +92,7 @@ def test_a_loop_that_counts_is_found_in_text_and_not_in_arguments() -> None:
 
 
 def test_settings_reach_the_loop_detectors() -> None:
-    strict = Thresholds(None, Threshold(Grade.FALLBACK, 3, 64), Threshold(Grade.ABORT, 6, 4000))
+    strict = Thresholds(None, Threshold(3, 64), Threshold(6, 4000))
     settings = DetectorSettings(loops=LoopSettings(prose=strict))
     observer = Watch(SCHEMAS, 10_000, settings=settings)
     found = [f for i, piece in enumerate(cut(" go" * 100)) if (f := observer.feed(i, token_id(piece), piece)[1])]

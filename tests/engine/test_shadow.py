@@ -88,7 +88,9 @@ def test_a_fork_is_a_cold_start(folder: Path) -> None:
     assert last_rows(other) == last_rows(cold)
 
 
-@pytest.mark.parametrize(("shadow_bytes", "trusted"), [(PLENTY, True), (PLENTY, False), (1, True)])
+@pytest.mark.parametrize(
+    ("shadow_bytes", "trusted"), [(PLENTY, True), pytest.param(PLENTY, False, marks=pytest.mark.slow), (1, True)]
+)
 def test_rewinding_to_where_raw_rows_are_gone(folder: Path, shadow_bytes: int, trusted: bool) -> None:
     """The window has moved on by half and more; rows of the prompt must not be computed again from codes."""
     engine = engine_of(folder, shadow_bytes)

@@ -215,7 +215,7 @@ def test_token_limits_cut_inside_an_accepted_run(loaded: tuple[Model, Tokenizer]
         assert reports[-1].end == "length"
 
 
-@pytest.mark.parametrize("max_tokens", [None, 10_000])
+@pytest.mark.parametrize("max_tokens", [None, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("right", [0.0, 1.0])
 def test_the_context_window_cuts_inside_an_accepted_run(
     loaded: tuple[Model, Tokenizer], right: float, max_tokens: int | None, monkeypatch: pytest.MonkeyPatch
@@ -356,7 +356,7 @@ def sequence_with(loaded: tuple[Model, Tokenizer], costs: Costs, **drafters: Fix
     return sequence
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "0.8"])
+@pytest.mark.parametrize("sampling", [pytest.param(GREEDY, marks=pytest.mark.slow), WARM], ids=["greedy", "0.8"])
 @pytest.mark.parametrize("costs", [Costs(1, 0, 0, 0), Costs(1, 0.03, 0.2, 0.15), Costs(1, 0, 3, 3)])
 def test_no_pace_changes_the_tokens(loaded: tuple[Model, Tokenizer], sampling: SamplingParams, costs: Costs) -> None:
     plain = start(loaded, "none", sampling)

@@ -122,7 +122,17 @@ def test_what_a_history_leads_to(found: Finding | None, mode: DecodeMode, policy
 
 @given(
     st.sampled_from(
-        ["tool.schema", "tool.truncated", "struct.run", "stall.step", "loop.period", "drift.audit", "drift.nonfinite"]
+        [
+            "tool.schema",
+            "tool.truncated",
+            "struct.run",
+            "stall.step",
+            "loop.period",
+            "drift.audit",
+            "drift.nonfinite",
+            "drift.kv",
+            "drift.prefix",
+        ]
     ),
     st.sampled_from(Grade),
     st.integers(0, 99),
@@ -130,6 +140,7 @@ def test_what_a_history_leads_to(found: Finding | None, mode: DecodeMode, policy
     st.none() | st.integers(0, 99),
     st.integers(0, 3),
     st.sampled_from([PLAIN, FAST, DecodeMode("none", "k8v8")]),
+    st.booleans(),
 )
 def test_delivered_tokens_are_never_touched_and_plain_is_never_retried(
     detector: str,
@@ -139,14 +150,16 @@ def test_delivered_tokens_are_never_touched_and_plain_is_never_retried(
     call: int | None,
     rewinds: int,
     mode: DecodeMode,
+    recomputed: bool,
 ) -> None:
-    situation = Situation(mode, rewinds, undelivered, call)
+    situation = Situation(mode, rewinds, undelivered, call, recomputed=recomputed)
     decision = decided(finding(detector, grade, began), situation)
     match decision:
         case Rewind(to, after, rebuild):
             assert to >= undelivered
-            assert is_safer(after, mode)
-            assert rebuild == ("clean" if detector in ("drift.kv", "drift.shadow") else "trusted")
+            again = after == mode
+            assert is_safer(after, mode) or (again and not recomputed and detector in ("drift.kv", "drift.prefix"))
+            assert rebuild == ("clean" if again or detector in ("drift.kv", "drift.shadow") else "trusted")
         case End(_, keep):
             assert keep >= undelivered
 
@@ -154,6 +167,16 @@ def test_delivered_tokens_are_never_touched_and_plain_is_never_retried(
 @given(st.sampled_from(["tool.schema", "loop.period", "drift.audit"]), st.sampled_from(Grade))
 def test_observing_never_acts(detector: str, grade: Grade) -> None:
     assert decided(finding(detector, grade), OPEN, Policy("observe")) == Continue()
+
+
+@pytest.mark.parametrize("detector", ["drift.kv", "drift.prefix", "drift.shadow"])
+def test_where_no_safer_mode_is_left_the_caches_are_computed_anew_once(detector: str) -> None:
+    plain = replace(OPEN, mode=PLAIN)
+    assert decided(finding(detector), plain) == Rewind(10 if detector == "drift.prefix" else 50, PLAIN, "clean")
+    coded = decided(finding(detector), replace(OPEN, mode=DecodeMode("none", "k8v8")))
+    assert isinstance(coded, Rewind) and coded.mode == PLAIN, "a safer mode comes first"
+    for never in (replace(plain, recomputed=True), replace(plain, can_rewind=False), replace(plain, rewinds=2)):
+        assert decided(finding(detector), never) == End("engine_fault", 50)
 
 
 LAST = replace(OPEN, mode=PLAIN)

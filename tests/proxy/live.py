@@ -21,7 +21,7 @@ from aiohttp import web
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
-from proxy.app import SERVICE, create_app
+from proxy.app import SERVICE, create_app, create_runner
 from proxy.config import Config
 from proxy.incidents import IncidentStore, Record
 from proxy.service import Service
@@ -158,7 +158,7 @@ async def serving(
         app = create_app(Config.model_validate(sections), backend, store)
         if outermost is not None:
             app.middlewares.insert(0, outermost)
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+        runner = create_runner(app)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

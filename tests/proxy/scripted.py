@@ -227,7 +227,7 @@ class ScriptedBackend:
             logprobs=True,
             audits=True,
             exactness="bitwise",
-            modes=("plain", str(FAST)),
+            modes=("plain", "ngram/full", "mtp/full", str(FAST)),
         )
         self.requests: list[ChatRequest] = []
         self.generations: list[ScriptedGeneration] = []

@@ -9,7 +9,7 @@ import pytest
 
 from policies.modes import PLAIN, DecodeMode
 from proxy.capture import Capture
-from proxy.conversation import ChatRequest, Demands, Message, PastCall, Sampling, Tool
+from proxy.conversation import ChatRequest, Decoding, Demands, Message, PastCall, Sampling, Tool
 
 REQUEST = ChatRequest(
     "openai.chat",
@@ -26,7 +26,7 @@ REQUEST = ChatRequest(
     stream=True,
     session="s",
     request_id="r",
-    mode="ngram",
+    decoding=Decoding("ngram", "k8v8", 3),
     demands=Demands(True, "ls", 1, {"type": "object"}, "response_format"),
     logprobs=3,
 )

@@ -22,6 +22,9 @@ def test_statuses_of_both_apis() -> None:
         "not_found": (404, 404),
         "method_not_allowed": (405, 405),
         "request_too_large": (413, 413),
+        "body_timeout": (408, 408),
+        "busy": (429, 529),
+        "shutting_down": (503, 529),
         "overloaded": (503, 529),
         "internal": (500, 500),
     }
@@ -48,9 +51,9 @@ def test_anthropic_shape() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_only_an_overload_is_worth_a_retry(kind: str) -> None:
+def test_only_what_passes_by_is_worth_a_retry(kind: str) -> None:
     advice = headers(RequestError(kind, ""))
-    if kind == "overloaded":
+    if kind in ("overloaded", "busy", "shutting_down", "body_timeout"):
         assert advice == {"x-should-retry": "true", "retry-after": "2", "retry-after-ms": "2000"}
     else:
         assert advice == {"x-should-retry": "false"}

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from policies.breaker import Key, Record
 from policies.modes import DecodeMode
+from proxy.backends.base import Load
 from proxy.conversation import ChatRequest, Message
 from proxy.events import Failed, Finished, Started, TextDelta, ThinkingDelta, Timings, ToolCall, Usage
 from proxy.incidents import Closure, Incident
@@ -114,7 +115,7 @@ def test_the_present_is_asked_for_at_each_scrape() -> None:
     def present() -> Present:
         asked.append(1)
         records = {key: Record("open"), replace(key, bucket=0): Record("half_open"), replace(key, bucket=1): Record()}
-        return Present(2, True, DecodeMode("mtp"), records, {"mtp/full": 4096}, {"weights": 10}, 3)
+        return Present(2, True, DecodeMode("mtp"), records, {"mtp/full": 4096}, {"weights": 10}, 3, 17, Load(99, 2, 1))
 
     metrics.show(present)
     assert not asked
@@ -131,6 +132,10 @@ def test_the_present_is_asked_for_at_each_scrape() -> None:
         'specguard_trust_ceiling_tokens{mode="mtp/full"}': 4096,
         'specguard_memory_bytes{part="weights"}': 10,
         "specguard_incidents_dropped_total": 3,
+        "specguard_tasks": 17,
+        "specguard_engine_steps_total": 99,
+        "specguard_running_turns": 2,
+        "specguard_waiting_requests": 1,
     }
     assert {name: seen.get(name) for name in expected} == expected
 
@@ -160,7 +165,7 @@ def test_names_follow_the_rules() -> None:
     meter.saw(FINISHED)
     meter.ended("stop")
     for family in text_string_to_metric_families(metrics.exposition("")[0].decode()):
-        assert family.name.startswith("specguard_")
+        assert family.name.startswith(("specguard_", "process_"))
         counts = [s.name for s in family.samples if s.name.endswith("_total")]
         assert not counts or family.type == "counter"
         assert not any(unit in family.name for unit in ("_ms", "_mib", "_percent", "_millis"))

@@ -13,7 +13,7 @@ from policies.overrides import effective
 from policies.policy import Policy
 from policies.rule_file import parse
 from proxy.config import Config
-from proxy.conversation import ChatRequest, Message, Sampling, Tool
+from proxy.conversation import ChatRequest, Decoding, Message, Sampling, Tool
 from proxy.errors import RequestError
 from proxy.events import Finished
 from proxy.incidents import IncidentStore
@@ -80,7 +80,7 @@ def test_any_name_may_be_allowed(store: IncidentStore) -> None:
 async def test_a_request_may_choose_its_drafter(store: IncidentStore) -> None:
     made = service(store)
     for wanted, mode in ((None, "mtp+ngram/full"), ("none", "plain"), ("ngram", "ngram/full")):
-        events = [event async for event in made.session(asking("scripted", mode=wanted)).events()]
+        events = [event async for event in made.session(asking("scripted", decoding=Decoding(wanted))).events()]
         assert isinstance(events[-1], Finished)
         assert events[-1].mode == mode
 

@@ -14,18 +14,20 @@ from structlog.testing import capture_logs
 
 from proxy.backends.base import BackendError, Overloaded
 from proxy.conversation import ChatRequest, Message
+from proxy.ending import Ending
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, Timings, Usage
-from proxy.streaming import Encoder, Outcome, stream, with_keep_alive, without_thinking
+from proxy.streaming import Encoder, Outcome, Pace, stream, with_keep_alive, without_thinking
 from proxy.wire.anthropic_messages import AnthropicEncoder
 from proxy.wire.openai_chat import OpenAIChatEncoder
-from tests.proxy.live import CHAT, MESSAGES, OPENAI_TOOLS, Gate, body_for, payloads, serving
+from tests.proxy.live import CHAT, MESSAGES, OPENAI_TOOLS, RESPONSES, RESPONSES_TOOLS, Gate, body_for, payloads, serving
 from tests.proxy.scripted import Script, ScriptedBackend, call_text
 
 ROUTES = [CHAT, MESSAGES]
 REQUEST = ChatRequest("openai.chat", "m", (Message("user", "go"),), request_id="req_1")
 END = Finished("stop", Usage(3, 0, 2), Timings(), "plain")
 NEVER = 3600.0
+PACE = Pace(NEVER, NEVER, Ending())
 
 
 def encoder() -> Encoder:
@@ -61,6 +63,19 @@ async def test_a_backend_that_fails_in_mid_stream(path: str) -> None:
             assert b"message_stop" not in answer.body
         assert b"three" in answer.body
         assert (await live.post(path, max_tokens=2)).status == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+async def test_a_failure_before_any_content_is_a_status(path: str) -> None:
+    """Steps were decoded, but nothing of them was sent: the opening of the message waits for its first content."""
+    script = Script(call_text("ls", path="src"), fail_at=4, width=2, failure=Overloaded("busy"))
+    async with serving(script) as live:
+        answer = await live.post(path, stream=True, tools=RESPONSES_TOOLS if path == RESPONSES else None)
+        assert (answer.status, answer.broken) == (529 if path == MESSAGES else 503, False)
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-should-retry"] == "true"
+        assert answer.json["error"]["message"] == "busy"
+        assert live.backend.generations[0].steps > 1
 
 
 async def test_an_overload_in_mid_stream_keeps_its_kind() -> None:
@@ -199,7 +214,7 @@ async def streaming(respond: Respond) -> AsyncIterator[str]:
     async def handler(http: web.Request) -> web.StreamResponse:
         try:
             async with aclosing(respond(http)) as events:
-                return await stream(http, {"x-extra": "1"}, events, AnthropicEncoder(REQUEST, "m"), NEVER)
+                return await stream(http, {"x-extra": "1"}, events, AnthropicEncoder(REQUEST, "m"), PACE)
         except Exception as error:
             raised.append(error)
             raise
@@ -244,7 +259,7 @@ async def test_whatever_fails_before_the_first_byte_is_left_to_the_caller(early:
 
     async def handler(http: web.Request) -> web.StreamResponse:
         try:
-            return await stream(http, {}, respond(http), encoder(), NEVER)
+            return await stream(http, {}, respond(http), encoder(), PACE)
         except Exception as error:
             raised.append(error)
             return web.Response(status=500)

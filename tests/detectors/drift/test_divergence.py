@@ -103,7 +103,7 @@ def test_codecs_and_context_lengths_do_not_mix() -> None:
 
 
 def test_measured_baselines_go_before_general_ones() -> None:
-    settings = DriftSettings(divergence_by_bucket={("k4v4", 1): 2.0})
+    settings = DriftSettings(divergence_by_bucket={"k4v4": {1: 2.0}})
     assert settings.divergence_of("k4v4", 1) == 2.0
     assert settings.divergence_of("k4v4", 0) == BASELINE
     assert settings.divergence_of("unheard-of", 0) == max(settings.divergence.values())

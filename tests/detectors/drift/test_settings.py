@@ -36,7 +36,7 @@ def test_buckets_end_at_their_upper_edge() -> None:
 
 
 def test_a_measured_bucket_goes_before_the_codec_and_an_unknown_codec_is_judged_mildly() -> None:
-    settings = DriftSettings(agreement_by_bucket={("k4v4", 2): 0.93})
+    settings = DriftSettings(agreement_by_bucket={"k4v4": {2: 0.93}})
     assert settings.agreement_of("k4v4", 2) == 0.93
     assert settings.agreement_of("k4v4", 1) == 0.955
     assert settings.agreement_of("other", 0) == min(settings.agreement.values())

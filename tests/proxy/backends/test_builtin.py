@@ -243,7 +243,7 @@ async def test_a_compressed_cache_is_plain_too_and_leads_back_to_full(backend: B
 
 
 async def test_limits_of_turns_and_modes(backend: BuiltinBackend) -> None:
-    with pytest.raises(BadPrompt, match=r"^kv: codec: 'k3v3' .* tool calls"):
+    with pytest.raises(BadPrompt, match=r"^kv: 'k3v3' .* tool calls"):
         await backend.generate(ask(tools=(TOOL,)), DecodeMode("none", "k3v3"))
     held = [await backend.generate(ask(max_tokens=2), PLAIN) for _ in range(3)]
     waiting = asyncio.ensure_future(backend.generate(ask(max_tokens=2), PLAIN))

@@ -70,7 +70,7 @@ def respond(
     return ids, text, end, replaced
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
+@pytest.mark.parametrize("temperature", [0.0, pytest.param(1.0, marks=pytest.mark.slow), 5.0])
 def test_a_call_that_must_come_comes_and_is_valid(engine: Engine, temperature: float) -> None:
     request = replace(REQUEST, demands=Demands(must_call=True, most_calls=1))
     schemas = ToolSchemas.compile([(tool.name, tool.parameters) for tool in TOOLS])
@@ -93,7 +93,7 @@ def test_the_named_tool_is_called(engine: Engine) -> None:
         assert f"<function={name}>" in respond(engine, request, 1.0, 3, tokens=60)[1]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 3.0])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 3.0])
 def test_a_text_that_must_be_json_is_that(engine: Engine, temperature: float) -> None:
     demands = Demands(text_schema=ANSWER, text_schema_at="response_format")
     for seed in range(3):

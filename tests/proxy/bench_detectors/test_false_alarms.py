@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from detectors.finding import Grade
-from proxy.bench_detectors import corpus, false_alarms
-from proxy.bench_detectors.false_alarms import Count, corpus_bars, corpus_table, count_traps, traps_table, wilson
+from proxy.bench_detectors.false_alarms import Count, count_traps, traps_table, wilson
 from proxy.bench_detectors.tokens import pieces
 
 
@@ -27,9 +24,22 @@ def test_a_document_counts_once_with_its_gravest_grade() -> None:
     assert (count.documents, count.at_least(Grade.SUSPECT), count.at_least(Grade.ABORT)) == (2, 1, 1)
     assert count.percent(Grade.FALLBACK) == 50
     assert count.speakers == {"period": 1}
-    assert corpus_table({"x": count}).rows[0][:2] == ("x", 2)
-    assert [bar.holds for bar in corpus_bars({"x": count})] == [False, False]
-    assert corpus_bars({"arguments": Count()})[0].target == "<= 0.3 % of documents"
+    assert count.chars == len(" so we go on" * 600) + len("Nothing is said twice here.")
+
+
+def test_the_first_who_gives_the_gravest_grade_is_named() -> None:
+    assert Count().add(pieces(" so we go on" * 100), "text") == ("period", "fallback", 255)
+    assert Count().add(pieces(" so we go on" * 600), "text") == ("period", "abort", 1023)
+    assert Count().add(pieces(" so we go on" * 30), "text") is None
+
+
+def test_counts_are_summed() -> None:
+    first, second = Count(), Count()
+    first.add(pieces(" so we go on" * 600), "text")
+    second.add(pieces(" so we go on" * 100), "text")
+    second.merge(first)
+    assert (second.documents, second.flagged) == (2, {Grade.ABORT: 1, Grade.FALLBACK: 1})
+    assert second.speakers == {"period": 2} and second.tokens == 2800
 
 
 def test_traps_in_fences_and_arguments_are_left_alone() -> None:
@@ -47,21 +57,3 @@ def test_traps_in_fences_and_arguments_are_left_alone() -> None:
     ):
         assert counts[name]["bare"].at_least(Grade.FALLBACK) == 0, name
     assert len(traps_table(counts).rows) == len(counts)
-
-
-def test_some_of_the_standard_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def some(make: object, count: int) -> list[str]:
-        documents: Iterator[str] = make(1 << 30)  # type: ignore[operator]
-        return [next(documents)[:20_000] for _ in range(count)]
-
-    sources, prose = some(corpus.sources, 24), some(corpus.docstrings, 12)
-    monkeypatch.setattr(corpus, "sources", lambda share: iter(sources))
-    monkeypatch.setattr(corpus, "prose", lambda share: iter(prose))
-    counts = false_alarms.count_corpus(1)
-    assert {name: count.documents for name, count in counts.items() if "embedded" not in name} == {
-        "prose": 12,
-        "code, fenced": 24,
-        "code, bare": 24,
-        "arguments": 24,
-    }
-    assert [bar.name for bar in corpus_bars(counts) if not bar.holds] == []

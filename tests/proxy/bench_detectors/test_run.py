@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+from pathlib import Path
 
 import pytest
 
-from proxy.bench_detectors import detection, drift, false_alarms, loops, measure, run, validator
+from detectors.finding import Grade
+from proxy.bench_detectors import Corpus, corpus, detection, drift, false_alarms, loops, measure, run, survey, validator
+from proxy.bench_detectors.survey import Survey
 from proxy.bench_detectors.validator import Limit
 from proxy.bench_report import Bar, Table
 from proxy.cli import main
@@ -45,14 +49,36 @@ def test_the_report_names_what_was_missed_and_what_was_not_measured() -> None:
     ]
     assert len(report.bars) == 3 + 2 + 4 + 1
     assert len(report.tables) == 5
-    assert list(report.unmeasured) == ["false alarms on this machine's files"]
+    assert list(report.unmeasured) == ["false alarms on files"]
 
 
 def test_with_the_corpus_nothing_is_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(false_alarms, "count_corpus", lambda share: {"prose": false_alarms.Count(documents=1)})
-    report = measure(with_corpus=True)
+    path = Path(bisect.__file__)
+    files = [corpus.File(path, path.name, "code", "held out", path.stat().st_size)]
+    monkeypatch.setattr(corpus, "find", lambda also, share: files)
+    report = measure(Corpus())
     assert report.unmeasured == {}
-    assert report.bars[-1].name == "false aborts, prose"
+    assert report.bars[-1].name.startswith("false aborts, arguments")
+    assert report.data == {"flagged": []}
+
+
+def test_a_corpus_that_was_not_read_to_its_end_is_shown_and_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = Survey({"prose": {"held out": false_alarms.Count(documents=1, flagged={Grade.ABORT: 1})}}, [], 5, 10)
+    monkeypatch.setattr(corpus, "find", lambda also, share: [])
+    monkeypatch.setattr(survey, "survey", lambda files, jobs, tell: stopped)
+    report = measure(Corpus())
+    assert list(report.unmeasured) == ["false alarms on files"]
+    assert not [bar.name for bar in report.bars if "prose" in bar.name]
+    assert report.tables[-1].rows[0][:3] == ("prose", "held out", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["--also", "/nowhere/at/all"], "--also: /nowhere/at/all is no folder"), (["--jobs", "0"], "--jobs")],
+)
+def test_what_cannot_be_read(capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+    assert main(["bench", "detectors", *arguments]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_the_command_prints_a_table_or_one_document(capsys: pytest.CaptureFixture[str]) -> None:

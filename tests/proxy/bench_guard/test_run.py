@@ -28,6 +28,7 @@ def test_the_quick_form_reports_one_fault(capsys: pytest.CaptureFixture[str]) ->
     assert next(b["measured"] for b in report["bars"] if b["name"] == "bytes of bad tool calls leaked") == 0
 
 
+@pytest.mark.slow
 def test_a_part_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "guard", "--quick", "--json", "--part", "calm"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -19,9 +19,13 @@ from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDe
 from proxy.wire.anthropic_messages import AnthropicEncoder
 from tests.proxy.live import ANTHROPIC_TOOLS, USER, Gate, payloads, serving, stable
 from tests.proxy.scripted import Script, ScriptedBackend, call_text
+from tests.proxy.wire import messages_order
+from tests.proxy.wire.frames import read_frames
 
 REQUEST = ChatRequest("anthropic.messages", "m", (Message("user", "go"),), request_id="req_1")
-END = Finished("tool_calls", Usage(9, 4, 20, 3, 5), Timings(), "plain", None, ("inc_1",), (7, 8))
+END = Finished(
+    "tool_calls", Usage(9, 4, 20, 3, 5), Timings(9, 2.0, 20, 40.0, 30, 12), "plain", None, ("inc_1",), (7, 8)
+)
 CALL = ToolCall(0, "ls", '{"path":"src"}')
 EVENTS: list[Event] = [
     Started(9, 4),
@@ -64,6 +68,10 @@ def test_golden_frames() -> None:
         f'"stop_sequence":null,"usage":{{{usage}:0}}}}'
     )
     stop = '{"stop_reason":"tool_use","stop_sequence":null}'
+    timings = (
+        '"prompt_n":9,"prompt_ms":2.0,"predicted_n":20,"predicted_ms":40.0,"draft_n":30,"draft_n_accepted":12,'
+        '"prompt_per_second":4500.0,"predicted_per_second":500.0'
+    )
     assert frames(*EVENTS, END) == [
         "event: message_start",
         f'data: {{"type":"message_start","message":{message}}}',
@@ -86,7 +94,7 @@ def test_golden_frames() -> None:
             '"type":"input_json_delta","partial_json":"{\\"path\\":\\"src\\"}"',
         ),
         "event: message_delta",
-        f'data: {{"type":"message_delta","delta":{stop},"usage":{{{usage}:20}}}}',
+        f'data: {{"type":"message_delta","delta":{stop},"usage":{{{usage}:20}},"timings":{{{timings}}}}}',
         "event: message_stop",
         'data: {"type":"message_stop"}',
     ]
@@ -110,41 +118,36 @@ def test_every_call_is_a_block_of_its_own() -> None:
     assert opened == ["tool_use", "tool_use", "text"]
 
 
-EVENT = st.sampled_from([ThinkingDelta("hm"), TextDelta("hi"), CALL])
+EVENT = st.builds(ThinkingDelta, st.just("hm")) | st.builds(TextDelta, st.just("hi")) | st.builds(lambda: called())
+
+
+def called() -> ToolCall:
+    return ToolCall(0, CALL.name, CALL.arguments)
+
+
+def ended(events: list[Event]) -> list[Event]:
+    """As a guarded session has them."""
+    calls = any(isinstance(event, ToolCall) for event in events)
+    return [Started(9, 4), *events, replace(END, reason="tool_calls" if calls else "stop")]
 
 
 @given(st.lists(EVENT, max_size=12))
 def test_blocks_are_strictly_sequential(events: list[Event]) -> None:
     encoder = AnthropicEncoder(REQUEST, "m")
-    sent = b"".join(map(encoder.encode, [Started(9, 4), *events, END]))
-    kinds = {"thinking_delta": "thinking", "signature_delta": "thinking", "text_delta": "text"}
-    index, inside = -1, ""
-    for document in payloads(sent):
-        if document["type"] == "content_block_start":
-            assert (inside, document["index"]) == ("", index + 1)
-            index, inside = index + 1, document["content_block"]["type"]
-        elif document["type"] == "content_block_delta":
-            assert (document["index"], kinds.get(document["delta"]["type"], "tool_use")) == (index, inside)
-        elif document["type"] == "content_block_stop":
-            assert (document["index"], bool(inside)) == (index, True)
-            inside = ""
-        else:
-            assert inside == ""
-    names = re.findall(rb"^event: (\w+)$", sent, re.MULTILINE)
-    assert names == [document["type"].encode() for document in payloads(sent)]
+    assert messages_order.check(read_frames(b"".join(map(encoder.encode, ended(events))))).complete
 
 
 @given(st.lists(EVENT, max_size=12))
 def test_a_stream_and_a_body_say_the_same(events: list[Event]) -> None:
     encoder = AnthropicEncoder(REQUEST, "m")
     streamed: list[tuple[str, str]] = []
-    for document in payloads(b"".join(map(encoder.encode, [Started(9, 4), *events, END]))):
+    for document in payloads(b"".join(map(encoder.encode, ended(events)))):
         if document["type"] == "content_block_start":
             streamed.append((document["content_block"]["type"], ""))
         elif document["type"] == "content_block_delta" and document["delta"]["type"] != "signature_delta":
             (said,) = (value for key, value in document["delta"].items() if key != "type")
             streamed[-1] = (streamed[-1][0], streamed[-1][1] + said)
-    whole = body(Started(9, 4), *events, END)["content"]
+    whole = body(*ended(events))["content"]
     assert streamed == [
         (part["type"], orjson.dumps(part["input"]).decode() if "input" in part else part[part["type"]])
         for part in whole
@@ -166,6 +169,7 @@ def test_a_whole_body() -> None:
     whole = body(*EVENTS, END)
     assert re.fullmatch("msg_[0-9a-f]{24}", whole.pop("id"))
     assert re.fullmatch("toolu_[0-9a-f]{24}", whole["content"][2].pop("id"))
+    assert whole.pop("timings")["draft_n_accepted"] == 12
     assert whole == {
         "type": "message",
         "role": "assistant",
@@ -187,9 +191,9 @@ def test_a_whole_body() -> None:
 
 
 def test_the_transcript_extension() -> None:
-    extension = {"token_ids": [7, 8], "mode": "plain", "incidents": ["inc_1"]}
+    extension = {"token_ids": [7, 8], "mode": "plain", "incidents": ["inc_1"], "discarded_tokens": 5}
     assert body(END, transcript=True)["specguard"] == extension
-    assert payloads("\n".join(frames(Started(9, 4), END, transcript=True)).encode())[1]["specguard"] == extension
+    assert payloads("\n".join(frames(Started(9, 4), CALL, END, transcript=True)).encode())[-2]["specguard"] == extension
     assert "specguard" not in body(END)
 
 

@@ -81,7 +81,8 @@ def test_usage_only_on_request() -> None:
 )
 def test_finish_reasons(reason: Any, name: str) -> None:
     end = replace(END, reason=reason)
-    assert f'"finish_reason":"{name}"' in frames(Started(9, 0), end)[1]
+    said = CALL if reason == "tool_calls" else TextDelta("so")
+    assert f'"finish_reason":"{name}"' in frames(Started(9, 0), said, end)[2]
     assert body(end)["choices"][0]["finish_reason"] == name
 
 

@@ -160,23 +160,6 @@ def test_tools_that_must_not_be_used_are_not_shown() -> None:
     assert read(tools=[function("ls")], tool_choice="none").tools == ()
 
 
-@pytest.mark.parametrize(
-    ("speculative", "mode"),
-    [
-        (None, None),
-        ({}, None),
-        ({"enabled": False}, "none"),
-        ({"types": "none"}, "none"),
-        ({"types": "ngram"}, "ngram"),
-        ({"types": "ngram-mod"}, "ngram"),
-        ({"types": ["ngram", "draft-mtp"]}, "mtp+ngram"),
-        ({"types": "mtp+ngram", "n_max": 4}, "mtp+ngram"),
-    ],
-)
-def test_decode_modes(speculative: Any, mode: str | None) -> None:
-    assert read(speculative=speculative).mode == mode
-
-
 def test_hints_are_ignored_by_name() -> None:
     assert ignored(user="u", store=False, reasoning_effort="low", metadata={}) == (
         "metadata",
@@ -184,7 +167,6 @@ def test_hints_are_ignored_by_name() -> None:
         "store",
         "user",
     )
-    assert ignored(speculative={"n_max": 4}) == ("speculative.n_max",)
 
 
 @pytest.mark.parametrize(
@@ -281,8 +263,6 @@ def test_what_cannot_be_promised_is_refused_with_a_remedy(field: str, value: Any
         ("stop", ["a"] * 17, "stop"),
         ("stop", "", "stop"),
         ("stream", "maybe", "stream"),
-        ("speculative", {"types": "tree"}, "speculative.types"),
-        ("speculative", 3, "speculative"),
     ],
 )
 def test_bad_fields_are_named(field: str, value: Any, param: str) -> None:

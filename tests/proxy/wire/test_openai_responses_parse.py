@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.conversation import ChatRequest, Demands, Message, Sampling, Tool
+from proxy.conversation import ChatRequest, Decoding, Demands, Message, Sampling, Tool
 from proxy.errors import RequestError
 from proxy.wire.openai_responses_parse import Body, ParsedResponse, parse
 from tests.proxy.wire.refusals import JSON, changed, check_refusal, refused
@@ -60,7 +60,7 @@ def test_all_fields() -> None:
         stream=True,
         include_usage=True,
         session="chat-1",
-        mode="none",
+        decoding=Decoding("none"),
         logprobs=3,
     )
 
@@ -101,14 +101,12 @@ def test_hints_are_listed_as_ignored() -> None:
         tools=[{"type": "web_search"}],
         include=["code_interpreter_call.outputs"],
         text={"verbosity": "low"},
-        speculative={"n_max": 4},
     )
     assert parsed.ignored == (
         "reasoning",
         "service_tier",
         "include.code_interpreter_call.outputs",
         "text.verbosity",
-        "speculative.n_max",
         "tools[0].web_search",
     )
 

@@ -1,0 +1,83 @@
+"""How bytes leave: never faster than the client reads, and never for ever.
+
+Must not: know what is sent. Invariant: when `send` or `finish` returns, nothing of it is left in this process, so that
+whoever makes the next bytes stands still while the client does not read; a client that reads nothing for `unread_s`
+is cut off, not waited for.
+
+What lies between here and the client is the kernel's: a few KiB on this side, what the client's system grants on its.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+SEND_BUFFER = 32 << 10
+"""Bytes that the kernel takes ahead of a client that does not read. Left to itself it takes megabytes: more than most
+responses have, so that the engine would never learn that nobody reads."""
+
+
+class ClientTooSlow(ConnectionError):
+    """The client was cut off, because it did not read."""
+
+
+class Outlet:
+    """Of one response. unread_s: how long one frame may wait for its client."""
+
+    def __init__(self, http: web.Request, response: web.StreamResponse, unread_s: float) -> None:
+        self._http, self._response, self._unread_s = http, response, unread_s
+        self._writer: AbstractStreamWriter | None = None
+        _tighten(http.transport)
+
+    async def send(self, data: bytes) -> None:
+        """Headers, if they were not sent yet, and data. Raises ClientTooSlow and other ConnectionErrors."""
+        async with self._patience():
+            if self._writer is None:
+                self._writer = await self._response.prepare(self._http)
+            await self._response.write(data)
+            if self._writer is not None:
+                await self._writer.drain()
+
+    async def finish(self) -> None:
+        """Whatever of the response was not sent yet, and its end. Raises as `send` does."""
+        async with self._patience():
+            await self._response.prepare(self._http)
+            await self._response.write_eof()
+
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        patience = asyncio.timeout(self._unread_s)
+        try:
+            async with patience:
+                yield
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            cut_off(self._http)
+            raise ClientTooSlow(f"the client has read nothing for {self._unread_s:g} s") from None
+
+
+def cut_off(http: web.Request) -> None:
+    """Ends the connection now, by a reset: an orderly end would wait until the client has read what is left."""
+    transport = http.transport
+    if transport is None:
+        return
+    found = transport.get_extra_info("socket")
+    if found is not None:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def _tighten(transport: asyncio.Transport | None) -> None:
+    if transport is None:
+        return
+    transport.set_write_buffer_limits(high=0)
+    found = transport.get_extra_info("socket")
+    if found is not None:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
