@@ -54,9 +54,10 @@ class NearThresholds:
     """Long units: the share that was said four times within `horizon`, or three times and `far` apart."""
 
     filled: float = 0.4
-    slots: int = 8
+    slots: int = 5
     """A long unit is filled in, and no loop, if of the window's new tokens such a share, and so many, stand where the
-    copy before was new too. In made loops with 5 % of their words changed the share is .36 at most."""
+    copy before was new too; one changed word makes four. In made loops with 5 % of their words changed the share is
+    .36 at most."""
 
     symbols: float = 0.16
     symbols_so_far: float = 0.12

@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 from detectors.finding import Finding, Grade
 
-MAX_PERIOD = 1024
+MAX_PERIOD = 2048
+"""Tokens of the longest unit: seven paragraphs, or a hundred lines, were reported."""
 EVIDENCE_TOKENS = 64
 STRIDE = 8
 """Symbols between two searches."""

@@ -72,7 +72,7 @@ def sources(share: int = 1) -> Iterator[str]:
 
 
 def docstrings(share: int = 1 << 30) -> Iterator[str]:
-    """A module's docstrings at a time; not of tests, whose one-line docstrings in a row are nobody's text."""
+    """Long docstrings, each a document; not of tests."""
     for path in _source_files(share):
         if not _is_test(path):
             yield from docstrings_of(path)
@@ -110,15 +110,15 @@ def documents_of(path: Path) -> Iterator[str]:
 
 
 def docstrings_of(path: Path) -> Iterator[str]:
-    """All docstrings of a module as one document, if they are long enough."""
+    """The docstrings of a module that are long enough; equal ones, which copies of a class have, once."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, SyntaxError, ValueError, RecursionError):
         return
     nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
-    text = "\n\n".join(found for node in nodes if (found := ast.get_docstring(node)))
-    if len(text) >= MIN_CHARS:
-        yield text[:CHUNK_CHARS]
+    for text in dict.fromkeys(ast.get_docstring(node) for node in nodes):
+        if text is not None and len(text) >= MIN_CHARS:
+            yield text[:CHUNK_CHARS]
 
 
 def _source_files(share: int) -> Iterator[Path]:
