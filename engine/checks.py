@@ -51,7 +51,7 @@ class CacheChecks:
         self.share = share
         self.spent_ms = self.decoded_ms = 0.0
         self._dearest_ms, self._forwards = 0.0, 0
-        self._found: dict[tuple[str, int], list[CacheCheck]] = defaultdict(list)
+        self._sums: dict[tuple[str, int], tuple[int, int, float]] = defaultdict(lambda: (0, 0, 0.0))
 
     def decoded(self, milliseconds: float) -> None:
         """Time of one decode forward; the budget is a share of all of it."""
@@ -75,16 +75,16 @@ class CacheChecks:
         check = CacheCheck(codec, context, top1, kl, doubt(clean), (time.perf_counter() - started) * 1e3)
         self.spent_ms += check.milliseconds
         self._dearest_ms = max(self._dearest_ms, check.milliseconds)
-        self._found[codec, 1 << context.bit_length()].append(check)
+        bucket = codec, 1 << context.bit_length()
+        count, agreed, total = self._sums[bucket]
+        self._sums[bucket] = count + 1, agreed + top1, total + kl
         return check
 
     def agreements(self) -> list[Agreement]:
         """By codec and context, short ones first."""
         return [
-            Agreement(
-                codec, below, len(found), sum(c.top1 for c in found) / len(found), sum(c.kl for c in found) / len(found)
-            )
-            for (codec, below), found in sorted(self._found.items())
+            Agreement(codec, below, count, agreed / count, total / count)
+            for (codec, below), (count, agreed, total) in sorted(self._sums.items())
         ]
 
 

@@ -109,6 +109,7 @@ class Sequence:
         if len(prompt) >= limit:
             raise ContextOverflow(len(prompt), limit)
         reused = self.reusable(prompt)
+        self.checked = None  # of another prompt
         with self._change():
             if reused:
                 self._uncover()

@@ -92,7 +92,7 @@ class GuardedResponse:
         self._awaited: Finding | None = None
         self._ending: End | None = None
         self._mended: dict[int, ReadCall] = {}
-        self._watchdog = Watchdog(self._late, self._gives_up(), StallDetector(setting.stall))
+        self._watchdog = Watchdog(self._gives_up(), StallDetector(setting.stall))
         self._stalled = False
 
     def begin(self, finding: Finding, start: Continue | Start | End, mode: DecodeMode) -> None:
@@ -148,7 +148,7 @@ class GuardedResponse:
     async def _next(self) -> Delta | None:
         try:
             with self._hold_clock:
-                return await self._watchdog.wait(self._generation.next(), len(self._transcript))
+                return await self._watchdog.wait(self._generation.next(), len(self._transcript), self._late)
         except Stalled as stalled:
             self._stalled = True
             self._late(stalled.finding)

@@ -132,7 +132,11 @@ async def with_keep_alive(
     finally:
         if pending is not None:
             pending.cancel()
-            await asyncio.gather(pending, return_exceptions=True)
+            await asyncio.wait((pending,))
+            # A cancelled task holds how it was cancelled, and with that every frame of the response, and one of these
+            # holds the task (`asyncio.timeout`): its cache would stay until cycles are collected. Asked, it lets go.
+            with suppress(asyncio.CancelledError, Exception):
+                pending.result()
 
 
 async def without_thinking(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:

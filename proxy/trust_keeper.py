@@ -108,7 +108,7 @@ class TrustKeeper:
         """
         if at_once or abs(self._now() - self._looked) >= LOOK_S:
             self._looked = self._now()
-            if self.store.changed_elsewhere():
+            if await asyncio.to_thread(self.store.changed_elsewhere):
                 await asyncio.to_thread(self._reload)
 
     def opened(self, incident: Incident, capture: Capture | None = None) -> None:

@@ -144,9 +144,14 @@ class TrustStore:
             self._wake.notify_all()
 
     def changed_elsewhere(self) -> bool:
-        """Whether somebody else has replaced the file; costs one `stat`."""
+        """Whether somebody else has replaced the file; costs one `stat`, for which nobody else has to wait."""
         with self._wake:
-            return self._pending is None and _stamp(self.path) != self._seen
+            if self._pending is not None:
+                return False
+            seen = self._seen
+        found = _stamp(self.path)
+        with self._wake:
+            return self._pending is None and found != seen == self._seen
 
     def flush(self) -> None:
         """Blocks until what was handed over is on disk, or has failed to get there."""
@@ -174,8 +179,9 @@ class TrustStore:
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
                 log.error("trust.not_saved", path=str(self.path), reason=reason)
+            seen = _stamp(self.path)
             with self._wake:
-                self._seen = _stamp(self.path)
+                self._seen = seen
                 if self._pending is records:
                     self._pending = None
                     self._wake.notify_all()

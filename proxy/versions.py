@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import platform
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 
+@cache
 def own_version() -> str:
     """Of the installed distribution; "source" where there is none."""
     try:

@@ -29,14 +29,18 @@ class Stalled(BackendError):
 
 
 class Watchdog:
-    """Of one response. late: is told of a step that is late. gives_up: False waits for ever, as an observer does."""
+    """Of one response, of which it holds nothing: a cycle would keep its cache in memory for longer than it lives.
 
-    def __init__(self, late: Callable[[Finding], None], gives_up: bool, stall: StallDetector | None = None) -> None:
-        self._late, self._gives_up = late, gives_up
+    gives_up: False waits for ever, as an observer does.
+    """
+
+    def __init__(self, gives_up: bool, stall: StallDetector | None = None) -> None:
+        self._gives_up = gives_up
         self._stall = stall or StallDetector()
 
-    async def wait(self, step: Awaitable[T], position: int) -> T:
-        """The step's result. position: the token that it begins with. Raises Stalled."""
+    async def wait(self, step: Awaitable[T], position: int, late: Callable[[Finding], None]) -> T:
+        """The step's result. position: the token that it begins with. late: is told of it when it is late. Raises
+        Stalled."""
         loop = asyncio.get_running_loop()
         late_s, lost_s = self._stall.late_s, self._stall.lost_s
         asked = loop.time()
@@ -44,7 +48,7 @@ class Watchdog:
         def tell() -> None:
             finding = self._stall.waiting(max(loop.time() - asked, late_s), position)
             if finding is not None:
-                self._late(finding)
+                late(finding)
 
         timer = loop.call_later(late_s, tell)
         patience = asyncio.timeout(lost_s if self._gives_up else None)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import settings
 
 from tests.watched_streams import Watch
@@ -30,6 +31,28 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, print_b
 # `HYPOTHESIS_PROFILE=search make test` looks for new examples instead.
 settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+OURS = ["proxy", "policies", "detectors", "prometheus_client"]
+MAY_BLOCK = {
+    "proxy/app.py": {"create_app"},  # before anybody is served
+    "prometheus_client/process_collector.py": {"collect"},  # the kernel's own files wait for no device
+    # the source lines of a traceback: something of ours has failed, which is not to happen, let alone often
+    "linecache.py": {"getlines", "checkcache", "updatecache"},
+    "rich/traceback.py": {"_render_stack"},
+}
+
+
+@pytest.fixture
+def nothing_blocks() -> Iterator[BlockBuster]:
+    """Calls that block the event loop are failures: while one waits, nobody is served.
+
+    For tests of a live server that do not call such things themselves.
+    """
+    with blockbuster_ctx(OURS) as watching:
+        for function in watching.functions.values():
+            for file, names in MAY_BLOCK.items():
+                function.can_block_in(file, names)
+        yield watching
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ class Waiters:
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[T] = loop.create_future()
 
-        def done(_: Future[T]) -> None:
+        def done(asked: Future[T]) -> None:  # an argument: it would hold itself, and its result, by its own callback
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_copy, asked, waiting)
 

@@ -18,6 +18,7 @@ from proxy.outlet import ClientTooSlow, Outlet
 from tests.proxy.live import CHAT, MESSAGES, RESPONSES, Live, body_for, serving
 from tests.proxy.scripted import Script, ScriptedBackend
 
+pytestmark = pytest.mark.usefixtures("nothing_blocks")
 ENDS = {CHAT: b"data: [DONE]", MESSAGES: b"event: message_stop", RESPONSES: b"event: response.completed"}
 NEVER = 3600.0
 TOKENS = 6000

@@ -27,6 +27,7 @@ from tests.proxy.live import (
 )
 from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text
 
+pytestmark = pytest.mark.usefixtures("nothing_blocks")
 ROUTES = [CHAT, MESSAGES]
 LS, BAD = call_text("ls", path="src"), call_text("ls", pth="secret")
 

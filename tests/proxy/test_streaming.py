@@ -23,6 +23,7 @@ from proxy.wire.openai_chat import OpenAIChatEncoder
 from tests.proxy.live import CHAT, MESSAGES, OPENAI_TOOLS, RESPONSES, RESPONSES_TOOLS, Gate, body_for, payloads, serving
 from tests.proxy.scripted import Script, ScriptedBackend, call_text
 
+pytestmark = pytest.mark.usefixtures("nothing_blocks")
 ROUTES = [CHAT, MESSAGES]
 REQUEST = ChatRequest("openai.chat", "m", (Message("user", "go"),), request_id="req_1")
 END = Finished("stop", Usage(3, 0, 2), Timings(), "plain")

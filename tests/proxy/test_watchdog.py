@@ -19,10 +19,10 @@ async def watched(seconds: Sequence[float], gives_up: bool = True, reads_s: floa
     def late(finding: Finding) -> None:
         told.append(f"{finding.grade.name} at {loop.time():.0f} s, token {finding.position}")
 
-    watchdog = Watchdog(late, gives_up)
+    watchdog = Watchdog(gives_up)
     try:
         for position, each in enumerate(seconds):
-            assert await watchdog.wait(asyncio.sleep(each, position), position) == position
+            assert await watchdog.wait(asyncio.sleep(each, position), position, late) == position
             await asyncio.sleep(reads_s)
     except Stalled as stalled:
         told.append(f"{stalled.finding.grade.name} at {loop.time():.0f} s: {stalled}")
@@ -62,7 +62,7 @@ def test_the_backends_own_timeout_is_its_own() -> None:
         raise TimeoutError("of the backend")
 
     async def wait() -> None:
-        await Watchdog(lambda finding: None, True).wait(fails(), 0)
+        await Watchdog(True).wait(fails(), 0, lambda finding: None)
 
     with pytest.raises(TimeoutError, match="of the backend"):
         run(wait())
@@ -72,7 +72,7 @@ def test_a_client_that_leaves_cancels_the_step() -> None:
     async def leave() -> tuple[bool, list[Finding]]:
         step: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         told: list[Finding] = []
-        waiting = asyncio.ensure_future(Watchdog(told.append, True).wait(step, 0))
+        waiting = asyncio.ensure_future(Watchdog(True).wait(step, 0, told.append))
         await asyncio.sleep(1)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
