@@ -13,10 +13,10 @@ from detectors.finding import Finding, Grade
 from detectors.loop_settings import LoopSettings
 from detectors.period import Loop, Periods
 
-MAX_PERIOD = 4096
+MAX_PERIOD = 8192
 SHORT_UNIT = 8
 """Bytes below which a unit is a ruler or a row of dots rather than words."""
-_PIECES = 1 << 14  # as many bytes as are kept
+_PIECES = 4 * MAX_PERIOD  # as many bytes as are kept
 
 
 class ByteLoops:

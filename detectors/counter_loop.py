@@ -17,8 +17,10 @@ from detectors.token_text import NUMBER, WORD, TokenText
 
 WORD_EVERY = 20
 """Symbols of a unit per word in it, at most: a hex dump has a letter here and there."""
+MAX_PERIOD = 1024
+"""Symbols of the longest unit."""
 _DIGITS = NUMBER
-_KEPT = 4096
+_KEPT = 4 * MAX_PERIOD
 _MODULUS = 1 << 40
 _DIGIT_RUN = re.compile(r"[0-9]{1,12}")
 
@@ -28,7 +30,7 @@ class CounterLoop:
 
     def __init__(self, thresholds: Thresholds) -> None:
         self._thresholds = thresholds
-        self._periods = Periods()
+        self._periods = Periods(MAX_PERIOD)
         self._positions = array("Q")
         self._number_at = array("Q")  # which symbols are numbers
         self._numbers = array("Q")  # and what they say

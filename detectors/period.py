@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
 from detectors.finding import Finding, Grade
 
-MAX_PERIOD = 1024
+MAX_PERIOD = 2048
+"""Tokens of the longest unit: seven paragraphs, or a hundred lines, were reported."""
 EVIDENCE_TOKENS = 64
 STRIDE = 8
 """Symbols between two searches."""
@@ -186,6 +188,7 @@ class Periods:
         return low
 
 
+@cache
 def _levels(max_period: int) -> tuple[tuple[int, int], ...]:
     """(K, symbols between two searches for K): strides are powers of two, so each K comes round with all smaller."""
     levels = []

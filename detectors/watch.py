@@ -144,7 +144,6 @@ class Watch:
         """A loop does not reach from one channel into another."""
         if channel != self._channel:
             self._channel = channel
-            self._leaked.reset()
             self._loops.reset(channel)
 
     def _read(self, events: list[ChannelEvent], end: str = "") -> tuple[list[Said], Finding | None]:
@@ -156,10 +155,13 @@ class Watch:
                     said.append(event)
                     if event.channel == "text":
                         finding = _graver(finding, self._leaked.feed(event))
+                    else:
+                        self._leaked.reset()
                     finding = _graver(finding, self._charset.feed(event.position, event.text, event.channel))
                     continue
                 case CallOpened():
                     self._call, self._accused = QwenStream(self._schemas, self._elements), False
+                    self._leaked.reset()
                     continue
                 case CallText():
                     finding = _graver(finding, self._follow(event))

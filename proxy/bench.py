@@ -1,4 +1,4 @@
-"""`specguard bench`: the benchmarks of all parts behind one form. So far: `engine`, `detectors`, `guard`.
+"""`specguard bench`: the benchmarks of all parts behind one form: `engine`, `detectors`, `guard`, `overhead`.
 
 Must not: import the engine at its top (the command must start without torch).
 Invariant: exit status 0 when everything was measured, whether or not a bar was missed; a reason that nothing could be
@@ -91,6 +91,23 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
     guard.add_argument("--quick", action="store_true", help="two tasks for each fault, to see that everything runs")
     guard.add_argument("--json", action="store_true", help="machine-readable report")
     guard.set_defaults(run=_guard)
+    overhead = subjects.add_parser(
+        "overhead",
+        help="what a response costs on its way through the server, and through LiteLLM's proxy",
+        formatter_class=wide,
+        description="A scripted source streams text at a fixed pace; the same requests go to it directly, through this "
+        "server and through LiteLLM's proxy, in turns: time to the first word and gaps between words, at 1, 16 and 64 "
+        "streams, with bodies of 1 and 400 kB. All processes on this machine, no engine in any of them. Some minutes.",
+    )
+    overhead.add_argument(
+        "--litellm",
+        metavar="PATH",
+        help="the command `litellm` of an environment with litellm[proxy]; its pins and ours do not go together "
+        "(default: the one on PATH; without one its bars are not measured)",
+    )
+    overhead.add_argument("--quick", action="store_true", help="short rounds and small bodies, to see that it runs")
+    overhead.add_argument("--json", action="store_true", help="machine-readable report")
+    overhead.set_defaults(run=_overhead)
 
 
 def _engine(options: argparse.Namespace) -> int:
@@ -144,6 +161,25 @@ def _guard(options: argparse.Namespace) -> int:
     )
     parts = options.part or (("matrix",) if options.fault else PARTS)
     report = asyncio.run(measure(setting, _tell, parts, options.fault, options.quick))
+    show(report, console(), as_json=options.json)
+    return 0
+
+
+def _overhead(options: argparse.Namespace) -> int:
+    from proxy.bench_overhead.load import BrokenStream
+    from proxy.bench_overhead.peer import found
+    from proxy.bench_overhead.processes import NotStarted
+    from proxy.bench_overhead.run import QUICK, Plan, measure
+
+    if options.litellm and found(options.litellm) is None:
+        raise ConfigProblem(f"--litellm: {options.litellm} is no program; name the command of its environment")
+    plan = QUICK if options.quick else Plan()
+    try:
+        report = asyncio.run(measure(plan, _tell, options.litellm))
+    except (NotStarted, BrokenStream) as problem:
+        raise ConfigProblem(f"nothing was measured: {problem}") from None
+    except ExceptionGroup as group:
+        raise ConfigProblem(f"nothing was measured: {group.exceptions[0]}") from None
     show(report, console(), as_json=options.json)
     return 0
 

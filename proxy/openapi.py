@@ -62,6 +62,7 @@ def document() -> dict[str, Any]:
         "OpenAIError": _object(error=_object(message=_TEXT, type=_TEXT, param={}, code={})),
         "AnthropicError": _object(type={"const": "error"}, error=_object(type=_TEXT, message=_TEXT), request_id=_TEXT),
         "TokenCount": _object(input_tokens=_COUNT),
+        "ServerSentEvent": _object(data=_TEXT) | {"description": "One of the stream; `data` is JSON, or [DONE]"},
         "Anything": {"type": "object"},
     }
     for name, fields in RESULTS.items():
@@ -99,7 +100,7 @@ def _post(path: str, schemas: dict[str, Any]) -> dict[str, Any]:
     counts = path.endswith("/count_tokens")
     result = {JSON: {"schema": _ref("TokenCount" if counts else f"{prefix}Result")}}
     if not counts:
-        result["text/event-stream"] = {"schema": _TEXT}
+        result["text/event-stream"] = {"schema": _ref("ServerSentEvent")}
     anthropic = path.startswith("/v1/messages")
     headers = {name: {"description": text, "schema": _TEXT} for name, text in HEADERS.items()}
     return {

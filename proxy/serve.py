@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -58,6 +59,8 @@ async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
     incidents.start()
     app = create_app(config, backend, incidents)
     service = app[SERVICE]
+    gc.collect()
+    gc.freeze()  # modules stay: no collection in mid-stream walks through those of torch
     runner = create_runner(app)
     await runner.setup()
     try:

@@ -30,7 +30,7 @@ from proxy.bench_report import Bar, Cell, Table
 ROUNDS = 7
 DOCUMENTS, DOCUMENT_TOKENS = 60, 6000
 TRAP_TOKENS = 2500
-SWEEP_PERIODS = (3, 21, 55, 144)
+SWEEP_PERIODS, LONG_PERIODS = (3, 21, 55, 144), (280, 340)
 MOST_US, MOST_KIB = 3.0, 1024.0
 _NEVER = Threshold(1 << 30, 1 << 30)
 
@@ -113,11 +113,13 @@ def cost(documents: list[list[Token]]) -> tuple[Table, list[Bar]]:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One detector at one setting. first: the index at which a document reaches FALLBACK, None = it does not."""
+    """One detector at one setting. first: the index at which a document reaches FALLBACK, None = it does not.
+    periods: of the loops that it is shown."""
 
     detector: str
     setting: str
     kinds: tuple[str, ...]
+    periods: tuple[int, ...]
     first: Callable[[list[Token]], int | None]
 
 
@@ -125,16 +127,31 @@ def points() -> list[Point]:
     """The sweep."""
     mutated = tuple(kind for kind in KINDS if kind not in ("exact", "counter"))
     found = [
-        Point("exact", f"copies {copies}, tokens {covered}", ("exact",), _exact(copies, covered))
+        Point("exact", f"copies {copies}, tokens {covered}", ("exact",), SWEEP_PERIODS, _exact(copies, covered))
         for copies, covered in ((3, 96), (4, 128), (4, 256), (4, 512), (6, 1024))
     ]
     found += [
-        Point("near-repeat", f"short {short}, long {long}", mutated, _near(short, long))
+        Point("near-repeat", f"short {short}, long {long}", mutated, SWEEP_PERIODS, _near(short, long))
         for short, long in ((0.65, 0.6), (0.75, 0.68), (0.84, 0.75), (0.9, 0.85), (0.96, 0.94))
     ]
+    long = tuple(kind for kind in mutated if kind not in ("paraphrase", "alternation"))
     found += [
-        Point("counter", f"copies 4, symbols {covered}", ("counter",), _counter(covered))
+        Point("near-repeat, long units", setting, long, LONG_PERIODS, _near(0.84, 0.75, filled))
+        for setting, filled in (
+            ("filled in from 0.1", 0.1),
+            ("filled in from 0.2", 0.2),
+            ("filled in from 0.4", 0.4),
+            ("filled in from 0.6", 0.6),
+            ("never filled in", 2.0),
+        )
+    ]
+    found += [
+        Point("counter", f"copies 4, symbols {covered}", ("counter",), SWEEP_PERIODS, _counter(covered))
         for covered in (128, 256, 512, 1024)
+    ]
+    found += [
+        Point("bytes", f"copies 4, bytes {covered}", ("exact",), SWEEP_PERIODS, _bytes(covered))
+        for covered in (384, 512, 1024, 2048)
     ]
     return found
 
@@ -149,7 +166,7 @@ def sweep(documents: list[list[Token]], seeds: int = 2) -> Table:
         delays = [
             LOOP_TOKENS if at is None or at < LEAD else at - LEAD + 1
             for kind in point.kinds
-            for period in SWEEP_PERIODS
+            for period in point.periods
             for seed in range(seeds)
             for at in [point.first(stream(kind, period, seed)[: LEAD + LOOP_TOKENS])]
         ]
@@ -166,8 +183,8 @@ def sweep(documents: list[list[Token]], seeds: int = 2) -> Table:
         )
     columns = ("detector", "FALLBACK at", "clean documents", "traps, bare", "loops missed %", "median delay")
     note = (
-        f"Each alone, as in text without a fence; loops of its own kinds with periods {SWEEP_PERIODS}. Together they "
-        "also leave alone what follows code."
+        f"Each alone, as in text without a fence; loops of its own kinds with periods {SWEEP_PERIODS}, long "
+        f"ones {LONG_PERIODS}. Together they also leave alone what follows code."
     )
     return Table("Threshold sweep", columns, tuple(rows), note)
 
@@ -180,7 +197,7 @@ def _exact(copies: int, covered: int) -> Callable[[list[Token]], int | None]:
     return first
 
 
-def _near(short: float, long: float) -> Callable[[list[Token]], int | None]:
+def _near(short: float, long: float, filled: float = 0.4) -> Callable[[list[Token]], int | None]:
     shipped = LoopSettings().near
     chosen = replace(
         shipped,
@@ -188,6 +205,7 @@ def _near(short: float, long: float) -> Callable[[list[Token]], int | None]:
         short_fallback=short,
         long_suspect=min(long, shipped.long_suspect),
         long_fallback=long,
+        filled=filled,
     )
 
     def first(document: list[Token]) -> int | None:
@@ -206,6 +224,17 @@ def _counter(covered: int) -> Callable[[list[Token]], int | None]:
     def first(document: list[Token]) -> int | None:
         detector = CounterLoop(chosen)
         return next((i for i, (_, text) in enumerate(document) if detector.push(i, read(text), text)), None)
+
+    return first
+
+
+def _bytes(covered: int) -> Callable[[list[Token]], int | None]:
+    chosen = Thresholds(None, Threshold(4, covered), _NEVER)
+    settings = replace(LoopSettings(), byte_text=chosen, byte_text_short=chosen)
+
+    def first(document: list[Token]) -> int | None:
+        loops = ByteLoops(settings)
+        return next((i for i, (_, text) in enumerate(document) if loops.feed(i, text.encode("utf-8", "replace"))), None)
 
     return first
 

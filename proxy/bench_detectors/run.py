@@ -53,7 +53,9 @@ def measure(read: Corpus | None = None, tell: Progress = lambda _: None) -> Repo
         tables += survey_report.tables(found)
         data["flagged"] = [asdict(alarm) for alarm in found.alarms]
         if found.complete:
-            bars += survey_report.bars(found)
+            judged, untold = survey_report.bars(found)
+            bars += judged
+            unmeasured |= untold
         else:
             unmeasured[CORPUS] = f"stopped after {found.read / 1e6:.0f} of {found.of / 1e6:.0f} MB"
     settings = {"python": platform.python_version(), "machine": platform.machine(), "rounds": validator.ROUNDS}

@@ -1,8 +1,8 @@
 """What the corpus has shown, as tables and bars.
 
 Must not: leave out a part of the corpus that is worse than another.
-Invariant: a bar stands for all documents of a category, and again for those on which no number was chosen; nothing is
-judged by a corpus that was not read to its end.
+Invariant: a bar stands for all documents of a category, and again for those on which no number was chosen if they are
+enough for its per cent; nothing is judged by a corpus that was not read to its end.
 """
 
 from __future__ import annotations
@@ -35,20 +35,26 @@ def tables(survey: Survey) -> list[Table]:
     return found
 
 
-def bars(survey: Survey) -> list[Bar]:
-    """Of every category that is judged and has documents."""
-    found = []
+def bars(survey: Survey) -> tuple[list[Bar], dict[str, str]]:
+    """Of every category that is judged and has documents; and why there is none for some of the unseen files."""
+    found, unmeasured = [], {}
     for category in CATEGORIES:
         if category in UNJUDGED:
             continue
-        most = FALLBACK_PERCENT["arguments" if category.startswith("arguments") else "text"]
-        for name, parts in ((category, PARTS), (f"{category}, unseen files", _UNSEEN)):
-            count = survey.count(category, *parts)
-            if count.documents:
-                fallback, abort = count.percent(Grade.FALLBACK), count.percent(Grade.ABORT)
-                found.append(Bar.at_most(f"false fallbacks, {name}", most, fallback, "% of documents"))
-                found.append(Bar.at_most(f"false aborts, {name}", ABORT_PERCENT, abort, "% of documents"))
-    return found
+        fallback = FALLBACK_PERCENT["arguments" if category.startswith("arguments") else "text"]
+        whole, unseen = survey.count(category), survey.count(category, *_UNSEEN)
+        for kind, grade, most in (("fallbacks", Grade.FALLBACK, fallback), ("aborts", Grade.ABORT, ABORT_PERCENT)):
+            name = f"false {kind}, {category}"
+            if whole.documents:
+                found.append(Bar.at_most(name, most, whole.percent(grade), "% of documents"))
+            if unseen.documents * most >= 100:
+                found.append(Bar.at_most(f"{name}, unseen files", most, unseen.percent(grade), "% of documents"))
+            elif unseen.documents:
+                reason = (
+                    f"one of {unseen.documents} documents would be more than {most} %; the table has what was found"
+                )
+                unmeasured[f"{name}, unseen files"] = reason
+    return found, unmeasured
 
 
 def _rates(survey: Survey) -> Table:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 
 _NAMES = "alpha beta gamma delta lambda sigma omega kappa theta north south river stone cloud amber maple cedar".split()
+_SYLLABLES = "ba co di fe gu ha jo ki lu ma no pe ra si to vu we xa yo zi".split()
 
 
 def made(name: str, seed: int) -> str:
@@ -117,6 +118,27 @@ def _licences(draw: random.Random) -> str:
     return "\n".join(files)
 
 
+def _made_up(draw: random.Random) -> str:
+    return "".join(draw.choice(_SYLLABLES) for _ in range(draw.choice((1, 2, 2, 3))))
+
+
+def _terms(draw: random.Random) -> str:
+    """A licence's worth of words, in lines."""
+    words = [_made_up(draw) for _ in range(draw.randrange(200, 300))]
+    marked = [word + ("." if i % 17 == 16 else "," if i % 7 == 6 else "") for i, word in enumerate(words)]
+    return "\n".join(" ".join(marked[i : i + 12]) for i in range(0, len(marked), 12)) + "\n"
+
+
+def _collection(draw: random.Random) -> str:
+    """The licences of many parts, most of them the same one."""
+    usual, parts = _terms(draw), []
+    for i in range(draw.randrange(5, 9)):
+        holder = " ".join(_made_up(draw).title() for _ in range(draw.choice((2, 3, 5))))
+        terms = usual if i < 4 or draw.random() < 0.7 else _terms(draw)
+        parts.append(f"- {_made_up(draw)}-{_made_up(draw)}\n\nCopyright (c) 20{10 + i} {holder}\n\n{terms}")
+    return "\n\n".join(parts)
+
+
 def _pytest(draw: random.Random) -> str:
     count = draw.randrange(40, 160)
     lines = [f"collected {count} items", ""]
@@ -169,6 +191,7 @@ TRAPS: dict[str, Callable[[random.Random], str]] = {
     "tile map": _tiles,
     "truth table": _truth,
     "licence headers": _licences,
+    "licence collection": _collection,
     "pytest output": _pytest,
     "parametrised test": _parametrised,
     "file rewritten": _rewritten,

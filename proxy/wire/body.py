@@ -74,7 +74,7 @@ def read_json(raw: bytes) -> dict[str, Any]:
             raise RequestError("invalid_request", f"the body is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise RequestError("invalid_request", "the body must be a JSON object")
-    if _depth(value) > MAX_DEPTH:
+    if _is_deep(value):
         raise RequestError("invalid_request", f"the body is nested deeper than {MAX_DEPTH} levels")
     return value
 
@@ -212,13 +212,16 @@ def _in_words(message: str) -> str:
     return f"{message[:1].lower()}{message[1:]}"
 
 
-def _depth(value: Any) -> int:
-    deepest, stack = 0, [(value, 1)]
-    while stack:
-        item, level = stack.pop()
-        deepest = max(deepest, level)
-        if level > MAX_DEPTH:
-            return level
-        children = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-        stack.extend((child, level + 1) for child in children if isinstance(child, dict | list))
-    return deepest
+def _is_deep(value: Any) -> bool:
+    """Level by level, which is fast for the wide and flat histories of agents."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if item.__class__ is dict else item)
+            if child.__class__ is dict or child.__class__ is list
+        ]
+        if not level:
+            return False
+    return True

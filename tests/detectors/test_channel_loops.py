@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import re
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +16,6 @@ from tests.proxy.scripted import cut, token_id
 
 FALLBACK, SUSPECT, ABORT = Grade.FALLBACK, Grade.SUSPECT, Grade.ABORT
 WORDS = "river boat stone house light garden winter letter number window table paper answer question way word".split()
-REAL_LOOPS = Path(os.environ.get("SPECGUARD_REAL_LOOPS", Path(__file__).parents[3] / "shared/data/real_loops.json"))
 
 
 def feed(text: str | list[str], channel: str = "text", given: LoopSettings | None = None) -> list[Finding]:
@@ -165,21 +159,3 @@ def test_a_finding_is_graver_than_the_last_and_begins_before_it_ends(parts: list
             told = found.grade
         if loops.grade is None and not loops._exact.runs:
             told = None
-
-
-def test_real_loops_are_found() -> None:
-    """Loops that people reported, where their collection lies beside the repository; it is not part of it."""
-    if not REAL_LOOPS.exists():
-        pytest.skip("no collection of real loops here")
-    lead, missed = prose(60), []
-    for entry in json.loads(REAL_LOOPS.read_text(encoding="utf-8")):
-        unit = entry["unit"]
-        if re.fullmatch(r"<.*\d.*>", unit) or entry["kind"] in ("agent_turn", "tool_call", "tool_call_error"):
-            continue  # a description, or a loop of several requests
-        copies = 1 + 2400 // len(cut(unit))
-        in_json = entry["kind"] in ("exact_in_json_array", "exact_in_json_string")
-        text = '{"items": [' + unit * copies if in_json else lead + unit * copies
-        grades = {f.grade for f in feed(text, "tool:0" if in_json else "text")}
-        if FALLBACK not in grades:
-            missed.append(entry["name"])
-    assert missed == []

@@ -72,7 +72,7 @@ def test_the_verdict_is_the_definition(tokens: list[int]) -> None:
     assert seen(tokens, STRICT) == brute_force(tokens, STRICT)
 
 
-@pytest.mark.parametrize("period", [1, 2, 31, 32, 33, 64, 65, 100, 400, 1000, 1024])
+@pytest.mark.parametrize("period", [1, 2, 31, 32, 33, 64, 65, 100, 400, 1000, 1024, 1500, 2048])
 @pytest.mark.parametrize("thresholds", [PROSE, ARGUMENTS], ids=["prose", "arguments"])
 def test_a_loop_trips_exactly_when_its_threshold_is_reached(period: int, thresholds: Thresholds) -> None:
     draws = random.Random(period)

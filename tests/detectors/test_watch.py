@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -188,6 +191,15 @@ def test_a_call_in_the_text_is_found() -> None:
     ]
 
 
+@pytest.mark.parametrize("size", [1, 11, 39, 200])
+def test_a_call_between_ends_the_line_wherever_the_tokens_end(size: int) -> None:
+    """Markup after a call is at the start of a line, also where one token ends the call and goes on with the text."""
+    text = f"so{LS}<function=ls>\n<parameter=path>\nx\n"
+    observer = Watch(SCHEMAS, 10_000)
+    found = [observer.feed(at, 1, text[at : at + size])[1] for at in range(0, len(text), size)]
+    assert [each.detector for each in found if each] == ["tool.leak"]
+
+
 @given(st.sampled_from([LS, call_text("ls"), call_text("ls", path="x", y="z"), "<tool_call>x</tool_call>"]), st.data())
 def test_a_call_is_accused_once_and_never_if_it_is_valid(text: str, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 12))
@@ -236,3 +248,60 @@ def test_of_several_findings_at_a_token_the_gravest_speaks() -> None:
     assert names("<tool_call>" * 4)[:2] == ["tool.markup FALLBACK tool:0", "struct.run FALLBACK tool:0"]
     found = names("<tool_call></tool_call>" * 5)
     assert found[-1] == "loop.calls ABORT tool:4"
+
+
+BY_TEXT = st.sampled_from(
+    [
+        "so we go on",
+        LS,
+        call_text("rm"),
+        call_text("ls", paht="x"),
+        "<tool_call>{</tool_call>",
+        "<tool_call><tool_call><tool_call>",
+        "</think>",
+        "<think>",
+        "<|im_start|>",
+        '{"name": "ls", "arguments": {"path": "x"}}\n',
+        "<function=ls>\n<parameter=path>\nx\n</parameter>\n</function>",
+        "\ufffd",
+        "яжд λόγ 中文字 ",
+        "\n",
+    ]
+)
+
+
+@given(st.lists(BY_TEXT, max_size=8).map("".join), st.booleans(), st.data())
+def test_the_cut_into_tokens_does_not_move_what_is_found_in_the_text(
+    text: str, thinking: bool, data: st.DataObject
+) -> None:
+    """Against one character per token: each finding of a coarser cut is one of the gravest of its token, in the token
+    in which it is complete, and begins in the token in which it begins there. (Loops are counted in tokens.)"""
+    pieces, rest = list[str](), text
+    while rest:
+        size = data.draw(st.integers(1, 40))
+        pieces, rest = [*pieces, rest[:size]], rest[size:]
+    ends = list(accumulate(map(len, pieces)))
+
+    def token_of(character: int) -> int:
+        return bisect_right(ends, character)
+
+    told: dict[int, list[Finding]] = {}
+    for found in in_text(list(text), thinking):
+        told.setdefault(token_of(found.position), []).append(found)
+    coarse = in_text(pieces, thinking)
+    assert [found.position for found in coarse] == sorted(told)
+    for found in coarse:
+        same = told[found.position]
+        gravest = [each for each in same if each.grade == max(each.grade for each in same)]
+        assert (found.detector, found.grade, found.began) in [(f.detector, f.grade, token_of(f.began)) for f in gravest]
+
+
+BY_TOKENS = {"loop.period", "loop.near", "loop.counter", "loop.single"}
+
+
+def in_text(pieces: list[str], thinking: bool) -> list[Finding]:
+    """Findings about the text, whatever its tokens."""
+    observer = Watch(SCHEMAS, 10_000, thinking)
+    found = [observer.feed(i, token_id(piece), piece)[1] for i, piece in enumerate(pieces)]
+    found.append(observer.finish("length")[1])
+    return [each for each in found if each is not None and each.detector not in BY_TOKENS]

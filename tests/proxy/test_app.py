@@ -56,6 +56,7 @@ async def test_canaries_and_replays_take_turns() -> None:
         canaries, replays = live.service.canaries, live.service.replays
         assert canaries is not None and replays is not None
         assert replays._spare is canaries.spare
+        assert replays._settings.detectors is live.service.config.detectors
 
 
 async def test_a_codec_that_the_model_cannot_have_is_told_before_anybody_asks() -> None:

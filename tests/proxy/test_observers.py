@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from detectors.channels import Piece
 from detectors.drift.memory import DriftMemory
+from detectors.finding import Finding
 from detectors.settings import DEFAULT
 from detectors.tool_schema import ToolSchemas
 from policies.modes import PLAIN
@@ -17,7 +20,7 @@ from proxy.observers import Observers, text_of
 from proxy.transcript import Transcript
 from proxy.trips import Trips
 from tests.proxy.played import LS, REQUEST, TOOLS, Sink
-from tests.proxy.scripted import FAST, ScriptedBackend, cut
+from tests.proxy.scripted import FAST, ScriptedBackend, cut, token_id
 
 SCHEMAS = ToolSchemas.compile([(tool.name, tool.parameters) for tool in TOOLS])
 
@@ -139,3 +142,60 @@ def test_a_dead_drafter_is_logged_and_nothing_more() -> None:
         assert observed.step(Token(0, "x"), dead_drafter="mtp") == []
     assert [(entry["event"], entry["source"]) for entry in logs] == [("drafter.dead", "mtp")]
     assert observed.trips.ids == ()
+
+
+SAID = st.sampled_from(
+    [
+        " so we go on" * 70,
+        " so we go on" * 40,
+        "".join(f"\nStep {n}: look at the next file again" for n in range(90)),
+        "the same words again and again, in other " * 2 + "order now ",
+        "ur" * 300,
+        "\n" * 400,
+        "```\n" + "    (0, 0),\n" * 120 + "```\n",
+        "QUJDR0hJ" * 300,
+        LS,
+        LS.replace("src", "x" * 40 + " so it goes on" * 200),
+        LS.replace("ls", "rm"),
+        "<tool_call><tool_call><tool_call>",
+        "<think>so</think>" * 5,
+        "яж λόγ 中文 ",
+        "done. ",
+    ]
+)
+
+
+@settings(max_examples=30)
+@given(st.lists(SAID, min_size=1, max_size=6).map("".join), st.data())
+def test_verdict_and_position_do_not_depend_on_how_many_tokens_a_step_has(text: str, data: st.DataObject) -> None:
+    """Plain decoding says one token at a time, a verify step as many as it accepts."""
+    said = [Token(token_id(piece), piece) for piece in cut(text)]
+    width = data.draw(st.integers(2, 40))
+    assert found_in_steps(said, 1) == found_in_steps(said, width)
+
+
+def found_in_steps(said: list[Token], width: int) -> list[tuple[Finding, int]]:
+    """All that is told, and after how many tokens. Nobody listens to it, so the response goes on."""
+    observed, told = Observed(), list[tuple[Finding, int]]()
+    for at in range(0, len(said), width):
+        step = StepStats(FAST, "mtp", 3, 3, 0.5, at)
+        delta = Delta(at, tuple(said[at : at + width]), step, "length" if at + width >= len(said) else None)
+        for _, finding in observed.observers.observe(delta, observed.transcript, observed.trips):
+            if finding is not None and not finding.detector.startswith("drift."):
+                told.append((finding, len(observed.transcript)))
+    return told
+
+
+def test_those_steps_tell_something() -> None:
+    """The property above is about every detector of a response."""
+    text = "".join(
+        [
+            "".join(f"\nStep {n}: look at the next file again" for n in range(120)),
+            "Nothing of that is the case any more, as everybody can see here.",
+            " so we go on" * 300,
+            "<tool_call><tool_call><tool_call>",
+            LS.replace("ls", "rm"),
+        ]
+    )
+    found = found_in_steps([Token(token_id(piece), piece) for piece in cut(text)], 7)
+    assert {finding.detector for finding, _ in found} >= {"loop.period", "loop.counter", "struct.run", "tool.markup"}

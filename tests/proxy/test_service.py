@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from proxy.errors import RequestError
 from proxy.events import Finished
 from proxy.incidents import IncidentStore
 from proxy.service import Service
+from proxy.sinks import Sinks
 from tests.proxy.scripted import ScriptedBackend
 
 
@@ -175,3 +177,40 @@ def test_a_sessions_budget_is_its_owners(store: IncidentStore) -> None:
 def test_the_origin_names_the_policy(store: IncidentStore) -> None:
     assert service(store).origin.policy == "shipped"
     assert overridden(store).origin.policy_sha256 != service(store).origin.policy_sha256
+
+
+def test_the_numbers_of_the_detectors_reach_whoever_watches(store: IncidentStore) -> None:
+    numbers = {"stall": {"factor": 7}, "drift": {"validity_calls": 9}}
+    config = Config.model_validate({"detectors": numbers})
+    made = Service(config, ScriptedBackend("text"), store, Policy(), DecodeMode.parse("mtp+ngram"))
+    session = made.session(asking("scripted"))
+    assert session.detectors is config.detectors and session.detectors.stall.factor == 7
+    assert session.shadow is made.shadow and made.shadow.validity._settings.validity_calls == 9
+
+
+async def stricter(store: IncidentStore, detectors: dict[str, Any]) -> list[str]:
+    """Who speaks about a text that says four words 30 times."""
+    backend = ScriptedBackend(" so we go on" * 30)
+    made = Service(Config.model_validate({"detectors": detectors}), backend, store, Policy(), DecodeMode.parse("plain"))
+    told: list[str] = []
+
+    class Told:
+        def opened(self, incident: Any, capture: Any = None) -> None:
+            told.append(incident.detector)
+
+        def closed(self, closure: Any) -> None:
+            pass
+
+        def judged(self, judgement: Any) -> None:
+            pass
+
+    made.sinks = Sinks((Told(),))
+    async for _ in made.session(asking("scripted")).events():
+        pass
+    return told
+
+
+def test_a_response_is_watched_by_them(store: IncidentStore) -> None:
+    prose = {"suspect": {"covered": 64}, "fallback": {"covered": 80}, "abort": {"copies": 6, "covered": 100}}
+    assert asyncio.run(stricter(store, {})) == []
+    assert asyncio.run(stricter(store, {"loops": {"prose": prose}})) == ["loop.period"]

@@ -63,7 +63,7 @@ async def device() -> AsyncIterator[Device]:
 async def dies(device: Device) -> EngineLost:
     with pytest.raises(EngineLost) as lost:
         await device.upkeep.step("dies")
-    await asyncio.sleep(0)
+    await until(lambda: device.upkeep.trouble is not None)  # who waits hears of it first
     return lost.value
 
 

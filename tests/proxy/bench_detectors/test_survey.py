@@ -93,14 +93,15 @@ def test_some_of_the_standard_library_is_left_alone(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(corpus, "packages", lambda: tmp_path)
     files = [file for file in corpus.find() if file.size < 40_000]
     sources = [file for file in files if file.kind == "code"][:24]
-    found = read_files([*sources, *[file for file in files if file.kind == "docstrings"][:60]])
+    found = read_files([*sources, *[file for file in files if file.kind == "docstrings"][:400]])
     assert found.count("code, bare").documents == 24 and found.count("prose").documents > 9
     assert found.alarms == []
 
 
 def test_docstrings_are_read_as_prose(tmp_path: Path) -> None:
-    path = tmp_path / "m.py"
-    path.write_text(f'"""{prose(300)}"""\n\ndef f():\n    """{prose(300, 2)}"""\n', encoding="utf-8")
-    found = read_files([File(path, "m.py", "docstrings", "chosen on", 1)])
-    assert found.count("prose", "chosen on").documents == 1
-    assert next(corpus.docstrings_of(path)).count("\n\n") == 1
+    """The long ones, each for itself; one that is copied counts once."""
+    path, one, other = tmp_path / "m.py", prose(500), prose(500, 2)
+    functions = "".join(f'def f{i}():\n    """{text}"""\n\n' for i, text in enumerate((other, other, "short")))
+    path.write_text(f'"""{one}"""\n\n{functions}', encoding="utf-8")
+    assert [text.strip() for text in corpus.docstrings_of(path)] == [one.strip(), other.strip()]
+    assert read_files([File(path, "m.py", "docstrings", "chosen on", 1)]).count("prose", "chosen on").documents == 2

@@ -23,22 +23,33 @@ def made(*documents: tuple[str, Part, list[tuple[int, str]]]) -> Survey:
 
 
 def test_a_fault_in_unseen_files_is_not_watered_down() -> None:
-    found = made(("prose", "held out", STUCK), *(("prose", "chosen on", FINE) for _ in range(9999)))
-    judged = {bar.name: (bar.measured, bar.holds) for bar in bars(found)}
-    assert judged == {
+    unseen = [("prose", "held out", STUCK), *(("prose", "held out", FINE) for _ in range(1999))]
+    found = made(*unseen, *(("prose", "chosen on", FINE) for _ in range(8000)))  # type: ignore[arg-type]
+    judged, unmeasured = bars(found)
+    assert {bar.name: (bar.measured, bar.holds) for bar in judged} == {
         "false fallbacks, prose": (0.01, True),
         "false aborts, prose": (0.01, True),
-        "false fallbacks, prose, unseen files": (100, False),
-        "false aborts, prose, unseen files": (100, False),
+        "false fallbacks, prose, unseen files": (0.05, True),
     }
+    assert list(unmeasured) == ["false aborts, prose, unseen files"]  # one of 2000 is more than 0.03 %
+    found.merge(made(("prose", "elsewhere", STUCK)))
+    assert [(bar.name, bar.holds) for bar in bars(found)[0]][1] == ("false fallbacks, prose, unseen files", False)
+
+
+def test_too_few_unseen_files_are_said_to_be_too_few() -> None:
+    judged, unmeasured = bars(made(("prose", "chosen on", FINE), ("prose", "held out", STUCK)))
+    assert [bar.holds for bar in judged] == [False, False]
+    assert set(unmeasured) == {"false fallbacks, prose, unseen files", "false aborts, prose, unseen files"}
+    assert "one of 1 documents" in unmeasured["false fallbacks, prose, unseen files"]
 
 
 def test_arguments_have_a_bar_of_their_own_and_data_none() -> None:
-    found = made(("arguments", "chosen on", FINE), ("data", "chosen on", STUCK))
-    assert [(bar.name, bar.target) for bar in bars(found)] == [
+    judged, unmeasured = bars(made(("arguments", "chosen on", FINE), ("data", "chosen on", STUCK)))
+    assert [(bar.name, bar.target) for bar in judged] == [
         ("false fallbacks, arguments", "<= 0.3 % of documents"),
         ("false aborts, arguments", "<= 0.03 % of documents"),
     ]
+    assert unmeasured == {}
 
 
 def test_the_tables_show_parts_intervals_and_names() -> None:
