@@ -1,4 +1,4 @@
-"""How long the server waits for clients: for a request, for a body to be whole; and how many may wait for their turn."""
+"""How long the server waits for clients: for a request, for the whole of a body; how many may wait for their turn."""
 
 from __future__ import annotations
 
