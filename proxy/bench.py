@@ -1,4 +1,4 @@
-"""`specguard bench`: the benchmarks of all parts behind one form. So far: `engine`, `detectors`, `guard`.
+"""`specguard bench`: the benchmarks of all parts behind one form. So far: `engine`, `detectors`, `guard`, `pack`.
 
 Must not: import the engine at its top (the command must start without torch).
 Invariant: exit status 0 when everything was measured, whether or not a bar was missed; a reason that nothing could be
@@ -91,6 +91,9 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
     guard.add_argument("--quick", action="store_true", help="two tasks for each fault, to see that everything runs")
     guard.add_argument("--json", action="store_true", help="machine-readable report")
     guard.set_defaults(run=_guard)
+    from proxy.pack_cli import add_pack
+
+    add_pack(subjects, wide, _pack)
 
 
 def _engine(options: argparse.Namespace) -> int:
@@ -145,6 +148,16 @@ def _guard(options: argparse.Namespace) -> int:
     parts = options.part or (("matrix",) if options.fault else PARTS)
     report = asyncio.run(measure(setting, _tell, parts, options.fault, options.quick))
     show(report, console(), as_json=options.json)
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from proxy.pack_cli import measure, write_page
+
+    made = measure(options)
+    if options.html:
+        write_page(made, options.html)
+    show(made, console(), as_json=options.json)
     return 0
 
 

@@ -114,7 +114,7 @@ class Watch:
     def _ends(self, end: Callable[..., Any]) -> Callable[..., Any]:
         async def watched(response: Any, data: bytes = b"") -> None:
             stream = self._of.get(response)
-            if stream is not None:
+            if stream is not None and response._req is not None:  # aiohttp ends again what was ended by hand
                 transport = response._req.transport
                 stream.clean = transport is not None and not transport.is_closing()
             await end(response, data)
