@@ -19,7 +19,7 @@ def agent(request: ChatRequest) -> str:
     """What a good model says next."""
     if any(tool.name == "report_fault" for tool in request.tools):
         return REPORT
-    asked = request.messages[1].text
+    asked = next(message.text for message in request.messages if message.role == "user")
     task = next((each for each in shipped().tasks if each.output in asked and each.module in asked), None)
     if task is None:
         return "Gladly."

@@ -96,7 +96,7 @@ def test_without_plain_there_is_nothing_to_compare() -> None:
 
 
 def test_the_degenerate_fastest_arm_is_refused() -> None:
-    """Recorded with the planted fault verify-ignores-cache and a guard that only looks on: what is wrong is the fastest."""
+    """Recorded with verify-ignores-cache planted and a guard that only looks on: what is wrong is the fastest."""
     recorded = json.loads(DEGENERATE.read_text(encoding="utf-8"))
     measured = recorded["data"]["modes"]
     spent = {mode: sum(own["seconds"] for own in figured.values()) for mode, figured in measured.items()}
@@ -105,4 +105,3 @@ def test_the_degenerate_fastest_arm_is_refused() -> None:
     advice = recommend(measured, recorded["settings"]["exactness"])
     assert advice.mode == "plain"
     assert f"{fastest} was the fastest" in advice.words and "is refused all the same" in advice.words
-    assert advice.words == recorded["data"]["recommendation"]["words"]
