@@ -1,6 +1,6 @@
 """`specguard qualify`: writes which decode modes are trusted up to which context; `--show` explains such a file.
 
-Must not: decide what is trusted. Invariant: the file is replaced whole or not at all, and is read back before it counts.
+Must not: decide what is trusted. Invariant: the file is replaced whole or not at all, and what is written can be read.
 """
 
 from __future__ import annotations

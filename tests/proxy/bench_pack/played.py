@@ -41,7 +41,7 @@ def edit(task: Task, wrong: bool = False) -> str:
 
 def backend(fast: Callable[[ChatRequest], str | None] = lambda _: None) -> ScriptedBackend:
     """fast: what speculating modes say instead, None = the same."""
-    made = ScriptedBackend(answer=lambda request: Script(agent(request), fast=fast(request)), window=16384)
+    made = ScriptedBackend(answer=lambda request: Script(agent(request), fast=fast(request)), window=4096)
     made.capabilities = replace(made.capabilities, constraints=True)
     return made
 

@@ -26,7 +26,7 @@ async def test_a_server_for_a_mode() -> None:
         assert (lane.mode, lane.model, lane.window, lane.about["exactness"]) == (
             "mtp+ngram/full",
             "scripted",
-            16384,
+            4096,
             "bitwise",
         )
         answer = await lane.client.ask(ASKED, [])

@@ -19,7 +19,7 @@ PLAN = Plan(MODES, QUICK, lengths=(600,), each=1)
 
 async def test_a_sound_mode_says_what_plain_says() -> None:
     found = await run(opening(), shipped(), PLAN, Progress())
-    assert not found.stopped and list(found.modes) == list(MODES) and found.window == 16384
+    assert not found.stopped and list(found.modes) == list(MODES) and found.window == 4096
     plain, fast = (found.modes[mode] for mode in MODES)
     assert list(plain) == ["cold", "patch", "json", "far", "markdown", "loop", "quality"]
     for key, figures in plain.items():
