@@ -1,4 +1,4 @@
-"""The command `specguard`: serve, incidents, replay, policy, trust, bench, check-config.
+"""The command `specguard`: serve, incidents, replay, policy, trust, qualify, bench, check-config.
 
 Must not: do work that a library user would need (that is in the modules it calls).
 Invariant: a wrong call or configuration ends with status 2 and one clear line, never with a traceback.
@@ -69,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
 
     add_policy(commands, _Wide)
     add_benchmarks(commands, _Wide)
+
+    from proxy.qualify_cli import add_qualify
+
+    add_qualify(commands, _Wide)
 
     from proxy.env_cli import add_env
 
