@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from policies.modes import DecodeMode
-from proxy import config as configuration
 from proxy import logging
 from proxy.backends.plantable import PLANTABLE
 from proxy.bench_pack.lanes import SERVED, Opening, builtin, elsewhere
@@ -29,7 +28,8 @@ from proxy.bench_pack.run import Measured, Plan, Progress, run
 from proxy.bench_pack.tasks import Source, shipped
 from proxy.bench_pack.workloads import QUICK, Size
 from proxy.bench_report import Report
-from proxy.config import ConfigProblem
+from proxy.config import Config, ConfigProblem
+from proxy.config_sources import load
 
 MODES = ("plain", "ngram/full", "mtp/full", "mtp+ngram/full", "mtp+ngram/k8v8", "mtp+ngram/k4v4")
 LENGTHS, QUICK_LENGTHS = (512, 1024, 2048, 3072), (512,)
@@ -77,12 +77,12 @@ def add_model(group: Any) -> None:
     group.add_argument("--plant", metavar="FAULT", help=f"plant an engine fault: {', '.join(PLANTABLE)}")
 
 
-def configured(options: argparse.Namespace) -> configuration.Config:
+def configured(options: argparse.Namespace) -> Config:
     """Raises ConfigProblem."""
     if options.plant and options.plant not in PLANTABLE:
         raise ConfigProblem(f"--plant: there is no fault {options.plant!r}; known faults: {', '.join(PLANTABLE)}")
     flags = {"model.path": options.model, "model.device": options.device, "plant": options.plant}
-    return configuration.load(options.config, os.environ, flags)
+    return load(options.config, os.environ, flags)
 
 
 def measure(options: argparse.Namespace) -> Report:
