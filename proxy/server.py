@@ -230,6 +230,10 @@ class Handlers:
             raise RequestError(
                 "body_timeout", f"the body did not arrive within {limit:g} s (server.body_s); send it again"
             ) from None
+        except web.RequestPayloadError:
+            raise RequestError(
+                "invalid_request", "the body is not what its headers say; check content-encoding, or leave it out"
+            ) from None
 
     def _check_ready(self) -> None:
         service = self._service
