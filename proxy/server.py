@@ -146,6 +146,7 @@ class Handlers:
         request = anthropic_parse.parse(await self._body(http), counting=True).request
         self._check_ready()
         self._service.session(request)
+        request, _ = self._thinking.restored(owner(http, self._service.config.server), request)
         return _json({"input_tokens": await self._service.backend.count_tokens(request.messages, request.tools)})
 
     async def models(self, http: web.Request) -> web.StreamResponse:
