@@ -56,6 +56,7 @@ class Outlet:
     async def _patience(self) -> AsyncIterator[None]:
         patience = asyncio.timeout(self._unread_s)
         loop, left = asyncio.get_running_loop(), 0
+        timer: asyncio.Handle
 
         def look() -> None:
             """Whoever has read something since gets as long again."""
@@ -65,7 +66,7 @@ class Outlet:
                 patience.reschedule(loop.time() + self._unread_s)
             timer = loop.call_later(self._unread_s / LOOKS, look)
 
-        timer: asyncio.Handle = loop.call_soon(look)  # once the frame was handed over
+        timer = loop.call_soon(look)  # once the frame was handed over
         try:
             async with patience:
                 yield
