@@ -52,7 +52,10 @@ class File:
 
 def find(also: Iterable[Path] = (), share: int = 1) -> list[File]:
     """Every file of the corpus: the standard library's sources, one of `share` of the installed packages', the text
-    files and docstrings of all of them, and the sources and text files below `also`."""
+    files and docstrings of all of them, and the sources and text files below `also`.
+
+    In an order by hash: whoever stops in the middle has read some of everything.
+    """
     found = [
         *_files(_source_files(share), "code"),
         *_files(_text_files(packages()), "text"),
@@ -62,7 +65,7 @@ def find(also: Iterable[Path] = (), share: int = 1) -> list[File]:
         found += _files(sorted(root.rglob("*.py")), "code", root)
         found += _files(_text_files(root), "text", root)
     seen: set[tuple[Kind, int, int]] = set()
-    return [file for file in found if _is_new(file, seen)]
+    return sorted((file for file in found if _is_new(file, seen)), key=lambda file: (_hash(file.name), file.kind))
 
 
 def sources(share: int = 1) -> Iterator[str]:
@@ -126,7 +129,7 @@ def _source_files(share: int) -> Iterator[Path]:
         if "site-packages" not in path.parts:
             yield path
     for path in sorted(packages().rglob("*.py")):
-        if zlib.crc32(str(path.relative_to(packages())).encode()) % share == 0:
+        if _hash(str(path.relative_to(packages()))) % share == 0:
             yield path
 
 
@@ -134,6 +137,10 @@ def _text_files(root: Path) -> Iterator[Path]:
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in _PROSE or (not path.suffix and path.name.upper().startswith(_PROSE_NAMES)):
             yield path
+
+
+def _hash(name: str) -> int:
+    return zlib.crc32(name.encode("utf-8", "replace"))
 
 
 def _is_test(path: Path) -> bool:
@@ -145,7 +152,7 @@ def _files(paths: Iterable[Path], kind: Kind, root: Path | None = None) -> Itera
     roots = [root] if root is not None else [packages(), Path(sysconfig.get_path("stdlib"))]
     for path in paths:
         name = next((str(path.relative_to(base)) for base in roots if path.is_relative_to(base)), path.name)
-        part: Part = "elsewhere" if root is not None else PARTS[zlib.crc32(name.encode("utf-8", "replace")) >> 8 & 1]
+        part: Part = "elsewhere" if root is not None else PARTS[_hash(name) >> 8 & 1]
         try:
             size = path.stat().st_size
         except OSError:

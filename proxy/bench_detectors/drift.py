@@ -40,32 +40,48 @@ def measure(tokens: int = 200_000) -> tuple[tuple[Bar, ...], tuple[Table, ...]]:
     sharp = tuple((f"{share:.0%}", _first(share, seed=7)) for share in (1.0, 0.5, 0.25))
     return bars, (
         Table("Shadow agreement: samples to a conviction", ("true agreement", "median", "p90"), rows, f"baseline {Q0}"),
+        _sweep(),
         Table("Argmax acceptance: tokens to a conviction", ("share of tokens", "median"), sharp),
     )
+
+
+def _sweep() -> Table:
+    """Other points for the agreement test: what counts as broken, and how sure a conviction has to be."""
+    rows = []
+    for drop in (0.05, 0.10, 0.20):
+        for alpha in (1e-2, 1e-3, 1e-4):
+            shipped = (drop, alpha) == (DEFAULT.agreement_drop, DEFAULT.agreement_alpha)
+            found = statistics.median(_delays(0.85, 100, drop, alpha))
+            false = 100 * _false(1000, drop, alpha) / 1000
+            rows.append((drop, alpha, found, false, "shipped" if shipped else ""))
+    columns = ("agreement_drop", "agreement_alpha", "median samples at 85 %", "false convictions per test %", "")
+    return Table("Shadow agreement: threshold sweep", columns, tuple(rows), f"baseline {Q0}")
 
 
 _GIVEN_UP = 5000
 
 
-def _delays(rate: float, runs: int = 400) -> list[int]:
+def _delays(
+    rate: float, runs: int = 400, drop: float = DEFAULT.agreement_drop, alpha: float = DEFAULT.agreement_alpha
+) -> list[int]:
     rng, delays = random.Random(1), list[int]()
     for _ in range(runs):
-        test, samples = _test(), 1
+        test, samples = _test(drop, alpha), 1
         while test.feed(samples, rng.random() < rate) is None and samples < _GIVEN_UP:
             samples += 1
         delays.append(samples)
     return delays
 
 
-def _false(tests: int) -> int:
-    rng, test, convictions = random.Random(2), _test(), 0
+def _false(tests: int, drop: float = DEFAULT.agreement_drop, alpha: float = DEFAULT.agreement_alpha) -> int:
+    rng, test, convictions = random.Random(2), _test(drop, alpha), 0
     while test.acquittals + convictions < tests:
         convictions += test.feed(0, rng.random() < Q0) is not None
     return convictions
 
 
-def _test() -> AgreementTest:
-    return AgreementTest(Q0, Q0 - DEFAULT.agreement_drop, DEFAULT.agreement_alpha, DEFAULT.agreement_beta)
+def _test(drop: float, alpha: float) -> AgreementTest:
+    return AgreementTest(Q0, Q0 - drop, alpha, DEFAULT.agreement_beta)
 
 
 def _first(share: float, seed: int) -> float:

@@ -149,6 +149,10 @@ def points() -> list[Point]:
         Point("counter", f"copies 4, symbols {covered}", ("counter",), SWEEP_PERIODS, _counter(covered))
         for covered in (128, 256, 512, 1024)
     ]
+    found += [
+        Point("bytes", f"copies 4, bytes {covered}", ("exact",), SWEEP_PERIODS, _bytes(covered))
+        for covered in (384, 512, 1024, 2048)
+    ]
     return found
 
 
@@ -220,6 +224,17 @@ def _counter(covered: int) -> Callable[[list[Token]], int | None]:
     def first(document: list[Token]) -> int | None:
         detector = CounterLoop(chosen)
         return next((i for i, (_, text) in enumerate(document) if detector.push(i, read(text), text)), None)
+
+    return first
+
+
+def _bytes(covered: int) -> Callable[[list[Token]], int | None]:
+    chosen = Thresholds(None, Threshold(4, covered), _NEVER)
+    settings = replace(LoopSettings(), byte_text=chosen, byte_text_short=chosen)
+
+    def first(document: list[Token]) -> int | None:
+        loops = ByteLoops(settings)
+        return next((i for i, (_, text) in enumerate(document) if loops.feed(i, text.encode("utf-8", "replace"))), None)
 
     return first
 

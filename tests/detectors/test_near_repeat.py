@@ -129,6 +129,13 @@ def test_a_long_unit_that_is_filled_in_is_a_collection(period: int) -> None:
     assert feed(NearRepeat(), words(100, 3) + unit * 6)[Grade.FALLBACK] < 100 + 4 * period
 
 
+def test_nobody_collects_for_ever() -> None:
+    """A form that is filled in again and again, and a loop that changes one name: the same thing at this length."""
+    filled = [token for copy in range(30) for token in (*words(8, 100 + copy), *words(320, 2))]
+    told = feed(NearRepeat(), filled)
+    assert 4096 + 3 * 328 <= told[Grade.FALLBACK] <= 4096 + 5 * 328
+
+
 def test_a_short_unit_that_is_filled_in_is_a_loop_all_the_same() -> None:
     filled = [token for copy in range(20) for token in (*words(2, 100 + copy), *words(60, 2))]
     assert feed(NearRepeat(), words(100, 3) + filled)[Grade.FALLBACK] < 100 + 8 * 62
@@ -188,6 +195,7 @@ def test_memory_is_bounded() -> None:
         {"long_fallback": 1.1},
         {"short_window": 8},
         {"slots": 0},
+        {"collection": 0},
         {"filled": 0.0},
         {"known": -1},
     ],

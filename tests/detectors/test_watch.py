@@ -191,10 +191,11 @@ def test_a_call_in_the_text_is_found() -> None:
     ]
 
 
+@pytest.mark.parametrize("between", [LS, "<think>hm</think>"])
 @pytest.mark.parametrize("size", [1, 11, 39, 200])
-def test_a_call_between_ends_the_line_wherever_the_tokens_end(size: int) -> None:
+def test_another_channel_ends_the_line_wherever_the_tokens_end(between: str, size: int) -> None:
     """Markup after a call is at the start of a line, also where one token ends the call and goes on with the text."""
-    text = f"so{LS}<function=ls>\n<parameter=path>\nx\n"
+    text = f"so{between}<function=ls>\n<parameter=path>\nx\n"
     observer = Watch(SCHEMAS, 10_000)
     found = [observer.feed(at, 1, text[at : at + size])[1] for at in range(0, len(text), size)]
     assert [each.detector for each in found if each] == ["tool.leak"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -165,6 +165,7 @@ SAID = st.sampled_from(
 )
 
 
+@settings(max_examples=30)
 @given(st.lists(SAID, min_size=1, max_size=6).map("".join), st.data())
 def test_verdict_and_position_do_not_depend_on_how_many_tokens_a_step_has(text: str, data: st.DataObject) -> None:
     """Plain decoding says one token at a time, a verify step as many as it accepts."""
