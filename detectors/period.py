@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -187,6 +188,7 @@ class Periods:
         return low
 
 
+@cache
 def _levels(max_period: int) -> tuple[tuple[int, int], ...]:
     """(K, symbols between two searches for K): strides are powers of two, so each K comes round with all smaller."""
     levels = []

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
@@ -20,7 +21,7 @@ from policies.qualification import Qualification, QualificationProblem, parse
 from policies.trust import Served
 from proxy.backends.base import Backend, BackendError
 from proxy.canaries import Canaries, CanarySettings
-from proxy.config import Config
+from proxy.config import Config, ConfigProblem
 from proxy.incidents import IncidentSink, IncidentStore
 from proxy.metrics import Metrics
 from proxy.policy_source import load_policy
@@ -33,6 +34,9 @@ from proxy.spare_memory import give_back
 from proxy.trust_keeper import TrustKeeper
 from proxy.trust_store import TrustStore, beside
 from proxy.versions import own_version
+
+if TYPE_CHECKING:
+    from proxy.telemetry import Telemetry
 
 log = structlog.get_logger()
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -121,6 +125,9 @@ def _watch_over(service: Service) -> None:
     metrics.show(service.present)
     # the store first: what the others do with a record is on its way to disk then
     members: tuple[IncidentSink, ...] = (service.incidents, keeper, metrics)
+    if config.telemetry.endpoint:
+        service.telemetry = _telemetry(config.telemetry.endpoint)
+        members = (*members, service.telemetry)
     if config.replay.automatic:
         replay = config.replay
         spent = Limits(replay.max_tokens, replay.max_seconds)
@@ -134,6 +141,16 @@ def _watch_over(service: Service) -> None:
         )
         members = (*members, service.replays)
     sinks = service.sinks = Sinks(members)
+
+
+def _telemetry(endpoint: str) -> Telemetry:
+    try:
+        from proxy.telemetry import Telemetry
+    except ImportError as error:
+        raise ConfigProblem(
+            f"telemetry.endpoint: {error.name} is not installed; pip install 'specguard[otel]', or leave it empty"
+        ) from None
+    return Telemetry(endpoint)
 
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
@@ -154,6 +171,8 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     await asyncio.to_thread(service.incidents.close)
     if service.keeper is not None:
         await asyncio.to_thread(service.keeper.close)
+    if service.telemetry is not None:
+        await service.telemetry.close()
 
 
 async def _look_after(service: Service, canaries: Canaries) -> None:

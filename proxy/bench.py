@@ -1,4 +1,4 @@
-"""`specguard bench`: the benchmarks of all parts behind one form: `engine`, `detectors`, `guard`, `overhead`.
+"""`specguard bench`: the benchmarks of all parts behind one form: `engine`, `detectors`, `guard`, `overhead`, `pack`.
 
 Must not: import the engine at its top (the command must start without torch).
 Invariant: exit status 0 when everything was measured, whether or not a bar was missed; a reason that nothing could be
@@ -108,6 +108,9 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
     overhead.add_argument("--quick", action="store_true", help="short rounds and small bodies, to see that it runs")
     overhead.add_argument("--json", action="store_true", help="machine-readable report")
     overhead.set_defaults(run=_overhead)
+    from proxy.pack_cli import add_pack
+
+    add_pack(subjects, wide, _pack)
 
 
 def _engine(options: argparse.Namespace) -> int:
@@ -181,6 +184,16 @@ def _overhead(options: argparse.Namespace) -> int:
     except ExceptionGroup as group:
         raise ConfigProblem(f"nothing was measured: {group.exceptions[0]}") from None
     show(report, console(), as_json=options.json)
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from proxy.pack_cli import measure, write_page
+
+    made = measure(options)
+    if options.html:
+        write_page(made, options.html)
+    show(made, console(), as_json=options.json)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The command `specguard`: serve, incidents, replay, policy, trust, bench, check-config.
+"""The command `specguard`: serve, incidents, replay, policy, trust, qualify, bench, check-config.
 
 Must not: do work that a library user would need (that is in the modules it calls).
 Invariant: a wrong call or configuration ends with status 2 and one clear line, never with a traceback.
@@ -10,11 +10,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
-
-import orjson
+from typing import Any
 
 from policies.modes import DecodeMode
-from proxy import config as configuration
+from proxy import config_sources as configuration
 from proxy.backends.plantable import PLANTABLE
 from proxy.config import Config, ConfigProblem
 from proxy.policy_source import load_policy
@@ -57,24 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "(SPECGUARD_SECTION__KEY, such as SPECGUARD_SERVER__PORT=9000), which overrides the file.",
     )
     serve.add_argument("--config", type=Path, metavar="FILE", help="TOML file, see examples/config.example.toml")
-    serve.add_argument("--host", help="address to listen on (default 127.0.0.1; others need server.keys)")
-    serve.add_argument("--port", type=int, help="port to listen on (default 8787)")
-    serve.add_argument("--model", metavar="DIR", help="model folder in Hugging Face layout (default: the embedded one)")
-    serve.add_argument(
-        "--mode",
-        type=_mode,
-        help="decode mode: plain, ngram, mtp or mtp+ngram (default mtp+ngram)",
-        metavar="MODE",
-    )
-    serve.add_argument(
-        "--incidents", metavar="FILE", help="where incidents are kept (default specguard-incidents.sqlite)"
-    )
-    serve.add_argument("--observe", action="store_true", help="record findings, change nothing")
-    serve.add_argument("--plant", metavar="FAULT", help=f"plant an engine fault, for demos: {', '.join(PLANTABLE)}")
-    levels = ("debug", "info", "warning", "error")
-    serve.add_argument(
-        "--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning or error (default info)"
-    )
+    _add_settings(serve)
     serve.set_defaults(run=_serve)
 
     from proxy.incidents_cli import add_incidents
@@ -88,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     add_policy(commands, _Wide)
     add_benchmarks(commands, _Wide)
 
+    from proxy.qualify_cli import add_qualify
+
+    add_qualify(commands, _Wide)
+
     from proxy.env_cli import add_env
 
     add_env(commands, _Wide)
@@ -96,10 +82,34 @@ def _parser() -> argparse.ArgumentParser:
 
     add_replay(commands, _Wide, _load)
 
-    check = commands.add_parser("check-config", help="check a configuration file and print what it means")
-    check.add_argument("config", type=Path, metavar="FILE")
-    check.set_defaults(run=_check)
+    from proxy.config_cli import add_check_config
+
+    add_check_config(commands, _Wide, _add_settings, _flags)
     return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Flags that set a value of the configuration."""
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1; others need server.keys)")
+    parser.add_argument("--port", type=int, help="port to listen on (default 8787)")
+    parser.add_argument(
+        "--model", metavar="DIR", help="model folder in Hugging Face layout (default: the embedded one)"
+    )
+    parser.add_argument(
+        "--mode",
+        type=_mode,
+        help="decode mode: plain, ngram, mtp or mtp+ngram (default mtp+ngram)",
+        metavar="MODE",
+    )
+    parser.add_argument(
+        "--incidents", metavar="FILE", help="where incidents are kept (default specguard-incidents.sqlite)"
+    )
+    parser.add_argument("--observe", action="store_true", help="record findings, change nothing")
+    parser.add_argument("--plant", metavar="FAULT", help=f"plant an engine fault, for demos: {', '.join(PLANTABLE)}")
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument(
+        "--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning or error (default info)"
+    )
 
 
 class _Wide(argparse.HelpFormatter):
@@ -122,9 +132,10 @@ def _version() -> str:
     return own_version()
 
 
-def _load(options: argparse.Namespace) -> Config:
+def _flags(options: argparse.Namespace) -> dict[str, Any]:
+    """What flags set, by dotted key; None = nothing."""
     given = vars(options)
-    flags = {
+    return {
         "server.host": given.get("host"),
         "server.port": given.get("port"),
         "model.path": given.get("model"),
@@ -134,7 +145,10 @@ def _load(options: argparse.Namespace) -> Config:
         "plant": given.get("plant"),
         "log.level": given.get("log_level"),
     }
-    return configuration.load(given.get("config"), os.environ, flags)
+
+
+def _load(options: argparse.Namespace) -> Config:
+    return configuration.load(vars(options).get("config"), os.environ, _flags(options))
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -143,12 +157,3 @@ def _serve(options: argparse.Namespace) -> int:
     config = _load(options)
     load_policy(config.guard)  # says what is wrong with it before the engine is loaded
     return serve(config)
-
-
-def _check(options: argparse.Namespace) -> int:
-    config = _load(options)
-    load_policy(config.guard)  # says what is wrong with the file that is named there
-    shown = config.model_dump()
-    shown["server"]["keys"] = [f"({len(config.server.keys)} set)"] if config.server.keys else []
-    print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
-    return 0

@@ -18,7 +18,7 @@ from typing import Any
 
 NEVER = "never"
 """TOML has no word for none: a grade that is never given."""
-_WIDTH = 118
+WIDTH = 118
 
 
 def laid_over(shipped: Any, given: Any) -> Any:
@@ -40,19 +40,19 @@ def plain(settings: Any) -> Any:
 
 def written(settings: Any, name: str) -> str:
     """As TOML with its reasons: a section of this name, and one for each part that has reasons of its own."""
-    lines = [*_comment(_purpose(type(settings))), f"[{name}]"]
-    parts, reasons = _parts(settings), _reasons(type(settings))
+    lines = [*comment(_purpose(type(settings))), f"[{name}]"]
+    parts, reasons = _parts(settings), reasons_of(type(settings))
     group: list[str] = []
     for key, value in parts.items():
         if is_section(value):
             continue
-        group.append(f"{key} = {_value(value)}")
+        group.append(f"{key} = {as_toml(value)}")
         if key in reasons:
-            lines += [*_comment(reasons[key]), *group]
+            lines += [*comment(reasons[key]), *group]
             group = []
     lines += group
     inner = [
-        "\n".join([*_comment(reasons.get(key, "")), written(value, f"{name}.{key}")])
+        "\n".join([*comment(reasons.get(key, "")), written(value, f"{name}.{key}")])
         for key, value in parts.items()
         if is_section(value)
     ]
@@ -61,7 +61,7 @@ def written(settings: Any, name: str) -> str:
 
 def is_section(value: Any) -> bool:
     """Does it say reasons of its own? What does not is written in one line."""
-    return is_dataclass(value) and not isinstance(value, type) and bool(_reasons(type(value)))
+    return is_dataclass(value) and not isinstance(value, type) and bool(reasons_of(type(value)))
 
 
 def _parts(settings: Any) -> dict[Any, Any]:
@@ -81,7 +81,7 @@ def _purpose(settings: type) -> str:
     return (inspect.getdoc(settings) or "").partition("\n\n")[0]
 
 
-def _reasons(settings: type) -> dict[str, str]:
+def reasons_of(settings: type) -> dict[str, str]:
     """Field -> the text that stands after it, for it and those before it that have none."""
     found: dict[str, str] = {}
     (made,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
@@ -94,17 +94,17 @@ def _reasons(settings: type) -> dict[str, str]:
     return found
 
 
-def _comment(text: str) -> Iterator[str]:
-    return (f"# {line}" for line in textwrap.wrap(text, _WIDTH - 2))
+def comment(text: str) -> Iterator[str]:
+    return (f"# {line}" for line in textwrap.wrap(text, WIDTH - 2, break_on_hyphens=False))
 
 
-def _value(value: Any) -> str:
+def as_toml(value: Any) -> str:
     if value is None:
         return f'"{NEVER}"'
     if is_dataclass(value) or isinstance(value, Mapping):
-        inner = ", ".join(f"{key} = {_value(part)}" for key, part in _parts(value).items())
+        inner = ", ".join(f"{key} = {as_toml(part)}" for key, part in _parts(value).items())
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, tuple):
-        inner = ", ".join(map(_value, value))
-        return f"[{inner}]" if len(inner) < _WIDTH - 20 else "[\n" + "".join(f"  {_value(v)},\n" for v in value) + "]"
+        inner = ", ".join(map(as_toml, value))
+        return f"[{inner}]" if len(inner) < WIDTH - 20 else "[\n" + "".join(f"  {as_toml(v)},\n" for v in value) + "]"
     return json.dumps(value, ensure_ascii=False)

@@ -87,7 +87,8 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class Finished:
     """reason as OpenAI names it; stop_sequence is the matched string, mode the decode mode at the end. drafts: tokens
-    (drafted, accepted) by drafter; longest_draft: most of them in one step."""
+    (drafted, accepted) by drafter; by_position: the same of each first draft of a step, each second one, and so on;
+    longest_draft: most of them in one step."""
 
     reason: FinishReason
     usage: Usage
@@ -98,6 +99,7 @@ class Finished:
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     drafts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     longest_draft: int = 0
+    by_position: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from policies.overrides import ROUTES, Overrides, effective, unknown_routes
 from policies.policy import Policy
 from policies.rule_file import Override, shipped_text
 from policies.rules import Rule, When, never_matching, unknown_detectors, unknown_modes
-from proxy import config as configuration
+from proxy import config_sources as configuration
 from proxy.config import ConfigProblem
 from proxy.incidents import IncidentStore, Record, StoreProblem
 from proxy.policy_replay import Replayed, Summary, replay

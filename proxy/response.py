@@ -344,6 +344,7 @@ class GuardedResponse:
             token_ids=self._transcript.ids,
             drafts=self._transcript.drafts,
             longest_draft=self._transcript.longest_draft,
+            by_position=self._transcript.by_position,
         )
 
     def _fail(self, kind: str, message: str) -> Finished | Failed:

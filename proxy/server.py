@@ -250,7 +250,7 @@ class Handlers:
         extra = {"x-request-id": http[REQUEST], "request-id": http[REQUEST]}
         if parsed.ignored:
             extra["x-specguard-ignored"] = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
-        outcome = Outcome(request, service.metrics.meter(request) if service.metrics else None)
+        outcome = Outcome(request, *service.observers(request, http.headers))
         whose = owner(http, service.config.server)
         known, restored = self._thinking.restored(whose, request)
         if restored:

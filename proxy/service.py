@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -34,7 +35,11 @@ from proxy.replay import AutomaticReplay
 from proxy.session import GuardedSession
 from proxy.session_budget import RewindLedger, SessionBudget
 from proxy.sinks import Sinks
+from proxy.streaming import Observer
 from proxy.trust_keeper import TrustKeeper
+
+if TYPE_CHECKING:
+    from proxy.telemetry import Telemetry
 
 log = structlog.get_logger()
 MEASURE_S = 1.0
@@ -73,6 +78,7 @@ class Service:
     loops: LoopLedger = field(default_factory=LoopLedger)
     replays: AutomaticReplay | None = None
     memory: dict[str, int] = field(default_factory=dict)
+    telemetry: Telemetry | None = None
     ending: Ending = field(default_factory=Ending)
     origin: Origin = field(init=False)
 
@@ -101,6 +107,11 @@ class Service:
             self.in_flight -= 1
             if not self.in_flight:
                 self.idle.set()
+
+    def observers(self, request: ChatRequest, headers: Mapping[str, str]) -> list[Observer]:
+        """Who counts and traces a request."""
+        found: list[Observer] = [] if self.metrics is None else [self.metrics.meter(request)]
+        return found if self.telemetry is None else [*found, self.telemetry.begin(request, headers)]
 
     def not_ready(self) -> str:
         """Why requests cannot be served now; empty if they can."""

@@ -22,7 +22,6 @@ from proxy.conversation import ChatRequest
 from proxy.ending import Ending
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Started, ThinkingDelta
-from proxy.metrics import Meter
 from proxy.outlet import ClientTooSlow, Outlet
 
 log = structlog.get_logger()
@@ -146,23 +145,31 @@ async def without_thinking(events: AsyncIterator[Event]) -> AsyncGenerator[Event
             yield event
 
 
+class Observer(Protocol):
+    """Of one request; must neither raise nor wait."""
+
+    def saw(self, event: Event) -> None: ...
+
+    def ended(self, outcome: str) -> None: ...
+
+
 class Outcome:
     """Watches a response pass by and logs one line when it is over; only then its outcome is known.
 
-    meter: is told of the same.
+    observers: are told of the same.
     """
 
-    def __init__(self, request: ChatRequest, meter: Meter | None = None) -> None:
+    def __init__(self, request: ChatRequest, *observers: Observer) -> None:
         self._request = request
-        self._meter = meter
+        self._observers = observers
         self._last: Event | None = None
 
     async def watch(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
         """The same events."""
         async for event in events:
             self._last = event
-            if self._meter is not None:
-                self._meter.saw(event)
+            for observer in self._observers:
+                observer.saw(event)
             yield event
 
     @contextmanager
@@ -180,8 +187,8 @@ class Outcome:
         finally:
             seconds = round(time.monotonic() - started, 3)
             fields = self._fields() or {"outcome": kind}
-            if self._meter is not None:
-                self._meter.ended(fields["outcome"])
+            for observer in self._observers:
+                observer.ended(fields["outcome"])
             log.info(
                 "request.end", request_id=self._request.request_id, api=self._request.api, seconds=seconds, **fields
             )

@@ -69,6 +69,7 @@ class Transcript:
         self._modes: list[tuple[int, DecodeMode]] = []
         self.drafts: dict[str, tuple[int, int]] = {}
         self.longest_draft = 0
+        self._by_position: list[tuple[int, int]] = []
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -101,6 +102,11 @@ class Transcript:
         coming = () if last is None else last.tokens[max(0, len(self) - last.position) :]
         return "".join(token.text for token in (*self._tokens, *coming))
 
+    @property
+    def by_position(self) -> tuple[tuple[int, int], ...]:
+        """(drafted, accepted) of every first draft of a step, every second one, and so on."""
+        return tuple(self._by_position)
+
     def count(self, delta: Delta) -> None:
         """Takes what a step cost, whatever becomes of its tokens."""
         step = delta.step
@@ -117,6 +123,10 @@ class Transcript:
         if step.drafted:
             drafted, accepted = self.drafts.get(step.source, (0, 0))
             self.drafts[step.source] = drafted + step.drafted, accepted + step.accepted
+            self._by_position += [(0, 0)] * (step.drafted - len(self._by_position))
+            for place in range(step.drafted):
+                drafted, accepted = self._by_position[place]
+                self._by_position[place] = drafted + 1, accepted + (place < step.accepted)
         if step.audit is not None:
             self.audits += 1
             self.mismatches += step.audit.mismatch is not None

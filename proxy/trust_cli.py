@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from policies.breaker import Breaker, BreakerSettings, Key, Record
-from proxy import config as configuration
+from proxy import config_sources as configuration
 from proxy.config import Config, ConfigProblem
 from proxy.trust_store import TrustFileProblem, beside, read, write
 

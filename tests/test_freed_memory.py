@@ -7,6 +7,7 @@ import asyncio
 import gc
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -52,7 +53,10 @@ async def settle(live: Live, backend: BuiltinBackend) -> None:
     """Until handler, loop and worker have let go of what they had in hand."""
     await live.idle()
     await backend.run(lambda: None)
-    await asyncio.sleep(0.01)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(20):
+            while turns():  # noqa: ASYNC110  # nobody tells when they are gone; what only a collection frees stays
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.usefixtures("uncollected")

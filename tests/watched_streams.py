@@ -114,7 +114,7 @@ class Watch:
     def _ends(self, end: Callable[..., Any]) -> Callable[..., Any]:
         async def watched(response: Any, data: bytes = b"") -> None:
             stream = self._of.get(response)
-            if stream is not None and response._req is not None:  # it has ended before, and is ended once more
+            if stream is not None and response._req is not None:  # else its end was written before
                 transport = response._req.transport
                 stream.clean = transport is not None and not transport.is_closing()
             await end(response, data)

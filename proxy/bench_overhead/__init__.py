@@ -1,6 +1,7 @@
 """`specguard bench overhead`: what a response costs on its way through the server, beside asking the source directly.
 
     direct    client -> source
+    bare hop  client -> a process that passes bytes on -> source
     specguard client -> this server (parse, session, detectors, hold-back, encode) -> source
     litellm   client -> LiteLLM proxy -> source
 

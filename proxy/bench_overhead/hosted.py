@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from proxy import logging
-from proxy.app import create_app
+from proxy.app import create_app, create_runner
 from proxy.bench_overhead.processes import serve_until_told
 from proxy.bench_overhead.relay import RelayBackend
 from proxy.config import Config
@@ -26,7 +26,7 @@ async def _serve(upstream: str, folder: str) -> None:
     app = create_app(config, RelayBackend(upstream), store)
     gc.collect()
     gc.freeze()  # as in `proxy.serve`
-    await serve_until_told(app)
+    await serve_until_told(create_runner(app))
 
 
 def main() -> None:

@@ -19,9 +19,8 @@ class NotStarted(Exception):
     """A process did not come up; the message says what it said last."""
 
 
-async def serve_until_told(app: web.Application) -> None:
+async def serve_until_told(runner: web.AppRunner) -> None:
     """Serves on a free port of loopback, tells it on standard output, and ends when standard input does."""
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0, backlog=512).start()

@@ -101,7 +101,10 @@ class RelayGeneration:
         raise BackendError("what a source has said cannot be taken back")
 
     async def close(self) -> None:
-        self._response.close() if not self._ended else self._response.release()
+        """A connection that was read to its end is used again; else every request would open one."""
+        if self._ended:
+            await self._response.content.read()
+        self._response.close()
 
     async def _word(self) -> str | None:
         """None at the end."""

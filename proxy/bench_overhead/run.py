@@ -17,7 +17,7 @@ from proxy.bench_overhead.load import QUANTILES, Seen, quantiles, read_streams
 from proxy.bench_overhead.processes import NotStarted, module
 from proxy.bench_report import Bar, Cell, Report, Table
 
-DIRECT, OURS, PEER = "direct", "specguard", "litellm"
+DIRECT, HOP, OURS, PEER = "direct", "bare hop", "specguard", "litellm"
 BAR_STREAMS = 16
 MOST_MS = {0.5: 1.0, 0.99: 5.0}
 LESS = 4.0
@@ -62,8 +62,10 @@ async def measure(plan: Plan, tell: Told, litellm: str | None = None) -> Report:
     absent = "" if found else f"there is no LiteLLM here: {peer.HOW}"
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(module("proxy.bench_overhead.source", "--gap-s", str(plan.gap_s)))
-        hosted = module("proxy.bench_overhead.hosted", "--upstream", origin)
-        arms = {DIRECT: origin, OURS: await stack.enter_async_context(hosted)}
+        arms = {DIRECT: origin}
+        for arm, name in ((HOP, "forwarder"), (OURS, "hosted")):
+            proxy = module(f"proxy.bench_overhead.{name}", "--upstream", origin)
+            arms[arm] = await stack.enter_async_context(proxy)
         if found:
             try:
                 tell("starting LiteLLM")
@@ -144,7 +146,8 @@ def tables_of(loads: Loads) -> tuple[Table, ...]:
             "Time to the first word, ms",
             columns,
             tuple(_row(key, arm, each, each.first, each.first_added) for key, arm, each in _flat(loads)),
-            "direct: the source alone. specguard, litellm: through it, with the source behind. +: added to direct.",
+            "direct: the source alone. The others: with the source behind; the bare hop passes bytes on and "
+            "looks at none. +: added to direct.",
         ),
         Table(
             "Gap between words, ms",

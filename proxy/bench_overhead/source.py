@@ -53,7 +53,8 @@ def application(gap_s: float) -> web.Application:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gap-s", type=float, required=True)
-    asyncio.run(serve_until_told(application(parser.parse_args().gap_s)))
+    app = application(parser.parse_args().gap_s)
+    asyncio.run(serve_until_told(web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)))
 
 
 if __name__ == "__main__":

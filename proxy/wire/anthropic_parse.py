@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -31,11 +31,14 @@ from proxy.wire.body import (
 )
 from proxy.wire.decoding import GenerationFields
 from proxy.wire.demands import Choice, demanded, text_format
+from proxy.wire.extras import inside, listed, of_parts
 from proxy.wire.parsed import Parsed
 
 BILLING = re.compile(r"\A\s*x-anthropic-billing-header:[^\n]*\n*")
 HOSTED = re.compile(r"(web_search|web_fetch|code_execution|tool_search_tool|mcp_toolset|advisor)(_|$)")
 """Tools that the API's own servers run. Nobody runs them here, so the model is not told of them."""
+READ = ("type", "text", "thinking", "signature", "data", "id", "name", "input", "tool_use_id", "content", "tool_name")
+"""Keys of content blocks that mean something here, or that merely come back."""
 SESSION = re.compile(r"_session_([A-Za-z0-9-]{1,64})\Z")
 
 
@@ -103,7 +106,15 @@ def parse(raw: bytes, default_temperature: float = 0.0, *, counting: bool = Fals
         decoding=body.decoding(),
         demands=demands,
     )
-    return Parsed(request, tuple(sorted([*ignored, *body.unknown])), thinking)
+    return Parsed(request, listed(sorted([*ignored, *body.unknown]), _unread(body)), thinking)
+
+
+def _unread(body: Body) -> Iterator[str]:
+    yield from of_parts(body.system, READ, "system")
+    yield from inside(body.messages, "messages")
+    for message in body.messages:
+        yield from of_parts(message.content, READ, "messages.content")
+    yield from inside([tool for tool in body.tools or () if not HOSTED.match(tool.type or "")], "tools")
 
 
 def _check_promises(body: Body) -> None:

@@ -34,6 +34,8 @@ def extension(event: Finished, request: ChatRequest, transcript: bool) -> dict[s
             "incidents": list(event.incidents),
             "discarded_tokens": event.usage.discarded_tokens,
         }
+    if transcript and event.by_position:
+        told["drafts_by_position"] = [list(pair) for pair in event.by_position]
     if request.decoding != Decoding():
         told |= _decoding(event, request)
     return {"timings": timings(event)} | ({"specguard": told} if told else {})

@@ -6,6 +6,7 @@ Invariant: messages keep their order; a system message that is not the first is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field
@@ -26,6 +27,7 @@ from proxy.wire.body import (
 )
 from proxy.wire.decoding import GenerationFields
 from proxy.wire.demands import Choice, allowed_tools, demanded, text_format
+from proxy.wire.extras import inside, listed, of_parts
 from proxy.wire.parsed import Parsed
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -127,7 +129,7 @@ def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
         demands=demands,
         logprobs=_logprobs(body),
     )
-    return Parsed(request, tuple(ignored))
+    return Parsed(request, listed(ignored, _unread(body)))
 
 
 def _check_extras(body: Body) -> list[str]:
@@ -144,6 +146,14 @@ def _check_extras(body: Body) -> list[str]:
     if extras.get("parallel_tool_calls") not in (None, True, False):
         refuse("parallel_tool_calls", "must be true or false")
     return [n for n in body.unknown if n not in (*NEUTRAL, *CONSTRAINTS, *CONTINUATIONS, "parallel_tool_calls")]
+
+
+def _unread(body: Body) -> Iterator[str]:
+    yield from inside(body.messages, "messages")
+    for message in body.messages:
+        yield from of_parts(message.content, ("type", "text", "refusal"), "messages.content")
+    yield from inside(body.tools, "tools")
+    yield from inside(body.stream_options, "stream_options")
 
 
 def _logprobs(body: Body) -> int | None:

@@ -6,7 +6,7 @@ Invariant: instructions come first and are the request's own; a conversation tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from proxy.errors import RequestError
 from proxy.wire.body import brief, check_prefill, read_json, read_model, refuse, session_of, stops_of
 from proxy.wire.decoding import GenerationFields
 from proxy.wire.demands import Choice, allowed_tools, demanded, text_format
+from proxy.wire.extras import listed, of_parts
 from proxy.wire.openai_chat_parse import CONSTRAINTS
 from proxy.wire.parsed import Parsed
 from proxy.wire.responses_input import add_system, read_input
@@ -47,6 +48,13 @@ ECHOED = (
 )
 WITH_LOGPROBS, WITH_REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
 INCLUDABLE = (WITH_LOGPROBS, WITH_REASONING)
+
+READ = (
+    "type id status role content text refusal annotations logprobs summary encrypted_content call_id name namespace "
+    "arguments input output"
+).split()
+TOOL_READ = ("type", "name", "description", "parameters", "strict", "format", "tools")
+"""Keys of items and tools that mean something here, or that merely come back."""
 
 Earlier = Callable[[str], tuple[Message, ...] | None]
 """The conversation up to and including a kept response; None = there is none of that id."""
@@ -113,7 +121,7 @@ def parse(raw: bytes, default_temperature: float = 0.0, earlier: Earlier = lambd
     )
     return ParsedResponse(
         request,
-        tuple(ignored + left_out),
+        listed(ignored, left_out, _unread(body)),
         names=names,
         echo={name: value[name] for name in ECHOED if value.get(name) is not None},
         history=history,
@@ -163,6 +171,15 @@ def _check_extras(body: Body) -> list[str]:
     unasked = [f"include.{name}" for name in body.include or () if name not in INCLUDABLE]
     verbosity = ["text.verbosity"] if (body.text or {}).get("verbosity") else []
     return [name for name in body.unknown if name not in handled] + unasked + verbosity
+
+
+def _unread(body: Body) -> Iterator[str]:
+    """Items come back as they were sent, so what belongs to an item of ours is not told."""
+    for item in body.input if isinstance(body.input, list) else ():
+        yield from of_parts([item], READ, "input")
+    for tool in body.tools or ():
+        if tool.get("type") in ("function", "custom", "namespace"):
+            yield from of_parts([tool], TOOL_READ, "tools")
 
 
 def _logprobs(body: Body) -> int | None:

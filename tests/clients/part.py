@@ -22,6 +22,7 @@ text before it is not what plain decoding says, which nothing but an audit of th
 FAULTS: tuple[Fault, ...] = ("refused", "loops", "diverges")
 NAME, CONTENT = "proof.txt", "specguard was here\n"
 TASK = f"Write the file {NAME} with your tool, then report."
+THINKS = "<think>\nA file is wanted, so I call the tool.\n</think>\n\n"
 SAYS, REPORT, ASIDE = "I write the file now.", f"The file {NAME} is written.", "A file is written"
 WRONG = "The weather is fine today, and there is nothing at all to be done about any file here."
 SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
@@ -43,7 +44,7 @@ class Part:
     def __call__(self, request: ChatRequest) -> Script:
         """Says what the request asks for; requests aside, such as for a title, get a few words."""
         if self.in_text:
-            return self._spoilt(f"{SAYS}\n\n", f"{NAME}\n```\n{CONTENT}```\n", "")
+            return self._spoilt("", f"{SAYS}\n\n", f"{NAME}\n```\n{CONTENT}```\n", "")
         writer = next((name for name in WRITERS if any(tool.name == name for tool in request.tools)), None)
         if writer is None or not any(TASK in message.text for message in request.messages):
             return Script(ASIDE)
@@ -52,17 +53,17 @@ class Part:
         arguments = {key: self._filled(value) for key, value in WRITERS[writer].items()}
         refused = call_text(writer, **{f"{key}s": value for key, value in arguments.items()})
         endless = call_text(writer, **{key: value + CONTENT * 400 for key, value in arguments.items()})
-        return self._spoilt(f"{SAYS}\n", call_text(writer, **arguments), refused, endless)
+        return self._spoilt(THINKS, f"{SAYS}\n", call_text(writer, **arguments), refused, endless)
 
-    def _spoilt(self, says: str, then: str, refused: str, endless: str = "") -> Script:
-        plain = says + then
+    def _spoilt(self, thinks: str, says: str, then: str, refused: str, endless: str = "") -> Script:
+        plain = thinks + says + then
         match self.fault:
             case "refused":
-                return Script(plain, fast=says + refused)
+                return Script(plain, fast=thinks + says + refused)
             case "loops":
-                return Script(plain, fast=says + endless)
+                return Script(plain, fast=thinks + says + endless)
             case "diverges":
-                return Script(plain, fast=f"{' '.join(says.split()[:3])} {WRONG}", audited="all")
+                return Script(plain, fast=f"{thinks}{' '.join(says.split()[:3])} {WRONG}", audited="all")
             case "none":
                 return Script(plain)
 

@@ -38,7 +38,8 @@ class Command:
 class Client:
     """name: in `pins.toml`. api: that it speaks. env: its name for `specguard env`. command: made of what that prints.
 
-    aside: requests that it makes beside the two of its turn, here for a title. submits, in_text: see `Part`.
+    turns: requests in which the model plays its part; aside: what else it asks for. how: what else tells it from the
+    same client by the same API. submits, in_text: see `Part`.
     """
 
     name: str
@@ -47,18 +48,18 @@ class Client:
     command: Callable[[Path, Home, str], Command]
     heard: Callable[[Ran, Home], list[Any]]
     turns: int = 2
-    aside: int = 0
+    aside: tuple[str, ...] = ()
+    how: str = ""
     submits: bool = False
     in_text: bool = False
-    whole: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name}-{self.api}{'-whole' if self.whole else ''}"
+        return "-".join(filter(None, (self.name, self.api, self.how)))
 
 
 VOLATILE = re.compile(
     r"uuid|timestamp|time|ttft|start|end|.*_ms|duration.*|session_?id|thread_id|request_id|.*message_?id|.*call_?id|"
-    r"tool_use_id|id|created(_at)?|.*cost.*|messaging_socket_path|sequence_number|timings",
+    r"tool_use_id|(item_)?id|created(_at)?|.*cost.*|messaging_socket_path|sequence_number|timings",
     re.IGNORECASE,
 )
 """Keys of what differs between any two runs; `timings` is our own field, which tells what was drafted."""
@@ -77,9 +78,12 @@ def steady(value: Any) -> Any:
 
 
 def joined(ran: Ran, home: Home) -> list[Any]:
-    """Of a stream, with neighbouring pieces of the same text put together: where it was cut is not told."""
+    """Of a stream, with neighbouring pieces of the same text put together: where it was cut is not told, nor how often
+    the server said that it lives. (An item that begins holds its first piece already; when it ends, all of it.)"""
     heard: list[Any] = []
     for line in lines(ran, home):
+        if line.get("type") in ("keepalive", "response.output_item.added"):
+            continue
         same = [{**each, "delta": ""} for each in (*heard[-1:], line)]
         if isinstance(line.get("delta"), str) and len(same) == 2 and same[0] == same[1]:
             heard[-1]["delta"] += line["delta"]
@@ -98,6 +102,13 @@ def claude_code(folder: Path, _: Home, settings: str) -> Command:
     (program,) = folder.glob("node_modules/@anthropic-ai/claude-code-*/claude")
     argv = [str(program), "-p", TASK, "--allowedTools", "Write", "--output-format", "stream-json", "--verbose"]
     return Command(argv, {"DISABLE_AUTOUPDATER": "1"}, settings)
+
+
+def bare_claude_code(folder: Path, home: Home, settings: str) -> Command:
+    """With the address alone: its names for models, tools that it loads when needed, its own header in the prompt."""
+    command = claude_code(folder, home, "")
+    values = dict(re.findall(r"export (ANTHROPIC_BASE_URL|ANTHROPIC_AUTH_TOKEN)=(.*)", settings))
+    return Command(command.argv, {**command.environment, **values})
 
 
 def codex(folder: Path, home: Home, settings: str) -> Command:
@@ -161,17 +172,25 @@ def mini_swe_agent_heard(_: Ran, home: Home) -> list[Any]:
 
 CLIENTS = (
     Client("claude-code", "messages", "claude", claude_code, lines),
+    Client("claude-code", "messages", "claude", bare_claude_code, lines, aside=("HEAD /api/hello",), how="bare"),
     Client("codex", "responses", "codex", codex, lines),
-    Client("opencode", "chat", "opencode", opencode("@ai-sdk/openai-compatible"), lines, aside=1),
-    Client("opencode", "responses", "opencode", opencode("@ai-sdk/openai"), lines, aside=1),
-    Client("opencode", "messages", "opencode", opencode("@ai-sdk/anthropic"), lines, aside=1),
+    Client(
+        "opencode",
+        "chat",
+        "opencode",
+        opencode("@ai-sdk/openai-compatible"),
+        lines,
+        aside=("POST /v1/chat/completions",),
+    ),
+    Client("opencode", "responses", "opencode", opencode("@ai-sdk/openai"), lines, aside=("POST /v1/responses",)),
+    Client("opencode", "messages", "opencode", opencode("@ai-sdk/anthropic"), lines, aside=("POST /v1/messages",)),
     Client("openai-agents", "chat", "openai", openai_agents("chat", "stream"), joined),
-    Client("openai-agents", "chat", "openai", openai_agents("chat", "whole"), lines, whole=True),
+    Client("openai-agents", "chat", "openai", openai_agents("chat", "whole"), lines, how="whole"),
     Client("openai-agents", "responses", "openai", openai_agents("responses", "stream"), joined),
-    Client("openai-agents", "responses", "openai", openai_agents("responses", "whole"), lines, whole=True),
+    Client("openai-agents", "responses", "openai", openai_agents("responses", "whole"), lines, how="whole"),
     Client("qwen-code", "chat", "qwen-code", qwen_code, lines),
     Client("aider", "chat", "aider", aider, aider_heard, turns=1, in_text=True),
-    Client("mini-swe-agent", "chat", "mini-swe-agent", mini_swe_agent, mini_swe_agent_heard, submits=True, whole=True),
+    Client("mini-swe-agent", "chat", "mini-swe-agent", mini_swe_agent, mini_swe_agent_heard, how="whole", submits=True),
 )
 """In the order of the table."""
 

@@ -28,7 +28,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(slots=True)
 class Visitors:
-    """Counts what clients ask the server for. refused: what was answered with an error status."""
+    """Counts what clients ask the server for. refused: what was posted and answered with an error status."""
 
     asked: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Visitors:
             # counted on arrival: Codex leaves at the last event, which cancels what would come after it here
             self.asked.append(f"{request.method} {request.path}")
             response = await handler(request)
-            if response.status >= 400:
+            if request.method == "POST" and response.status >= 400:
                 self.refused.append(f"{request.method} {request.path} {response.status}")
             return response
 

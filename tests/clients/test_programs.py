@@ -6,6 +6,7 @@ the clients and runs this where nothing but loopback can be reached.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +19,12 @@ from tests.clients.part import CONTENT, FAULTS, NAME, Fault, Part
 from tests.clients.programs import CLIENTS, Client, program, steady
 from tests.clients.stage import Home, Run, Visitors, run, settings
 from tests.proxy.live import serving
-from tests.proxy.scripted import ScriptedBackend
+from tests.proxy.scripted import ScriptedBackend, no_pause
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
 WINDOW = 200_000
 """Tokens: large agents shrink their history, or give up, when told of less than their prompts need."""
+KEEP_ALIVE_S = 0.04
 ROUTES = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
 DETECTORS = {"refused": "tool.schema", "loops": "loop.period", "diverges": "drift.audit"}
 DRAWN = re.compile(r"Chunk ID: \w+|Wall time: [\d.]+")
@@ -40,12 +42,19 @@ sound: dict[str, Run] = {}
 """Runs without a fault, by client; what the others are compared with."""
 
 
+async def slowly() -> None:
+    """So that keep-alives are sent while a call is held back, each of a client's own kind."""
+    await asyncio.sleep(KEEP_ALIVE_S / 2)
+
+
 async def perform(client: Client, fault: Fault, folder: Path) -> Run:
     home, visitors = Home.fresh(folder), Visitors()
     part = Part(home.work, fault, client.submits, client.in_text)
-    backend = ScriptedBackend(answer=part, window=WINDOW)
+    backend = ScriptedBackend(answer=part, window=WINDOW, pace=no_pause if fault == "none" else slowly)
     # canaries would ask the backend too, and could be taken for requests of the client
-    async with serving(backend, outermost=visitors.middleware(), breaker={"canary_tokens": 0}) as live:
+    async with serving(
+        backend, outermost=visitors.middleware(), breaker={"canary_tokens": 0}, model={"any_name": True}
+    ) as live:
         printed = await settings(client.env, live.base)
         visitors.asked.clear()
         command = program(client, home, printed)
@@ -56,7 +65,7 @@ async def perform(client: Client, fault: Fault, folder: Path) -> Run:
     path = home.work / NAME
     files = {NAME: path.read_text()} if path.exists() else {}
     assert (ran.status, visitors.refused, list(files)) == (0, [], [NAME]), told
-    return Run(ran, client.heard(ran, home), files, visitors.asked, backend.requests, records)
+    return Run(ran, client.heard(ran, home), files, sorted(visitors.asked), backend.requests, records)
 
 
 def said(done: Run) -> list[Any]:
@@ -71,9 +80,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory, record_property: Callable[[s
     """Runs a client in the same folder every time; skips if there is no such client here."""
 
     async def played(client: Client, fault: Fault) -> Run:
-        for name, value in {"client": client.name, "api": f"{client.api}{', whole' if client.whole else ''}"}.items():
+        api = f"{client.api}, {client.how}" if client.how else client.api
+        for name, value in {"client": client.name, "api": api, "fault": fault}.items():
             record_property(name, value)
-        record_property("fault", fault)
         try:
             place(client.name)
         except NotInstalled as problem:
@@ -90,7 +99,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, record_property: Callable[[s
 async def test_a_tool_round_trip_leaves_a_file(client: Client, stage: Any) -> None:
     done: Run = await stage(client, "none")
     assert done.files == {NAME: CONTENT}
-    assert done.asked == [f"POST {ROUTES[client.api]}"] * (client.turns + client.aside)
+    assert done.asked == sorted([f"POST {ROUTES[client.api]}"] * client.turns + [*client.aside])
     assert done.incidents == []
     assert done.heard
 

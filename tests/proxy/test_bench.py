@@ -1,4 +1,4 @@
-"""`specguard bench engine`: a quick real run, what it prints, its exit status, and how it refuses."""
+"""`specguard bench engine` and `overhead`: a quick real run, what it prints, its exit status, and how it refuses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.bench import workloads
+from proxy.bench_overhead import run
 from proxy.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,22 @@ def test_what_cannot_be_measured(capsys: pytest.CaptureFixture[str], arguments: 
     assert main(["bench", "engine", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("specguard: ") and part in err
+
+
+def test_overhead_is_measured_without_a_peer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "QUICK", run.Plan(streams=(16,), sizes=("1 kB",), rounds=1, seconds=0.1, gap_s=0.002))
+    monkeypatch.setenv("PATH", "")
+    assert main(["bench", "overhead", "--quick", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["missed"] == [bar["name"] for bar in plain["bars"] if not bar["holds"]]
+    assert (len(plain["bars"]), len(plain["unmeasured"])) == (4, 2)
+
+
+def test_overhead_refuses_a_peer_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "overhead", "--litellm", "/there/is/none"]) == 2
+    assert "--litellm: /there/is/none is no program" in capsys.readouterr().err
 
 
 def test_help_is_there_without_torch() -> None:

@@ -97,9 +97,10 @@ def test_a_configuration_is_checked_and_its_keys_stay_secret(
 ) -> None:
     file = tmp_path / "specguard.toml"
     file.write_text('[server]\nkeys = ["hidden-1", "hidden-2"]\nport = 9000\n', encoding="utf-8")
-    assert main(["check-config", str(file)]) == 0
-    out = capsys.readouterr().out
-    assert "hidden" not in out
+    for how in ([], ["--json"]):
+        assert main(["check-config", str(file), *how]) == 0
+        out = capsys.readouterr().out
+        assert "hidden" not in out and "(2 set)" in out
     server = json.loads(out)["server"]
     assert (server["port"], server["keys"]) == (9000, ["(2 set)"])
     file.write_text("[server]\nprot = 1\n", encoding="utf-8")

@@ -11,7 +11,8 @@ import pytest
 
 from policies.policy import Policy
 from policies.rule_file import shipped
-from proxy.config import Config, ConfigProblem, config_sha256, is_loopback, load
+from proxy.config import Config, ConfigProblem, config_sha256, is_loopback
+from proxy.config_sources import load
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "config.example.toml"
 

@@ -98,8 +98,11 @@ async def live() -> AsyncIterator[Live]:
         yield live
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize("ask", [chat, responses, messages])
+@pytest.mark.parametrize(
+    ("ask", "stream"),
+    [(chat, False), (chat, True), (responses, True), (messages, False)],
+    ids=["chat", "chat-stream", "responses-stream", "messages"],
+)
 async def test_a_request_chooses_its_drafts_and_not_its_words(
     live: Live, ask: Callable[..., Awaitable[Answered]], stream: bool
 ) -> None:
@@ -128,7 +131,7 @@ async def test_a_request_chooses_its_drafts_and_not_its_words(
 
 @pytest.mark.parametrize("ask", [chat, responses, messages])
 async def test_a_request_chooses_its_cache(live: Live, ask: Callable[..., Awaitable[Answered]]) -> None:
-    packed = await ask(live, False, {"kv": "k4v4"})
+    packed = await ask(live, ask is messages, {"kv": "k4v4"})
     assert (packed.told["kv"], packed.told["mode"]) == ("k4v4", "mtp+ngram/k4v4")
     assert packed.headers["x-specguard-mode"] == "mtp+ngram/k4v4"
     plain = await ask(live, False, {"kv": "k4v4", "speculative": {"enabled": False}})

@@ -13,7 +13,8 @@ import pytest
 
 from detectors.period import Threshold
 from detectors.settings import DetectorSettings
-from proxy.config import Config, ConfigProblem, load
+from proxy.config import Config, ConfigProblem
+from proxy.config_sources import load
 from proxy.detector_section import laid_over, plain, written
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "config.example.toml"

@@ -105,12 +105,12 @@ async def _run_engine(numbers: range) -> None:
 
 
 async def test_some_reach_the_engine() -> None:
-    await _run_engine(range(20))
+    await _run_engine(range(8))
 
 
 @pytest.mark.slow
 async def test_many_reach_the_engine() -> None:
-    await _run_engine(range(20, 520))
+    await _run_engine(range(8, 508))
 
 
 def test_a_body_can_be_made_again() -> None:

@@ -99,7 +99,7 @@ def _operation(path: str) -> Any:
 @pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, COUNT])
 def test_requests_drawn_from_it_get_what_it_promises(path: str, mode: GenerationMode, base: str) -> None:
     @given(data=st.data())
-    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, suppress_health_check=list(HealthCheck))
     def run(data: st.DataObject) -> None:
         case = data.draw(_operation(path).as_strategy(generation_mode=mode))
         case.call_and_validate(base_url=base, checks=PROMISES, timeout=60)

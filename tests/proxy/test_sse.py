@@ -116,7 +116,7 @@ def _text_of(document: Any) -> str:
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 def test_a_text_that_comes_in_any_two_deltas_arrives_whole(api: str) -> None:
-    """Through each encoder, and cut again on the way at every byte of the frame that holds the cut."""
+    """Through each encoder, and cut again on the way, for one of them at every byte of the first delta's frame."""
     for cut in range(len(NASTY) + 1):
         encoder: Any = {
             "chat": lambda: OpenAIChatEncoder(REQUEST, "m"),
@@ -126,6 +126,6 @@ def test_a_text_that_comes_in_any_two_deltas_arrives_whole(api: str) -> None:
         deltas: list[Event] = [TextDelta(text) for text in (NASTY[:cut], NASTY[cut:]) if text]
         frames = [encoder.encode(event) for event in (Started(1, 0), *deltas, END)]
         sent, where = b"".join(frames), len(frames[0])
-        for at in range(where, where + len(frames[1]) + 1):
+        for at in range(where, where + len(frames[1]) + 1, 1 if cut == len(NASTY) // 2 else 7):
             documents = [orjson.loads(e.data) for e in read(sent[:at], sent[at:]) if e.data != "[DONE]"]
             assert "".join(map(_text_of, documents)) == NASTY

@@ -41,6 +41,7 @@ def test_steps_are_counted_whatever_becomes_of_them() -> None:
     transcript.count(delta())
     assert (transcript.drafted, transcript.accepted, transcript.decode_ms) == (9, 6, 15.0)
     assert (transcript.audits, transcript.mismatches, transcript.context) == (2, 1, 40)
+    assert transcript.by_position == ((3, 3), (3, 3), (3, 0)), "two of three drafts accepted, thrice"
 
 
 def test_the_rest_of_a_delta() -> None:

@@ -72,7 +72,8 @@ class Line:
     def reset(self) -> None:
         """Ends it as a client does that was killed, at once and without a goodbye."""
         sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if sock.fileno() >= 0:  # else the server was faster
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 
@@ -119,7 +120,7 @@ async def long(port: int, draw: random.Random) -> str:
 
 async def slow(port: int, draw: random.Random) -> str:
     """Reads less than is made, and sometimes nothing for a while."""
-    line = await send(port, CHAT, wide_body(draw, range(40, 160)), receive=4096)
+    line = await send(port, CHAT, wide_body(draw, range(40, 160)), receive=16384)
     heard = b""
     try:
         while data := await line.reader.read(4096):
@@ -138,7 +139,7 @@ async def stalled(port: int, draw: random.Random) -> str:
     line.writer.transport.pause_reading()  # type: ignore[attr-defined]  # what it is on every system
     try:
         sock = line.writer.get_extra_info("socket")
-        while not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # noqa: ASYNC110  # it is no event of the loop
+        while not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # noqa: ASYNC110  # no event of the loop
             await asyncio.sleep(0.5)
         return "cut off"
     finally:

@@ -64,6 +64,23 @@ async def test_the_whole_request_is_forwarded() -> None:
     assert [tool["function"]["name"] for tool in seen[0]["tools"]] == [t["function"]["name"] for t in sent["tools"]]
 
 
+async def test_one_connection_serves_one_request_after_the_other() -> None:
+    ports: list[Any] = []
+
+    async def answer(http: web.Request) -> web.StreamResponse:
+        assert http.transport is not None
+        ports.append(http.transport.get_extra_info("peername"))
+        return web.Response(body=b"".join(FRAMES) + END, content_type="text/event-stream")
+
+    async with relayed(answering(answer)) as backend:
+        for _ in range(3):
+            generation = await backend.generate(REQUEST, PLAIN)
+            while await generation.next() is not None:
+                pass
+            await generation.close()
+    assert len(set(ports)) == 1
+
+
 @pytest.mark.parametrize(
     ("response", "words"),
     [

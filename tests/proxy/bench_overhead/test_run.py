@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.bench_overhead.load import Seen
-from proxy.bench_overhead.run import DIRECT, OURS, PEER, Plan, bars_of, compare, measure, tables_of
+from proxy.bench_overhead.run import DIRECT, HOP, OURS, PEER, Plan, bars_of, compare, measure, tables_of
 
 SMALL = Plan(streams=(1,), sizes=("1 kB",), rounds=2, seconds=0.1, gap_s=0.001)
 
@@ -22,8 +22,8 @@ async def test_all_arms_are_measured_in_every_round(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", "")
     told: list[str] = []
     report = await measure(SMALL, told.append)
-    assert [line.rpartition(": ")[2] for line in told] == [DIRECT, OURS, OURS, DIRECT]
-    assert [row[:3] for row in report.tables[0].rows] == [("1 kB", 1, DIRECT), ("1 kB", 1, OURS)]
+    assert [line.rpartition(": ")[2] for line in told] == [DIRECT, HOP, OURS, HOP, OURS, DIRECT]
+    assert [row[:3] for row in report.tables[0].rows] == [("1 kB", 1, arm) for arm in (DIRECT, HOP, OURS)]
     assert report.data["1 streams, 1 kB, specguard"]["responses"] >= 2
     assert (report.bars, report.missed) == ((), [])  # they are about 16 streams
     assert len(report.unmeasured) == 2
@@ -36,7 +36,7 @@ async def test_a_peer_that_does_not_start_costs_its_bars_only(tmp_path: Path) ->
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
     report = await measure(SMALL, lambda _: None, str(fake))
     assert all(reason.endswith("its last line: no such option") for reason in report.unmeasured.values())
-    assert len(report.tables[0].rows) == 2
+    assert len(report.tables[0].rows) == 3
 
 
 def test_what_is_added_is_told_round_by_round() -> None:

@@ -52,5 +52,8 @@ def test_a_fall_back_shows() -> None:
 def test_a_transcript_holds_both() -> None:
     told = extension(END, ASKED, transcript=True)["specguard"]
     assert (told["token_ids"], told["incidents"], told["discarded_tokens"]) == ([7, 8], ["inc_1"], 5)
-    assert "speculative" in told
+    assert "speculative" in told and "drafts_by_position" not in told
+    placed = replace(END, by_position=((10, 8), (10, 4)))
+    assert extension(placed, REQUEST, transcript=True)["specguard"]["drafts_by_position"] == [[10, 8], [10, 4]]
+    assert "specguard" not in extension(placed, REQUEST, transcript=False)
     assert "speculative" not in extension(END, REQUEST, transcript=True)["specguard"]

@@ -1,0 +1,141 @@
+"""What is measured: the built-in engine behind a server of its own on a loopback port, one for each mode, or any URL.
+
+Must not: import torch at its top, or leave a server, a store or a connection behind.
+Invariant: both are asked over HTTP by the same client, so what is measured is what an agent gets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from policies.modes import DecodeMode
+from proxy.app import SERVICE, build_backend, create_app, create_runner
+from proxy.backends.base import Backend, ModelInfo
+from proxy.bench_pack.client import ChatClient
+from proxy.bench_pack.scrape import Scrape
+from proxy.config import Config, ConfigProblem
+from proxy.incidents import IncidentStore
+from proxy.service import Service
+
+SERVED = "served"
+"""The mode of a server that is measured as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One mode of one server. fields: what requests say to get this mode. window: tokens that the model reads, 0 = not
+    told. service: of the server, where it runs in this process."""
+
+    mode: str
+    client: ChatClient
+    model: str
+    window: int
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+    service: Service | None = None
+
+    async def detectors(self) -> dict[str, str]:
+        """Incident -> who told it; nothing of a server elsewhere, which names incidents and keeps them."""
+        if self.service is None:
+            return {}
+        store = self.service.incidents
+        await asyncio.to_thread(store.flush)
+        records = await asyncio.to_thread(store.list, 1000)
+        return {record.id: str(record.opened["detector"]) for record in records}
+
+    async def scrape(self) -> Scrape:
+        """The server's numbers now."""
+        return Scrape.parse(await self.client.metrics())
+
+
+Opening = Callable[[str], AbstractAsyncContextManager[Lane]]
+
+
+def builtin(config: Config, unguarded: bool = False, build: Callable[[Config], Backend] = build_backend) -> Opening:
+    """A server for each mode. unguarded: the guard records what it finds and changes nothing."""
+
+    @asynccontextmanager
+    async def opening(mode: str) -> AsyncIterator[Lane]:
+        with TemporaryDirectory(prefix="specguard-pack-") as folder:
+            own = _quiet(config, mode, unguarded, Path(folder))
+            store = IncidentStore(own.incidents.path)
+            store.start()
+            app = create_app(own, await asyncio.to_thread(build, own), store)
+            runner = create_runner(app)
+            await runner.setup()
+            try:
+                await web.TCPSite(runner, "127.0.0.1", 0).start()
+                service = app[SERVICE]
+                await service.settled.wait()
+                if service.failure:
+                    raise ConfigProblem(service.failure)
+                if str(service.mode) != mode:
+                    raise ConfigProblem(f"--modes: this model cannot decode in {mode}, only in {service.mode}")
+                base = f"http://127.0.0.1:{runner.addresses[0][1]}"
+                info = service.backend.info
+                async with aiohttp.ClientSession() as http:
+                    client = ChatClient(http, base, model=info.id)
+                    yield Lane(mode, client, info.id, info.context_window, {}, _about(service, info), service)
+            finally:
+                await runner.cleanup()
+
+    return opening
+
+
+def elsewhere(url: str, key: str = "", model: str = "") -> Opening:
+    """A server that runs already. In mode `served` it is asked for nothing special; any other mode is asked for in each
+    request, which specguard understands."""
+
+    @asynccontextmanager
+    async def opening(mode: str) -> AsyncIterator[Lane]:
+        async with aiohttp.ClientSession() as http:
+            probe = ChatClient(http, url, key)
+            try:
+                served = await probe.models()
+            except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
+                raise ConfigProblem(
+                    f"--target: {url} does not list its models ({type(error).__name__}: {error}); name the address of "
+                    "an OpenAI-compatible server, and its --key if it wants one"
+                ) from None
+            if not served or (model and model not in served):
+                raise ConfigProblem(f"--served-model: {url} has {', '.join(served) or 'none'}, not {model!r}")
+            name = model or served[0]
+            client = ChatClient(http, url, key, name)
+            yield Lane(mode, client, name, 0, {} if mode == SERVED else _asking(mode), {"target": url})
+
+    return opening
+
+
+def _asking(mode: str) -> dict[str, Any]:
+    decode = DecodeMode.parse(mode)
+    drafts = {"types": decode.drafter.split("+")} if decode.speculates else {"enabled": False}
+    return {"speculative": drafts, "kv": decode.codec}
+
+
+def _quiet(config: Config, mode: str, unguarded: bool, folder: Path) -> Config:
+    """As configured, in this mode, with a store of its own, and with nothing that works while nobody asks."""
+    changes: dict[str, dict[str, Any]] = {
+        "decode": {"mode": mode},
+        "incidents": {"path": str(folder / "incidents.sqlite")},
+        "trust": {"path": "", "qualification": "", "ceiling_tokens": 0},
+        "replay": {"automatic": False},
+        "breaker": {"canary_tokens": 0},
+    }
+    if unguarded:
+        changes["guard"] = {"action": "observe"}
+    sections = {name: getattr(config, name).model_copy(update=values) for name, values in changes.items()}
+    return config.model_copy(update=sections)
+
+
+def _about(service: Service, info: ModelInfo) -> dict[str, str]:
+    exactness = service.backend.capabilities.exactness
+    return {"fingerprint": info.fingerprint, "exactness": str(exactness), **info.details}

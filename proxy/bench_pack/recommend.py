@@ -1,0 +1,153 @@
+"""What to switch on, in words with reasons, from a report's figures as they stand in the JSON.
+
+Must not: weigh speed against soundness. Invariant: a mode that loops, breaks calls, fails tests or says something else
+where it may not cannot be recommended, however fast it is; where nothing can be recommended, plain decoding is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from policies.modes import DecodeMode
+
+PLAIN = "plain"
+LOSS = 0.02
+"""Of the tests passed, so much may be lost to a compressed cache, which is allowed to say something else."""
+GAIN = 0.95
+"""Of plain decoding's time; a mode that takes more is not worth its risk."""
+TOLD = 3
+"""Reasons that are told in the words."""
+Plain = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """against: what speaks against a mode, empty = it is sound as far as this was measured. time: of plain's."""
+
+    mode: str
+    against: tuple[str, ...]
+    time: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """mode: empty = there is nothing to compare. words: the recommendation as text."""
+
+    mode: str
+    words: str
+    verdicts: tuple[Verdict, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """JSON data."""
+        return asdict(self)
+
+
+def recommend(
+    modes: Mapping[str, Mapping[str, Plain]], exactness: str = "bitwise", partial: bool = False
+) -> Recommendation:
+    """modes: mode -> workload -> figures as in the JSON. exactness: what the engine promises; partial: the run was
+    stopped, so that not every mode has met every workload."""
+    reference = modes.get(PLAIN)
+    verdicts = tuple(judge(mode, own, reference, exactness) for mode, own in modes.items())
+    if reference is None:
+        return _alone(verdicts)
+    sound = [verdict for verdict in verdicts if not verdict.against and verdict.mode != PLAIN]
+    quicker = sorted((v for v in sound if v.time is not None and v.time <= GAIN), key=lambda v: v.time or 1.0)
+    refused = [verdict for verdict in verdicts if verdict.against and verdict.mode != PLAIN]
+    words = [_choice(quicker[0], len(reference)) if quicker else _none(sound)]
+    fastest = min((v for v in verdicts if v.time is not None), key=lambda v: v.time or 1.0, default=None)
+    if fastest is not None and fastest.against and fastest.mode != PLAIN:
+        words.append(
+            f"{fastest.mode} was the fastest at {fastest.time:.2f} of plain's time and is refused all the same."
+        )
+    words += [f"Not {v.mode}: {_brief(v.against)}." for v in refused]
+    words += [f"{v.mode} is sound too, at {v.time:.2f} of plain's time." for v in quicker[1:] if v.time is not None]
+    own = next(v for v in verdicts if v.mode == PLAIN)
+    if own.against:
+        words.append(f"Plain decoding itself: {_brief(own.against)}; that is the model, and no mode mends it.")
+    if partial:
+        words.append("The run was stopped early; measure again before you rely on this.")
+    return Recommendation(quicker[0].mode if quicker else PLAIN, " ".join(words), verdicts)
+
+
+def judge(mode: str, own: Mapping[str, Plain], reference: Mapping[str, Plain] | None, exactness: str) -> Verdict:
+    """Held against plain decoding, workload by workload; alone, against nothing but itself."""
+    found = [
+        f"{name}: {reason}"
+        for name, figures in own.items()
+        for reason in against(mode, figures, (reference or {}).get(name), exactness)
+    ]
+    if reference is None or not own:
+        return Verdict(mode, tuple(found), None)
+    if missing := [name for name in reference if name not in own]:
+        found.append(f"it has not met {', '.join(missing)}")
+    shared = [name for name in own if name in reference]
+    theirs = sum(reference[name]["seconds"] for name in shared)
+    time = sum(own[name]["seconds"] for name in shared) / theirs if theirs else None
+    return Verdict(mode, tuple(found), time)
+
+
+def against(mode: str, own: Plain, plain: Plain | None, exactness: str, chance: int = 0) -> list[str]:
+    """What speaks against a mode on one workload. Without plain decoding beside it, or being that, everything that is
+    not as it should be does. chance: so many tests or calls may be lost where a mode may say something else."""
+    beside = plain if plain is not None and mode != PLAIN else None
+    found = []
+    for name, text in (("failures", "answers failed"), ("loops", "loops")):
+        if own[name] > (beside[name] if beside else 0):
+            found.append(f"{own[name]} {text}" + (f", plain {beside[name]}" if beside else ""))
+    if beside and own["trips"] > beside["trips"]:
+        found.append(f"the guard had to step in {own['trips']} times, in plain {beside['trips']}")
+    if own["refused"]:
+        found.append(f"{own['refused']} answers began in a safer mode")
+    coded = mode not in (PLAIN, "served") and DecodeMode.parse(mode).codec != "full"
+    other = coded or exactness != "bitwise"
+    for name, what in (("valid", "tool calls are valid"), ("passed", "pass")):
+        mine, theirs = own[name], beside[name] if beside else None
+        if mine is None or (beside and theirs is None):
+            continue
+        least = 1.0 if name == "valid" else 0.0
+        if theirs is not None:
+            least = theirs["value"] - (max(LOSS, chance / theirs["of"]) if other else 0.0)
+        if mine["value"] < least - 1e-9:
+            found.append(f"{_share(mine)} {what}" + (f", {_share(theirs)} in plain" if theirs else ""))
+    drafts = own["acceptance"]
+    if drafts is not None and drafts["of"] >= 20 and drafts["value"] == 0:
+        found.append(f"not one of {drafts['of']} drafts was accepted")
+    if beside and not other and own["text"] != beside["text"]:
+        found.append("it says something else than plain decoding, with the same seed")
+    return found
+
+
+def _brief(reasons: tuple[str, ...]) -> str:
+    """The first ones; all of them stand in the verdict."""
+    more = len(reasons) - TOLD
+    return "; ".join(reasons[:TOLD]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _share(rate: Plain) -> str:
+    return f"{round(rate['value'] * rate['of'])} of {rate['of']}"
+
+
+def _choice(best: Verdict, workloads: int) -> str:
+    coded = DecodeMode.parse(best.mode).codec != "full"
+    kept = "as many tests passed and calls valid" if coded else "the same text"
+    return (
+        f"Switch on {best.mode}: {best.time:.2f} of plain decoding's time over {workloads} workloads, with {kept}, no "
+        "more loops, and nothing for the guard to do that it has not to do in plain decoding."
+    )
+
+
+def _none(sound: tuple[Verdict, ...] | list[Verdict]) -> str:
+    if sound:
+        return "Stay with plain decoding: no sound mode takes less than 0.95 of its time here."
+    return "Stay with plain decoding: no other mode was found sound."
+
+
+def _alone(verdicts: tuple[Verdict, ...]) -> Recommendation:
+    parts = ["Plain decoding was not measured, so nothing can be recommended; measure it too."]
+    for verdict in verdicts:
+        told = "; ".join(verdict.against) or "nothing speaks against it by itself"
+        parts.append(f"{verdict.mode}: {told}.")
+    return Recommendation("", " ".join(parts), verdicts)

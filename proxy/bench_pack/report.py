@@ -1,0 +1,241 @@
+"""What was measured, in the form of every benchmark: tables, bars, and all figures as data.
+
+Must not: measure, or merge workloads into one score.
+Invariant: the tables show what `data` holds; a bar is there only if both of its sides were measured.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from policies.modes import DecodeMode
+from proxy.bench_pack.recommend import PLAIN, recommend
+from proxy.bench_pack.run import Measured, Plan
+from proxy.bench_report import Bar, Cell, Report, Table
+from proxy.versions import versions
+
+FULL_SPEED, PACKED = "mtp+ngram/full", "mtp+ngram/k4v4"
+TIME, POINTS = 0.6, 2.0
+CLIFF = 0.5
+"""Of the shortest context's figure; what falls below it has fallen off."""
+Rate = Mapping[str, Any] | None
+
+
+def report(found: Measured, plan: Plan, source: str, peers: Sequence[Table] = ()) -> Report:
+    """peers: further tables."""
+    modes = {mode: {key: each.plain() for key, each in own.items()} for mode, own in found.modes.items()}
+    sweep = {
+        mode: [{"tokens": point.tokens, "figures": point.figures.plain()} for point in points]
+        for mode, points in found.sweep.items()
+    }
+    kv = {mode: {"tokens": tokens, "bytes": size} for mode, (tokens, size) in found.kv.items()}
+    advice = recommend(modes, found.about.get("exactness", ""), found.stopped)
+    cliffs = {mode: cliff(points) for mode, points in sweep.items() if points}
+    data = {
+        "modes": modes,
+        "sweep": sweep,
+        "cliff": cliffs,
+        "kv": kv,
+        "titles": dict(found.titles),
+        "recommendation": advice.plain(),
+        "stopped": found.stopped,
+    }
+    bars, unmeasured = _bars(modes)
+    return Report(
+        bench="pack",
+        settings=settings(found, plan, source),
+        tables=(
+            *_workloads(modes, found.titles),
+            *_sweep(sweep, cliffs),
+            *_drafts(modes),
+            *_kv(kv),
+            *peers,
+            _advice(data),
+        ),
+        bars=tuple(bars),
+        unmeasured=unmeasured,
+        data=data,
+    )
+
+
+def settings(found: Measured, plan: Plan, source: str) -> dict[str, Any]:
+    """The header: what was run on what."""
+    return {
+        "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "source": source,
+        "seed": plan.seed,
+        "window": found.window,
+        "long-context": found.reach,
+        **versions(),
+        "machine": platform.machine(),
+        "cpu": cpu(),
+        **found.about,
+    }
+
+
+def cpu() -> str:
+    """The processor's name, where the system tells one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    named = next((line for line in lines if line.startswith("model name")), "")
+    return named.partition(":")[2].strip() or platform.processor() or "unknown"
+
+
+def cliff(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first length at which repairs, or the speed of decoding, are below half of what they are at the shortest."""
+    fallen: dict[str, Any] = {}
+    for name in ("passed", "decode"):
+        rated = [(p["tokens"], p["figures"][name]) for p in points if p["figures"][name] is not None]
+        least = CLIFF * rated[0][1]["value"] if rated else 0.0
+        fallen[name] = next((tokens for tokens, rate in rated if rate["value"] < least), None)
+    return fallen
+
+
+def interval(rate: Rate, scale: float = 1.0) -> str | None:
+    """`93 (68-99)`; None of what was not measured."""
+    if rate is None:
+        return None
+    value, low, high = (rate[name] * scale for name in ("value", "low", "high"))
+    return f"{value:.0f} ({low:.0f}-{high:.0f})"
+
+
+def _workloads(modes: Mapping[str, Any], titles: Mapping[str, str]) -> list[Table]:
+    columns = (
+        "mode",
+        "loop s",
+        "processor s",
+        "prefill t/s",
+        "decode t/s",
+        "acceptance %",
+        "calls valid %",
+        "pass %",
+        "first edit s",
+        "loops",
+        "guard",
+        "fallbacks",
+        "failed",
+        "same text",
+    )
+    tables = []
+    for key, title in titles.items():
+        rows: list[tuple[Cell, ...]] = []
+        for mode, own in modes.items():
+            if key not in own:
+                continue
+            one, plain = own[key], modes.get(PLAIN, {}).get(key)
+            same = None if plain is None or mode == PLAIN else "yes" if one["text"] == plain["text"] else "no"
+            percent = [interval(one[name], 100) for name in ("acceptance", "valid", "passed")]
+            rows.append(
+                (
+                    mode,
+                    one["seconds"],
+                    one["processor_s"],
+                    interval(one["prefill"]),
+                    interval(one["decode"]),
+                    *percent,
+                    one["first_edit_s"],
+                    one["loops"],
+                    one["trips"],
+                    one["fallbacks"],
+                    one["failures"],
+                    same,
+                )
+            )
+        of = max((own[key]["trials"] for own in modes.values() if key in own), default=0)
+        tables.append(Table(f"{title} ({of})", columns, tuple(rows)))
+    return tables
+
+
+def _sweep(sweep: Mapping[str, Any], cliffs: Mapping[str, Any]) -> list[Table]:
+    rows = [
+        (
+            mode,
+            point["tokens"],
+            *(interval(point["figures"][name]) for name in ("prefill", "decode")),
+            *(interval(point["figures"][name], 100) for name in ("acceptance", "passed")),
+        )
+        for mode, points in sweep.items()
+        for point in points
+    ]
+    if not rows:
+        return []
+    told = [f"{mode}: repairs from {_at(c['passed'])}, speed from {_at(c['decode'])}" for mode, c in cliffs.items()]
+    columns = ("mode", "context", "prefill t/s", "decode t/s", "acceptance %", "pass %")
+    note = "Context cliff (below half of the shortest context): " + "; ".join(told)
+    return [Table("By length of context", columns, tuple(rows), note)]
+
+
+def _at(tokens: int | None) -> str:
+    return "nowhere here" if tokens is None else f"{tokens} tokens"
+
+
+def _drafts(modes: Mapping[str, Any]) -> list[Table]:
+    rows: list[tuple[Cell, ...]] = []
+    for mode, own in modes.items():
+        longest = max((len(one["by_position"]) for one in own.values()), default=0)
+        placed = [
+            [one["by_position"][i] for one in own.values() if len(one["by_position"]) > i] for i in range(longest)
+        ]
+        if placed:
+            shares = [f"{100 * sum(k for _, k in row) / sum(n for n, _ in row):.0f}" for row in placed]
+            rows.append((mode, " ".join(shares)))
+    return [Table("Acceptance by position of a draft, %", ("mode", "1st, 2nd, ..."), tuple(rows))] if rows else []
+
+
+def _kv(kv: Mapping[str, Any]) -> list[Table]:
+    rows = tuple((mode, held["tokens"], held["bytes"], held["bytes"] / held["tokens"]) for mode, held in kv.items())
+    return [Table("Bytes that a prompt's caches hold", ("mode", "tokens", "bytes", "per token"), rows)] if rows else []
+
+
+def _advice(data: Mapping[str, Any]) -> Table:
+    rows = tuple((v["mode"], v["time"], "; ".join(v["against"]) or "sound") for v in data["recommendation"]["verdicts"])
+    note = data["recommendation"]["words"]
+    return Table("Recommendation", ("mode", "of plain's time", "what speaks against it"), rows, note)
+
+
+def _bars(modes: Mapping[str, Any]) -> tuple[list[Bar], dict[str, str]]:
+    bars: list[Bar] = []
+    unmeasured: dict[str, str] = {}
+    plain = modes.get(PLAIN, {})
+
+    def shared(mode: str) -> list[str]:
+        return [key for key in plain if key in modes.get(mode, {})]
+
+    for name, part in (("whole-loop time", "seconds"), ("whole-loop processor time", "processor_s")):
+        label = f"{name} of {FULL_SPEED}, of plain/full's"
+        if keys := shared(FULL_SPEED):
+            theirs = sum(plain[key][part] for key in keys)
+            bars.append(Bar.at_most(label, TIME, sum(modes[FULL_SPEED][key][part] for key in keys) / theirs, "x"))
+        else:
+            unmeasured[label] = "needs both modes"
+    exact = [m for m in modes if m not in (PLAIN, "served") and DecodeMode.parse(m).codec == "full" and shared(m)]
+    if exact:
+        pairs = [(modes[mode][key], plain[key]) for mode in exact for key in shared(mode)]
+        for label, part in (("tool validity", "valid"), ("pass rate", "passed"), ("text", "text")):
+            unlike = sum(_value(mine[part]) != _value(theirs[part]) for mine, theirs in pairs)
+            bars.append(Bar.at_most(f"{label} unlike plain's, full cache", 0, unlike, "workloads"))
+    else:
+        unmeasured["tool validity and pass rate equal to plain's"] = "needs plain and another mode with a full cache"
+    if shared(PACKED):
+        lost = _pass_points(modes.get(FULL_SPEED, plain)) - _pass_points(modes[PACKED])
+        bars.append(Bar.at_most(f"pass rate that {PACKED} loses to full", POINTS, max(0.0, lost), "points"))
+    else:
+        unmeasured[f"pass rate that {PACKED} loses to full"] = "needs both modes"
+    return bars, unmeasured
+
+
+def _value(part: Any) -> Any:
+    return part["value"] if isinstance(part, Mapping) else part
+
+
+def _pass_points(own: Mapping[str, Any]) -> float:
+    """Per cent of all that are judged by tests."""
+    rates = [one["passed"] for key, one in own.items() if key in ("far", "quality") and one["passed"] is not None]
+    of = sum(rate["of"] for rate in rates)
+    return 100 * sum(rate["value"] * rate["of"] for rate in rates) / of if of else 0.0

@@ -1,0 +1,202 @@
+"""Runs the workloads in one mode after another, and the sweep over context lengths.
+
+Must not: judge a mode, or lose what was measured when it is stopped.
+Invariant: every mode gets the same requests in the same order, from a server that has seen none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from proxy.bench_pack.client import Answer
+from proxy.bench_pack.figures import Figures, Trial, figures
+from proxy.bench_pack.lanes import Lane, Opening
+from proxy.bench_pack.repairing import edited, repair
+from proxy.bench_pack.tasks import Source
+from proxy.bench_pack.workloads import WRITES, Ask, Loop, Size, Workload, cold, far, workloads
+
+ROOM = 2 * WRITES + 200
+"""Tokens that a repair writes and reads behind its first prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """lengths: tokens of context of the sweep, each with so many repairs. reach: tokens before the long-context repair,
+    0 = a quarter of the window, at most 16384."""
+
+    modes: tuple[str, ...]
+    size: Size
+    lengths: tuple[int, ...] = ()
+    each: int = 4
+    reach: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Of the sweep. tokens: of the first prompt."""
+
+    tokens: int
+    figures: Figures
+
+
+@dataclass(slots=True)
+class Measured:
+    """All that was measured so far. kv: what the caches of a prompt of so many tokens hold, (tokens, bytes) by mode,
+    where it is told. stopped: somebody has pressed Ctrl-C."""
+
+    modes: dict[str, dict[str, Figures]] = field(default_factory=dict)
+    kv: dict[str, tuple[int, int]] = field(default_factory=dict)
+    sweep: dict[str, list[Point]] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
+    reach: int = 0
+    window: int = 0
+    stopped: bool = False
+
+
+class Progress:
+    """Is told how it goes; this one keeps quiet."""
+
+    def begins(self, what: str, steps: int) -> None:
+        """A workload in a mode."""
+
+    def step(self) -> None:
+        """One of its steps is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Characters of repository for so many tokens of prompt: as measured on this model, with this source."""
+
+    base: int
+    per_token: float
+
+    def chars(self, tokens: int) -> int:
+        return max(0, int((tokens - self.base) * self.per_token))
+
+
+async def run(
+    opening: Opening, source: Source, plan: Plan, progress: Progress, found: Measured | None = None
+) -> Measured:
+    """found: filled while it runs. A cancelled run returns what there is, marked as stopped."""
+    found = found if found is not None else Measured()
+    try:
+        for mode in plan.modes:
+            async with opening(mode) as lane:
+                await _mode(lane, source, plan, progress, found)
+    except asyncio.CancelledError:
+        found.stopped = True
+    return found
+
+
+async def _mode(lane: Lane, source: Source, plan: Plan, progress: Progress, found: Measured) -> None:
+    found.about |= lane.about
+    fit = await fitted(lane, source)
+    window = found.window = lane.window
+    most = (window or 16384 + ROOM) - ROOM
+    found.reach = min(plan.reach or min((window or 65536) // 4, 16384), most)
+    if (held := await _held(lane, source, fit, found.reach)) is not None:
+        found.kv[lane.mode] = held
+    found.modes[lane.mode] = own = {}
+    size = replace(plan.size, context=fit.chars(found.reach), cold=min(plan.size.cold, fit.chars(most)))
+    for workload in workloads(source, size, plan.seed):
+        found.titles[workload.key] = workload.title
+        own[workload.key] = await measure(lane, source, workload, progress)
+    found.sweep[lane.mode] = points = []
+    for length in sorted({min(length, most) for length in plan.lengths}):
+        measured = await point(lane, source, fit, length, plan.each, progress)
+        points.append(measured)
+
+
+async def fitted(lane: Lane, source: Source) -> Fit:
+    """Two prompts of known length, to learn how many characters are a token."""
+    task, chars = source.tasks[0], 1500
+    prompts = [far(source, task, each, 0).messages for each in (0, chars)]
+    counted = []
+    for messages in prompts:
+        answer = await lane.client.ask(messages, source.tools, **lane.fields, max_tokens=1, temperature=0)
+        counted.append(answer.prompt or sum(len(str(message)) for message in messages) // 4)
+    shown = sum(len(str(message["content"])) for message in prompts[1]) - sum(
+        len(str(m["content"])) for m in prompts[0]
+    )
+    return Fit(counted[0], max(0.2, shown / max(1, counted[1] - counted[0])))
+
+
+async def point(lane: Lane, source: Source, fit: Fit, tokens: int, count: int, progress: Progress) -> Point:
+    """Repairs behind so many tokens."""
+    tasks = source.tasks
+    steps = tuple(
+        far(source, tasks[-1 - number % len(tasks)], fit.chars(tokens), 3 + number * 5) for number in range(count)
+    )
+    workload = Workload(f"far@{tokens}", f"repair behind {tokens} tokens", "repair", steps)
+    return Point(tokens, await measure(lane, source, workload, progress))
+
+
+async def _held(lane: Lane, source: Source, fit: Fit, tokens: int) -> tuple[int, int] | None:
+    """(tokens, bytes) of a prompt that nobody has asked before: what the caches hold more than before it."""
+    before = (await lane.scrape()).kv_bytes
+    asked = cold(source, fit.chars(tokens) // 2, 900)
+    answer = await lane.client.ask(asked.messages, asked.tools, **lane.fields, max_tokens=1, temperature=0)
+    after = (await lane.scrape()).kv_bytes
+    if before is None or after is None or after <= before or not answer.prompt:
+        return None
+    return answer.prompt, after - before
+
+
+async def measure(lane: Lane, source: Source, workload: Workload, progress: Progress) -> Figures:
+    """One workload in one mode."""
+    progress.begins(f"{lane.mode}: {workload.title}", len(workload.steps))
+    before = await lane.scrape()
+    trials = []
+    for step in workload.steps:
+        trials.append(await _trial(lane, source, workload, step))
+        progress.step()
+    made = figures(lane.mode, workload.key, trials, await lane.detectors())
+    if made.acceptance is None and (drafts := (await lane.scrape()).drafts_since(before)) is not None:
+        seen = figures(lane.mode, workload.key, [Trial("metrics", [Answer(drafts=drafts)], 0.0)])
+        made = replace(made, acceptance=seen.acceptance, by_position=seen.by_position)
+    return made
+
+
+async def _trial(lane: Lane, source: Source, workload: Workload, step: Ask | Loop) -> Trial:
+    started, used = time.perf_counter(), _processor_s()
+    if isinstance(step, Loop):
+
+        async def ask(messages: Sequence[Any]) -> Answer:
+            fields = {"temperature": 0, "seed": 0, "max_tokens": WRITES, **lane.fields}
+            return await lane.client.ask(messages, source.tools, **fields)
+
+        done = await repair(ask, source, step.task, step.messages)
+        return Trial(
+            step.name,
+            done.answers,
+            done.seconds,
+            _processor_s() - used,
+            good=done.green,
+            first_edit_s=done.first_edit_s,
+            unknown=done.unknown,
+            off=done.off,
+            note=done.gave_up,
+        )
+    answer = await lane.client.ask(step.messages, step.tools, **(dict(step.fields) | dict(lane.fields)))
+    seconds = time.perf_counter() - started
+    good: bool | None = None
+    edit_s = None
+    if workload.judge == "edit" and step.task is not None:
+        good = await asyncio.to_thread(edited, source, step.task, answer)
+        edit_s = seconds if good else None
+    elif workload.judge == "calls":
+        good = bool(answer.calls) and not any(call.problem for call in answer.calls)
+    return Trial(step.name, [answer], seconds, _processor_s() - used, good, edit_s)
+
+
+def _processor_s() -> float:
+    """Of this process, all its threads, and of its children that have ended: the load of others does not show in it."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system

@@ -1,0 +1,123 @@
+"""What a repaired module is worth: its tests in a confined process, names that are nowhere defined, the difference from
+the reference.
+
+Must not: run code in this process, or let any of it outlive its result.
+Invariant: a folder of its own for each run, gone afterwards; no environment, time and memory limited.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextlib
+import difflib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+SECONDS, MIB = 10, 512
+SCRIPT = Path(__file__).with_name("sandboxed.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """failures: (test, statement, outcome). trouble: why there is no result, empty if there is one. offline: whether
+    the network was out of the code's reach."""
+
+    passed: int
+    failures: tuple[tuple[str, str, str], ...] = ()
+    trouble: str = ""
+    offline: bool = False
+
+    @property
+    def green(self) -> bool:
+        return self.passed > 0 and not self.failures and not self.trouble
+
+
+def run_tests(files: Mapping[str, str], seconds: float = SECONDS) -> Tested:
+    """Runs all tests of these files. Blocks."""
+    with TemporaryDirectory(prefix="specguard-pack-") as folder:
+        for name, text in files.items():
+            path = Path(folder) / Path(name).name
+            path.write_bytes(text.encode("utf-8", "replace"))
+        command = [sys.executable, "-I", "-B", str(SCRIPT), folder, str(int(seconds) + 1), str(MIB)]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env={},
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return Tested(0, trouble=f"the tests ran longer than {seconds:g} s")
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+    try:
+        told = json.loads(output)
+        failures = tuple((str(a), str(b), str(c)) for a, b, c in told["failures"])
+        return Tested(int(told["passed"]), failures, "", bool(told["offline"]))
+    except (ValueError, LookupError, TypeError):  # the code ended the process, or wrote where only we write
+        return Tested(0, trouble="the tests could not be run")
+
+
+def unknown_names(source: str) -> tuple[str, ...]:
+    """Names that a module reads and nothing in it binds, sorted; ("(syntax)",) if it does not compile.
+
+    Scopes are not told apart: a name that is bound anywhere counts as known, so what is named here is missing for sure.
+    """
+    try:
+        tree = ast.parse(source)
+        compile(tree, "module", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ("(syntax)",)
+    known = set(dir(builtins)) | {"__name__", "__file__", "__doc__"}
+    read: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                read.add(name)
+            case ast.Name(id=name):
+                known.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                known.add(name)
+            case ast.arg(arg=name):
+                known.add(name)
+            case ast.alias(name=name, asname=other):
+                if name == "*":
+                    return ()  # nobody knows what that binds
+                known.add(other or name.partition(".")[0])
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                known.add(name)
+            case ast.MatchMapping(rest=str(name)):
+                known.add(name)
+            case ast.Global(names=names) | ast.Nonlocal(names=names):
+                known.update(names)
+    return tuple(sorted(read - known))
+
+
+def same_tree(source: str, reference: str) -> bool:
+    """Whether two modules are the same but for layout and comments."""
+    try:
+        return ast.dump(ast.parse(source)) == ast.dump(ast.parse(reference))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+
+
+def changed_lines(source: str, reference: str) -> int:
+    """Lines that differ from the reference, those that are missing and those that are too many."""
+    lines = difflib.ndiff(reference.splitlines(), source.splitlines())
+    return sum(line.startswith(("+ ", "- ")) for line in lines)

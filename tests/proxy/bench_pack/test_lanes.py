@@ -1,0 +1,69 @@
+"""Lanes: a server of its own for each mode, a URL as it is, and nothing left behind."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from proxy.bench_pack.lanes import SERVED, elsewhere
+from proxy.config import Config, ConfigProblem
+from tests.proxy.bench_pack.played import backend, opening
+from tests.proxy.live import serving
+
+
+def left_behind() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("specguard-pack-*"))
+
+
+ASKED = [{"role": "user", "content": "go"}]
+
+
+async def test_a_server_for_a_mode() -> None:
+    before = left_behind()
+    async with opening()("mtp+ngram/full") as lane:
+        assert (lane.mode, lane.model, lane.window, lane.about["exactness"]) == (
+            "mtp+ngram/full",
+            "scripted",
+            4096,
+            "bitwise",
+        )
+        answer = await lane.client.ask(ASKED, [])
+        assert answer.began_in == "mtp+ngram/full" and not answer.failed and answer.ids
+        assert lane.service is not None and not lane.service.config.replay.automatic
+        assert await lane.detectors() == {}
+    assert left_behind() <= before
+
+
+async def test_incidents_are_named() -> None:
+    async with opening(lambda _: "so on and on " * 200)("mtp+ngram/full") as lane:
+        answer = await lane.client.ask(ASKED, [])
+        told = await lane.detectors()
+        assert [told[id] for id in answer.incidents] == ["loop.period"]
+        assert answer.fell_back and answer.mode == "plain"
+
+
+async def test_a_mode_that_the_model_lacks() -> None:
+    with pytest.raises(ConfigProblem, match="codec 'k8v8' does not fit"):
+        async with opening(config=Config())("mtp/k8v8"):
+            pass
+
+
+async def test_a_server_that_runs_already() -> None:
+    async with serving(backend()) as live:
+        async with elsewhere(live.base + "/v1")(SERVED) as lane:
+            assert (lane.model, lane.fields, lane.service) == ("scripted", {}, None)
+            assert (await lane.client.ask(ASKED, [], **lane.fields)).began_in == "mtp+ngram/full"
+        for mode in ("plain", "ngram/full"):
+            async with elsewhere(live.base)(mode) as lane:
+                assert (await lane.client.ask(ASKED, [], **lane.fields)).began_in == mode
+        with pytest.raises(ConfigProblem, match=r"--served-model: .* has scripted, not 'other'"):
+            async with elsewhere(live.base, model="other")(SERVED):
+                pass
+
+
+async def test_nobody_there() -> None:
+    with pytest.raises(ConfigProblem, match=r"--target: http://127\.0\.0\.1:9 does not list its models"):
+        async with elsewhere("http://127.0.0.1:9")(SERVED):
+            pass

@@ -1,0 +1,107 @@
+"""The recommendation: soundness before speed, always with reasons."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.bench_pack.client import Answer
+from proxy.bench_pack.figures import Trial, figures
+from proxy.bench_pack.recommend import recommend
+
+DEGENERATE = Path(__file__).with_name("degenerate.json")
+
+
+def figured(mode: str, seconds: float, **changes: Any) -> dict[str, Any]:
+    rate = {"value": 1.0, "low": 0.8, "high": 1.0, "of": 10}
+    made = figures(mode, "quality", [Trial("t", [Answer(text="x")], seconds)]).plain()
+    return made | {"valid": rate, "passed": rate} | changes
+
+
+def modes(**changes: Any) -> dict[str, dict[str, dict[str, Any]]]:
+    return {
+        "plain": {"quality": figured("plain", 10.0)},
+        "ngram/full": {"quality": figured("ngram/full", 8.0)},
+        "mtp/full": {"quality": figured("mtp/full", 5.0, **changes)},
+    }
+
+
+def share(value: float) -> dict[str, Any]:
+    return {"value": value, "low": 0.0, "high": 1.0, "of": 10}
+
+
+def test_the_fastest_sound_mode_wins() -> None:
+    advice = recommend(modes())
+    assert advice.mode == "mtp/full" and advice.words.startswith("Switch on mtp/full: 0.50 of plain decoding's time")
+    assert "ngram/full is sound too, at 0.80" in advice.words
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"loops": 1}, "quality: 1 loops, plain 0"),
+        ({"failures": 2}, "2 answers failed"),
+        ({"valid": share(0.9)}, "9 of 10 tool calls are valid, 10 of 10 in plain"),
+        ({"passed": share(0.9)}, "9 of 10 pass, 10 of 10 in plain"),
+        ({"trips": 1}, "the guard had to step in 1 times, in plain 0"),
+        ({"refused": 3}, "3 answers began in a safer mode"),
+        ({"text": "other"}, "it says something else than plain decoding"),
+        ({"acceptance": {"value": 0.0, "low": 0.0, "high": 0.1, "of": 40}}, "not one of 40 drafts was accepted"),
+    ],
+)
+def test_no_speed_makes_up_for_a_fault(changes: dict[str, Any], reason: str) -> None:
+    advice = recommend(modes(**changes))
+    assert advice.mode == "ngram/full" and reason in advice.words
+    assert "mtp/full was the fastest at 0.50 of plain's time and is refused all the same" in advice.words
+
+
+def test_a_compressed_cache_may_say_something_else_but_lose_little() -> None:
+    made = modes()
+    made["mtp/k4v4"] = {"quality": figured("mtp/k4v4", 4.0, text="other", passed=share(0.985))}
+    assert recommend(made).mode == "mtp/k4v4"
+    made["mtp/k4v4"]["quality"]["passed"] = share(0.9)
+    assert recommend(made).mode == "mtp/full"
+
+
+def test_a_device_that_does_not_repeat_bits_may_say_something_else() -> None:
+    assert recommend(modes(text="other"), "distribution").mode == "mtp/full"
+
+
+def test_what_the_model_does_in_plain_decoding_too_is_held_against_no_mode() -> None:
+    made = modes(loops=1, valid=share(0.5))
+    made["plain"]["quality"] |= {"loops": 1, "valid": share(0.5)}
+    advice = recommend(made)
+    assert advice.mode == "mtp/full" and "Plain decoding itself: quality: 1 loops" in advice.words
+
+
+def test_a_mode_that_gains_nothing_is_not_worth_it() -> None:
+    made = {"plain": {"quality": figured("plain", 10.0)}, "mtp/full": {"quality": figured("mtp/full", 9.9)}}
+    assert recommend(made).words.startswith("Stay with plain decoding: no sound mode takes less")
+
+
+def test_a_mode_that_has_not_met_everything_cannot_win() -> None:
+    made = modes()
+    made["plain"]["loop"] = made["ngram/full"]["loop"] = figured("plain", 5.0)
+    advice = recommend(made, partial=True)
+    assert advice.mode == "ngram/full" and "it has not met loop" in advice.words and "stopped early" in advice.words
+
+
+def test_without_plain_there_is_nothing_to_compare() -> None:
+    advice = recommend({"served": {"loop": figured("served", 5.0, loops=2)}})
+    assert advice.mode == "" and "served: loop: 2 loops" in advice.words
+    assert recommend({}).mode == ""
+
+
+def test_the_degenerate_fastest_arm_is_refused() -> None:
+    """Recorded with verify-ignores-cache planted and a guard that only looks on: what is wrong is the fastest."""
+    recorded = json.loads(DEGENERATE.read_text(encoding="utf-8"))
+    measured = recorded["data"]["modes"]
+    spent = {mode: sum(own["seconds"] for own in figured.values()) for mode, figured in measured.items()}
+    fastest = min(spent, key=lambda mode: spent[mode])
+    assert fastest == "mtp+ngram/full" and sum(own["loops"] for own in measured[fastest].values()) > 0
+    advice = recommend(measured, recorded["settings"]["exactness"])
+    assert advice.mode == "plain"
+    assert f"{fastest} was the fastest" in advice.words and "is refused all the same" in advice.words

@@ -1,0 +1,70 @@
+"""Tasks from a folder: read within bounds, nothing of it run, the same every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxy.bench_pack import repository
+from proxy.bench_pack.repository import read_repository
+from proxy.bench_pack.sandbox import same_tree, unknown_names
+from proxy.config import ConfigProblem
+
+CODE = '''"""A module."""
+
+raise SystemExit("it was run")
+
+
+def total(prices, discount):
+    """Add up."""
+    result = 0
+    for price in prices:
+        result += price * discount
+    return result
+'''
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    for name in ("shop.py", "deep/tax.py", ".git/hidden.py", "node_modules/skipped.py"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(CODE.replace("total", path.stem))
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    (tmp_path / "latin.py").write_bytes(b"# \xff\n")
+    (tmp_path / "huge.py").write_text(CODE + "#" * repository.MOST_BYTES)
+    return tmp_path
+
+
+def test_a_task_is_one_misspelt_name(repo: Path) -> None:
+    source = read_repository(repo)
+    assert sorted(task.name for task in source.tasks) == ["deep/tax.py: tax", "shop.py: shop"]
+    for task in source.tasks:
+        [wrong] = unknown_names(task.source)
+        assert f"NameError: name '{wrong}' is not defined" in task.output and task.judge == "tree"
+        assert not same_tree(task.source, task.fixed) and unknown_names(task.fixed) == ()
+        assert "it was run" not in task.source, "the function alone"
+    assert {path for path, _ in source.modules} == {"shop.py", "deep/tax.py", "broken.py"}
+    assert read_repository(repo) == source
+    assert {read_repository(repo, seed).tasks for seed in range(8)} != {source.tasks}
+
+
+def test_links_out_are_not_followed(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "secret.py").write_text(CODE)
+    (repo / "link.py").symlink_to(outside / "secret.py")
+    (repo / "folder").symlink_to(outside)
+    assert not any("secret" in path or "link" in path for path, _ in read_repository(repo).modules)
+
+
+def test_only_so_many_files_are_read(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repository, "MOST_FILES", 2)
+    assert len(read_repository(repo).modules) <= 2
+
+
+def test_nothing_to_make_tasks_from(tmp_path: Path) -> None:
+    with pytest.raises(ConfigProblem, match="has no Python function"):
+        read_repository(tmp_path)
+    with pytest.raises(ConfigProblem, match="is no folder"):
+        read_repository(tmp_path / "nowhere")

@@ -1,0 +1,36 @@
+"""Scrapes: vLLM's counters as differences, bytes of specguard's sequences, and nothing from nonsense."""
+
+from __future__ import annotations
+
+from proxy.bench_pack.client import Drafts
+from proxy.bench_pack.scrape import Scrape
+
+
+def vllm(drafts: int, drafted: int, accepted: int, first: int) -> str:
+    label = 'engine="0",model_name="m"'
+    return (
+        "# TYPE vllm:spec_decode_num_drafts counter\n"
+        f"vllm:spec_decode_num_drafts_total{{{label}}} {drafts}.0\n"
+        "# TYPE vllm:spec_decode_num_draft_tokens counter\n"
+        f"vllm:spec_decode_num_draft_tokens_total{{{label}}} {drafted}.0\n"
+        "# TYPE vllm:spec_decode_num_accepted_tokens counter\n"
+        f"vllm:spec_decode_num_accepted_tokens_total{{{label}}} {accepted}.0\n"
+        "# TYPE vllm:spec_decode_num_accepted_tokens_per_pos counter\n"
+        f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{{label},position="0"}} {first}.0\n'
+        f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{{label},position="1"}} {accepted - first}.0\n'
+    )
+
+
+def test_drafts_are_a_difference() -> None:
+    before, after = Scrape.parse(vllm(10, 20, 9, 6)), Scrape.parse(vllm(15, 30, 16, 10))
+    assert after.drafts_since(before) == Drafts(10, 7, ((5, 4), (5, 3)))
+    assert Scrape().drafts_since(Scrape()) is None
+
+
+def test_bytes_of_sequences() -> None:
+    text = 'specguard_memory_bytes{part="weights"} 5.0\nspecguard_memory_bytes{part="sequences"} 77.0\n'
+    assert Scrape.parse(text).kv_bytes == 77 and Scrape.parse("").kv_bytes is None
+
+
+def test_nonsense_says_nothing() -> None:
+    assert Scrape.parse("<html>\n{{{") == Scrape()
