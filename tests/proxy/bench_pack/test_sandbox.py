@@ -52,12 +52,12 @@ def test_no_network_where_it_can_be_taken_away() -> None:
         assert not found.green and "OSError" in found.failures[0][2]
 
 
-def test_what_does_not_end_is_ended_and_nothing_is_left() -> None:
-    before = set(Path(tempfile.gettempdir()).glob("specguard-pack-*"))
+def test_what_does_not_end_is_ended_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'while True: pass'])\nwhile True: pass\n"
     found = run_tests({"test_it.py": code}, 0.5)
     assert "longer than 0.5 s" in found.trouble and not found.green
-    assert set(Path(tempfile.gettempdir()).glob("specguard-pack-*")) <= before
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("code", ["import os\nos._exit(0)", "import os\nos.write(3, b'{')\nos._exit(1)"])
