@@ -124,7 +124,8 @@ async def fitted(lane: Lane, source: Source) -> Fit:
     prompts = [far(source, task, each, 0).messages for each in (0, chars)]
     counted = []
     for messages in prompts:
-        answer = await lane.client.ask(messages, source.tools, **lane.fields, max_tokens=1, temperature=0)
+        # to its end: an answer that is cut off is a trip, and the next one might begin in a safer mode
+        answer = await lane.client.ask(messages, source.tools, **lane.fields, max_tokens=WRITES, temperature=0)
         counted.append(answer.prompt or sum(len(str(message)) for message in messages) // 4)
     shown = sum(len(str(message["content"])) for message in prompts[1]) - sum(
         len(str(m["content"])) for m in prompts[0]
@@ -146,9 +147,9 @@ async def _held(lane: Lane, source: Source, fit: Fit, tokens: int) -> tuple[int,
     """(tokens, bytes) of a prompt that nobody has asked before: what the caches hold more than before it."""
     before = await _settled(lane)
     asked = cold(source, fit.chars(tokens) // 2, 900)
-    answer = await lane.client.ask(asked.messages, asked.tools, **lane.fields, max_tokens=1, temperature=0)
+    answer = await lane.client.ask(asked.messages, asked.tools, **(dict(asked.fields) | dict(lane.fields)))
     after = await _settled(lane)
-    if before is None or after is None or after <= before or not answer.prompt:
+    if before is None or after is None or after <= before or not answer.prompt or answer.incidents:
         return None
     return answer.prompt, after - before
 
