@@ -179,7 +179,7 @@ def parse(text: str) -> PolicyFile:
     try:
         read = tomllib.loads(text)
         plain = _tuples(read)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # of TOML, or a number of thousands of digits
         raise PolicyProblem(f"cannot be read as TOML: {error}") from None
     except RecursionError:
         raise PolicyProblem("is nested too deeply; no key of a policy is") from None

@@ -10,18 +10,17 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
 
 from policies.breaker import BreakerSettings
 from policies.modes import DecodeMode
-from policies.qualification import Qualification, QualificationProblem, parse
 from policies.trust import Served
 from proxy.backends.base import Backend, BackendError
 from proxy.canaries import Canaries, CanarySettings
 from proxy.config import Config, ConfigProblem
+from proxy.config_needs import read_qualification, require_telemetry
 from proxy.incidents import IncidentSink, IncidentStore
 from proxy.metrics import Metrics
 from proxy.policy_source import load_policy
@@ -34,9 +33,6 @@ from proxy.spare_memory import give_back
 from proxy.trust_keeper import TrustKeeper
 from proxy.trust_store import TrustStore, beside
 from proxy.versions import own_version
-
-if TYPE_CHECKING:
-    from proxy.telemetry import Telemetry
 
 log = structlog.get_logger()
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -126,7 +122,10 @@ def _watch_over(service: Service) -> None:
     # the store first: what the others do with a record is on its way to disk then
     members: tuple[IncidentSink, ...] = (service.incidents, keeper, metrics)
     if config.telemetry.endpoint:
-        service.telemetry = _telemetry(config.telemetry.endpoint)
+        require_telemetry()
+        from proxy.telemetry import Telemetry
+
+        service.telemetry = Telemetry(config.telemetry.endpoint)
         members = (*members, service.telemetry)
     if config.replay.automatic:
         replay = config.replay
@@ -141,16 +140,6 @@ def _watch_over(service: Service) -> None:
         )
         members = (*members, service.replays)
     sinks = service.sinks = Sinks(members)
-
-
-def _telemetry(endpoint: str) -> Telemetry:
-    try:
-        from proxy.telemetry import Telemetry
-    except ImportError as error:
-        raise ConfigProblem(
-            f"telemetry.endpoint: {error.name} is not installed; pip install 'specguard[otel]', or leave it empty"
-        ) from None
-    return Telemetry(endpoint)
 
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
@@ -199,7 +188,7 @@ async def _start(service: Service) -> None:
             for key, record in service.keeper.records.items():
                 if record.state != "closed":
                     log.warning("breaker.still_open", key=str(key), accused=record.axis, trips=len(record.trips))
-    except BackendError as error:
+    except (BackendError, ConfigProblem) as error:
         service.failure = str(error)
         log.error("model.failed", reason=str(error))
     except Exception as error:
@@ -225,14 +214,3 @@ def _usable(wanted: DecodeMode, modes: Collection[str]) -> DecodeMode:
         raise BackendError(f"decode.mode: codec {wanted.codec!r} does not fit this model's heads; use one of {known}")
     log.warning("mode.reduced", wanted=str(wanted), mode=str(usable), reason="the model has no MTP head")
     return usable
-
-
-def read_qualification(path: str) -> Qualification:
-    """Raises BackendError, with every line naming the file or a key in it."""
-    try:
-        return parse(Path(path).read_bytes())
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BackendError(f"trust.qualification: {path} cannot be read ({reason}); name another, or none") from None
-    except QualificationProblem as problem:
-        raise BackendError(f"trust.qualification: {path}: {problem}") from None

@@ -1,6 +1,7 @@
 """`specguard check-config`: is a configuration right, what does it change, and where does each value come from?
 
-Must not: show an API key, or start anything. Invariant: what it calls right, `specguard serve` takes.
+Must not: show an API key, or start anything. Invariant: what it calls right, `specguard serve` takes, as far
+as that can be told without the model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import orjson
 
 from proxy.config import Config
 from proxy.config_example import example
+from proxy.config_needs import check_needs
 from proxy.config_sources import Loaded, dotted, load_with_sources
 from proxy.detector_section import as_toml
 from proxy.policy_source import load_policy
@@ -46,6 +48,7 @@ def _check(options: argparse.Namespace, flags: dict[str, Any]) -> int:
         print(example(), end="")
         return 0
     loaded = load_with_sources(options.config, os.environ, flags)
+    check_needs(loaded.config)
     load_policy(loaded.config.guard)  # says what is wrong with the file that is named there
     print(as_json(loaded) if options.json else told(loaded))
     return 0

@@ -43,8 +43,10 @@ def load_with_sources(file: Path | None, environment: Mapping[str, str], flags: 
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigProblem(f"{file}: there is no such file; name one that is there, or none at all") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:  # of TOML, of UTF-8, or a number of thousands of digits
             raise ConfigProblem(f"{file}: cannot be read as TOML: {error}") from None
+        except RecursionError:
+            raise ConfigProblem(f"{file}: is nested too deeply; no key is") from None
         sources |= dict.fromkeys(dotted(values), str(file))
     for name, text in environment.items():
         if name.startswith(ENV_PREFIX) and (keys := _env_keys(name)):
@@ -129,7 +131,7 @@ def _typed(text: str, wanted: Any) -> Any:
     """A value from the environment: TOML syntax if it is one, else plain text; a text may look like a number."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return text if wanted is str and not isinstance(value, str) else value
 

@@ -6,7 +6,7 @@ that keeps it. A turn with calls is known again by the id of its first one, whic
 by everything that was visible up to its end.
 
 Must not: write anything to disk, grow without bound, or give one key's thinking to another.
-Invariant: thinking that a client sends is never replaced, and a turn that it changed gets none.
+Invariant: thinking that a client sends is never replaced, and a turn whose text or first tool it changed gets none.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from aiohttp.abc import AbstractStreamWriter
 SEND_BUFFER = 32 << 10
 """Bytes that the kernel takes ahead of a client that does not read. Left to itself it takes megabytes: more than most
 responses have, so that the engine would never learn that nobody reads."""
+LOOKS = 4
+"""In `unread_s`, whether the client has read some of a frame."""
 
 
 class ClientTooSlow(ConnectionError):
@@ -28,7 +30,7 @@ class ClientTooSlow(ConnectionError):
 
 
 class Outlet:
-    """Of one response. unread_s: how long one frame may wait for its client."""
+    """Of one response. unread_s: how long a frame may wait for its client to read any of it."""
 
     def __init__(self, http: web.Request, response: web.StreamResponse, unread_s: float) -> None:
         self._http, self._response, self._unread_s = http, response, unread_s
@@ -53,6 +55,17 @@ class Outlet:
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
         patience = asyncio.timeout(self._unread_s)
+        loop, left = asyncio.get_running_loop(), 0
+
+        def look() -> None:
+            """Whoever has read something since gets as long again."""
+            nonlocal left, timer
+            before, left = left, _waiting(self._http.transport)
+            if left < before and not patience.expired():
+                patience.reschedule(loop.time() + self._unread_s)
+            timer = loop.call_later(self._unread_s / LOOKS, look)
+
+        timer: asyncio.Handle = loop.call_soon(look)  # once the frame was handed over
         try:
             async with patience:
                 yield
@@ -61,6 +74,8 @@ class Outlet:
                 raise
             cut_off(self._http)
             raise ClientTooSlow(f"the client has read nothing for {self._unread_s:g} s") from None
+        finally:
+            timer.cancel()
 
 
 def cut_off(http: web.Request) -> None:
@@ -72,6 +87,11 @@ def cut_off(http: web.Request) -> None:
     if found is not None:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
+
+
+def _waiting(transport: asyncio.Transport | None) -> int:
+    """Bytes that the kernel has not taken yet."""
+    return 0 if transport is None else transport.get_write_buffer_size()
 
 
 def _tighten(transport: asyncio.Transport | None) -> None:

@@ -14,7 +14,6 @@ import gc
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -25,6 +24,7 @@ from proxy import logging
 from proxy.app import SERVICE, build_backend, create_app, create_runner
 from proxy.backends.base import Backend, BackendError
 from proxy.config import Config, ConfigProblem
+from proxy.config_needs import check_needs
 from proxy.env_cli import DEFAULT_URL
 from proxy.incidents import IncidentStore, Limits
 from proxy.policy_reload import reload_policy
@@ -39,10 +39,7 @@ ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 def serve(config: Config, build: Callable[[Config], Backend] = build_backend) -> int:
     """Returns the exit status: 0 after a drain, 1 if the model cannot be loaded. Raises ConfigProblem."""
-    if config.model.path and not Path(config.model.path).is_dir():
-        raise ConfigProblem(f"model.path: there is no folder {config.model.path}; name one that holds a model")
-    if Path(config.incidents.path).is_dir():
-        raise ConfigProblem(f"incidents.path: {config.incidents.path} is a folder; name a file in it")
+    check_needs(config)
     logging.configure(config.log.level)
     return asyncio.run(_serve(config, build))
 

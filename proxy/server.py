@@ -146,6 +146,7 @@ class Handlers:
         request = anthropic_parse.parse(await self._body(http), counting=True).request
         self._check_ready()
         self._service.session(request)
+        request, _ = self._thinking.restored(owner(http, self._service.config.server), request)
         return _json({"input_tokens": await self._service.backend.count_tokens(request.messages, request.tools)})
 
     async def models(self, http: web.Request) -> web.StreamResponse:
@@ -229,6 +230,10 @@ class Handlers:
         except TimeoutError:
             raise RequestError(
                 "body_timeout", f"the body did not arrive within {limit:g} s (server.body_s); send it again"
+            ) from None
+        except web.RequestPayloadError:
+            raise RequestError(
+                "invalid_request", "the body is not what its headers say; check content-encoding, or leave it out"
             ) from None
 
     def _check_ready(self) -> None:

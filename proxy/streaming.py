@@ -138,11 +138,23 @@ async def with_keep_alive(
     finally:
         if pending is not None:
             pending.cancel()
-            await asyncio.wait((pending,))
-            # A cancelled task holds how it was cancelled, and with that every frame of the response, and one of these
-            # holds the task (`asyncio.timeout`): its cache would stay until cycles are collected. Asked, it lets go.
-            with suppress(asyncio.CancelledError, Exception):
-                pending.result()
+            await _over(pending)
+
+
+async def _over(task: asyncio.Future[Any]) -> None:
+    """Waits until it is, though it may take a step of the engine; cancelled meanwhile, it is so afterwards."""
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            cancelled = True
+    # A cancelled task holds how it was cancelled, and with that every frame of the response, and one of these holds
+    # the task (`asyncio.timeout`): its cache would stay until cycles are collected. Asked, it lets go.
+    with suppress(asyncio.CancelledError, Exception):
+        task.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def without_thinking(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:

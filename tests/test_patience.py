@@ -74,3 +74,12 @@ async def test_a_full_queue_is_told_in_each_apis_own_way() -> None:
             assert answer.status == 200 and read_frames(answer.body)
         assert (backend.load.running, backend.load.waiting) == (0, 0)
         assert (await live.post(CHAT, model="specguard-embedded", max_tokens=4)).status == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES, COUNT])
+async def test_a_body_that_is_not_compressed_as_it_says_is_the_clients_mistake(path: str) -> None:
+    async with serving("fine") as live:
+        answer = await live.ask("POST", path, b"no gzip", content_encoding="gzip")
+    assert (answer.status, answer.headers["x-should-retry"]) == (400, "false")
+    assert answer.json["error"]["type"] == "invalid_request_error"
+    assert "content-encoding" in answer.json["error"]["message"]

@@ -20,6 +20,8 @@ DRAFTERS = ("mtp", "ngram")
 NAMES = {"ngram-mod": "ngram", "draft-mtp": "mtp"}
 """What llama.cpp calls them."""
 FIELDS = ("enabled", "types", "n_max")
+MOST_CHARS = 48
+"""Of a client's word that are looked at; all ours are shorter, and comparing megabytes takes seconds."""
 
 
 class Speculative(Loose):
@@ -41,7 +43,7 @@ class GenerationFields(SamplingFields):
         """What the fields ask for; those that are absent or null ask for nothing."""
         wanted = self.speculative or Speculative()
         for name in wanted.unknown:
-            refuse(f"speculative.{name}", f"is unknown{_nearest(name, FIELDS)}; use {_listed(FIELDS)}")
+            refuse(f"speculative.{name[:MOST_CHARS]}", f"is unknown{_nearest(name, FIELDS)}; use {_listed(FIELDS)}")
         drafter = None if wanted.types is None else _drafter(wanted.types)
         if wanted.enabled is False or wanted.n_max == 0:
             return Decoding("none", _codec(self.kv))
@@ -78,7 +80,7 @@ def _unknown(field: str, name: Any, similar: Iterable[str], known: Sequence[str]
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name.lower(), list(known), 1, 0.5)
+    found = difflib.get_close_matches(name[:MOST_CHARS].lower(), list(known), 1, 0.5)
     return f", did you mean {found[0]!r}?" if found else ""
 
 

@@ -17,6 +17,7 @@ from proxy.kept_thinking import KeptThinking
 from tests.proxy.live import (
     ANTHROPIC_TOOLS,
     CHAT,
+    COUNT,
     MESSAGES,
     OPENAI_TOOLS,
     RESPONSES,
@@ -184,9 +185,12 @@ async def test_a_client_that_drops_thinking_has_the_prefix_of_one_that_keeps_it(
         dropped = _without_thinking(MESSAGES, first.json)
         kept = json.loads(json.dumps(dropped))
         kept["messages"][1]["content"] = first.json["content"]
+        common = {"model": name, "tools": ANTHROPIC_TOOLS} | fields
+        counts = [(await live.ask("POST", COUNT, common | body)).json["input_tokens"] for body in (dropped, kept)]
         answers = [await _ask(live, MESSAGES, "", **fields, **body) for body in (dropped, kept)]
         assert [answer.headers.get("x-specguard-thinking-restored") for answer in answers] == ["1", None]
         assert backend.prompts[1] == backend.prompts[2]
+        assert counts == [len(backend.prompts[1])] * 2
         prompt = backend.engine.tokenizer.decode(list(backend.prompts[1]))
         assert f"<think>\n{THOUGHTS}\n</think>\n\nI look." in prompt
         usage = answers[1].json["usage"]

@@ -131,6 +131,39 @@ async def test_a_whole_response_does_not_wait_for_ever_either() -> None:
     assert str(raised[0]) == "the client has read nothing for 0.1 s"
 
 
+async def test_who_reads_slowly_but_steadily_is_waited_for() -> None:
+    """One frame may take longer than `unread_s`, as long as some of it is read: a long response over a thin line."""
+    done = asyncio.Event()
+
+    async def handler(http: web.Request) -> web.StreamResponse:
+        response = web.Response(body=b"x" * (8 << 20))
+        await Outlet(http, response, 0.5).finish()
+        done.set()
+        return response
+
+    app = web.Application()
+    app.router.add_get("/", handler)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, runner.addresses[0])
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        begun, seen = loop.time(), 0
+        while seen < 8 << 20:
+            data = await loop.sock_recv(client, 1 << 17)
+            assert data, "it was cut off"
+            seen += len(data)
+            if loop.time() - begun < 2.0:  # four times what a client that reads nothing gets
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(60):
+            await done.wait()
+    await runner.cleanup()
+
+
 async def test_a_timeout_that_is_not_ours_is_not_blamed_on_the_client() -> None:
     class Odd(web.Response):
         async def write_eof(self, data: bytes = b"") -> None:

@@ -372,3 +372,40 @@ async def test_what_is_logged_about_a_response() -> None:
     assert (await outcome_of(Started(1, 0), failure=asyncio.CancelledError()))["outcome"] == "abandoned"
     assert (await outcome_of(Started(1, 0), failure=ConnectionResetError()))["outcome"] == "abandoned"
     assert (await outcome_of(failure=KeyError("ours")))["outcome"] == "internal"
+
+
+@pytest.mark.parametrize("server_first", [True, False])
+async def test_cancelled_twice_it_still_waits_for_a_step_that_cannot_be_interrupted(server_first: bool) -> None:
+    """The server ends and the client leaves, in either order, while the engine is busy: an abandoned response."""
+    busy, told, released = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def pace() -> None:
+        if backend.generations[0].steps < 2:
+            return
+        busy.set()
+        try:
+            await released.wait()
+        except asyncio.CancelledError:
+            told.set()
+            await released.wait()
+            raise
+
+    backend = ScriptedBackend(Script("one two three four", width=1), pace=pace)
+    with capture_logs() as logs:
+        async with serving(backend, decode={"mode": "plain"}) as live, asyncio.timeout(60):
+            client = asyncio.ensure_future(live.post(CHAT, stream=True))
+            await busy.wait()
+            for server in (server_first, not server_first):
+                if server:
+                    live.service.ending.end()
+                else:
+                    client.cancel()
+                await told.wait()
+            for _ in range(50):
+                await asyncio.sleep(0.001)
+            assert (live.service.in_flight, backend.generations[0].closes) == (1, 0)
+            released.set()
+            await live.idle()
+            assert backend.generations[0].closes == 1
+    assert [line.get("outcome") for line in logs if line["event"] == "request.end"] == ["abandoned"]
+    assert not [line for line in logs if line["event"] == "request.failed"]

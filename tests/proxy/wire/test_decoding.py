@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import orjson
@@ -79,3 +80,30 @@ def test_what_is_refused(api: Any, body: dict[str, Any], fields: dict[str, Any],
     assert (caught.value.kind, caught.value.param) == ("invalid_request", param)
     assert caught.value.message.startswith(f"{param}: ")
     assert words in caught.value.message
+
+
+@each_api
+@pytest.mark.parametrize("fields", [{"kv": "k8v8" * 10**6}, {"speculative": {"types": "mtp" * 10**6}}])
+def test_a_name_of_megabytes_is_not_compared(
+    api: Any, body: dict[str, Any], fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    compare = difflib.get_close_matches
+
+    def counted(word: str, *rest: Any) -> list[str]:
+        compared.append(len(word))
+        return compare(word, *rest)
+
+    monkeypatch.setattr(difflib, "get_close_matches", counted)
+    with pytest.raises(RequestError, match="is unknown; use one of"):
+        parse(api, body | fields)
+    assert max(compared) < 100, "seconds in which nobody else is served"
+
+
+@each_api
+def test_an_unknown_key_is_named_in_part_only(api: Any, body: dict[str, Any]) -> None:
+    """What is refused is logged by name, and a key can hold whatever a client wrote."""
+    with pytest.raises(RequestError, match=r"is unknown; use 'enabled'") as caught:
+        parse(api, body | {"speculative": {"x" * 10**6: 1}})
+    assert caught.value.param is not None
+    assert len(caught.value.param) < 100 and len(caught.value.message) < 200
