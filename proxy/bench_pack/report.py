@@ -10,6 +10,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from policies.modes import DecodeMode
@@ -25,8 +26,14 @@ CLIFF = 0.5
 Rate = Mapping[str, Any] | None
 
 
-def report(found: Measured, plan: Plan, source: str, peers: Sequence[Table] = ()) -> Report:
-    """peers: further tables."""
+def report(
+    found: Measured,
+    plan: Plan,
+    source: str,
+    peers: Sequence[Table] = (),
+    without: Mapping[str, str] = MappingProxyType({}),
+) -> Report:
+    """peers: further tables. without: what else was not measured, and why."""
     modes = {mode: {key: each.plain() for key, each in own.items()} for mode, own in found.modes.items()}
     sweep = {
         mode: [{"tokens": point.tokens, "figures": point.figures.plain()} for point in points]
@@ -57,7 +64,7 @@ def report(found: Measured, plan: Plan, source: str, peers: Sequence[Table] = ()
             _advice(data),
         ),
         bars=tuple(bars),
-        unmeasured=unmeasured,
+        unmeasured=unmeasured | dict(without),
         data=data,
     )
 

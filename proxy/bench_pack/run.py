@@ -104,7 +104,11 @@ async def _mode(lane: Lane, source: Source, plan: Plan, progress: Progress, foun
     if (held := await _held(lane, source, fit, found.reach)) is not None:
         found.kv[lane.mode] = held
     found.modes[lane.mode] = own = {}
-    size = replace(plan.size, context=fit.chars(found.reach), cold=min(plan.size.cold, fit.chars(most)))
+    size = replace(
+        plan.size,
+        context=fit.chars(found.reach),
+        cold=min(max(plan.size.cold, fit.chars(found.reach)), fit.chars(most)),
+    )
     for workload in workloads(source, size, plan.seed):
         found.titles[workload.key] = workload.title
         own[workload.key] = await measure(lane, source, workload, progress)

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import structlog
 
-from proxy import pack_cli
+from proxy import bench, pack_cli
+from proxy.bench_pack.tasks import shipped
 from proxy.bench_pack.workloads import Size
+from proxy.bench_report import Table
 from proxy.cli import main
+from proxy.config import Config
 from tests.proxy.bench_pack.played import backend
 from tests.proxy.bench_pack.test_page import at, read
 from tests.proxy.live import serving
@@ -70,3 +73,10 @@ def test_what_cannot_be_measured(capsys: pytest.CaptureFixture[str], arguments: 
     assert main(["bench", "pack", "--quick", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == "" and part in err.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_transformers_beside_it() -> None:
+    made = bench._transformers(Config(), shipped(), 0)
+    assert isinstance(made, Table) and [row[1] for row in made.rows] == ["cold prompt", "patch generation"]
+    assert all(row[2] for row in made.rows)

@@ -94,7 +94,7 @@ async def test_what_breaks_far_out_is_trusted_before_it() -> None:
 async def test_nothing_is_trusted_where_plain_decoding_fails_itself() -> None:
     def build(_: Config) -> Backend:
         return ScriptedBackend(
-            answer=lambda request: Script("I give up." if length(request) > 9000 else agent(request)), window=4096
+            answer=lambda request: Script("I give up." if length(request) > 5000 else agent(request)), window=4096
         )
 
     found = await found_by(builtin(FORGETFUL, build=build), FAST)
