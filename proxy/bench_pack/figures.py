@@ -115,8 +115,7 @@ def figures(mode: str, workload: str, trials: Sequence[Trial], loops: Mapping[st
     told = [answer for answer in answers if not answer.failed]
     known = dict(loops or {})
     calls = [call for answer in told for call in answer.calls]
-    cut = sum(any(known.get(id, "").startswith("loop") for id in answer.incidents) for answer in told)
-    received = sum(bool(answer.loop) for answer in told)
+    cut = [any(known.get(id, "").startswith("loop") for id in answer.incidents) for answer in told]
     refused = [known[id] for answer in answers for id in answer.incidents if known.get(id, "").startswith("tool.")]
     drafts = [answer.drafts for answer in told if answer.drafts is not None]
     edits = [trial.first_edit_s for trial in trials if trial.first_edit_s is not None]
@@ -137,10 +136,10 @@ def figures(mode: str, workload: str, trials: Sequence[Trial], loops: Mapping[st
         first_edit_s=median(edits) if edits else None,
         prompt_tokens=sum(answer.prompt for answer in told) / len(told) if told else 0.0,
         tokens=sum(answer.tokens for answer in told),
-        loops=max(cut, received),
+        loops=sum(was_cut or bool(answer.loop) for was_cut, answer in zip(cut, told, strict=True)),
         trips=sum(bool(answer.incidents) for answer in answers),
         fallbacks=sum(answer.fell_back for answer in told),
-        refused=sum(bool(answer.began_in) and answer.began_in != mode for answer in told),
+        refused=0 if mode == "served" else sum(bool(a.began_in) and a.began_in != mode for a in told),
         failures=len(answers) - len(told),
         unknown_names=sum(bool(trial.unknown) for trial in trials),
         lines_off=sum(off) / len(off) if off else None,
