@@ -64,7 +64,7 @@ def report(
             _advice(data),
         ),
         bars=tuple(bars),
-        unmeasured=unmeasured | dict(without),
+        unmeasured=unmeasured | dict(without) | {f"mode {mode}": why for mode, why in found.absent.items()},
         data=data,
     )
 
