@@ -106,10 +106,12 @@ def cliff(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def interval(rate: Rate, scale: float = 1.0) -> str | None:
-    """`93 (68-99)`; None of what was not measured."""
+    """`93 (68-99)`; `93 (once)` of what tells nothing of its chance; None of what was not measured."""
     if rate is None:
         return None
     value, low, high = (rate[name] * scale for name in ("value", "low", "high"))
+    if low == high and rate["of"] == 1:
+        return f"{value:.0f} (once)"
     return f"{value:.0f} ({low:.0f}-{high:.0f})"
 
 

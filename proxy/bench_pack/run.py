@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Of the sweep. tokens: of the first prompt."""
+    """Of the sweep. tokens: that first prompts were to have; by whole files, so it is some 100 more or less."""
 
     tokens: int
     figures: Figures

@@ -66,6 +66,13 @@ def test_drafts_by_position() -> None:
     assert found.acceptance is not None and found.acceptance.value == pytest.approx(0.75)
 
 
+def test_drafts_of_one_answer_are_not_so_many_observations() -> None:
+    """Half of the answers accept everything, the others nothing: of other answers it may be a third, or two."""
+    answers = [Answer(drafts=Drafts(100, 100 * (n % 2))) for n in range(20)]
+    rate = figures("mtp/full", "x", [Trial("t", answers, 1.0)]).acceptance
+    assert rate is not None and (rate.value, rate.of) == (0.5, 2000) and rate.low < 0.35 and rate.high > 0.65
+
+
 def test_a_digest_sees_every_difference() -> None:
     one = Answer(text="a", calls=(GOOD,), ids=(1, 2))
     others = [

@@ -116,4 +116,5 @@ def test_the_cliff_is_the_first_length_below_half() -> None:
 
 def test_intervals() -> None:
     assert interval({"value": 0.5, "low": 0.25, "high": 0.75}, 100) == "50 (25-75)"
+    assert interval({"value": 93.0, "low": 93.0, "high": 93.0, "of": 1}) == "93 (once)", "and not (93-93)"
     assert interval(None) is None
