@@ -155,11 +155,15 @@ class NearRepeat:
             self._above = 0
         return None
 
+    def is_known_before(self, tokens: int) -> bool:
+        """Whether enough came before the last `tokens` to say what it was."""
+        return min(self._count, self._horizon) - tokens >= self._thresholds.known
+
     def is_code_before(self, tokens: int) -> bool:
         """Whether the text before the last `tokens` has a code's share of symbols; False where little is known."""
-        known = range(tokens, min(self._count, self._horizon))
-        if len(known) < self._thresholds.known:
+        if not self.is_known_before(tokens):
             return False
+        known = range(tokens, min(self._count, self._horizon))
         symbols = sum(self._marks[self._count - back & self._horizon - 1] & _SYMBOL for back in known) // _SYMBOL
         return symbols > self._thresholds.symbols * len(known)
 
