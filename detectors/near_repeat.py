@@ -82,6 +82,8 @@ class NearThresholds:
             raise ValueError("symbols, symbols_so_far, filled: shares above 0; known: 0 tokens or more")
         if self.horizon & (self.horizon - 1) or not self.long_window <= self.horizon <= _GAP:
             raise ValueError("horizon must be a power of two below 4096, and not below long_window")
+        if max(self.short_window, self.reach, self.far) > self.horizon:
+            raise ValueError(f"short_window, reach, far: not above horizon, {self.horizon}; the rest is forgotten")
         for low, high in ((self.short_suspect, self.short_fallback), (self.long_suspect, self.long_fallback)):
             if not 0 < low <= high <= 1:
                 raise ValueError("suspect and fallback are shares: 0 < suspect <= fallback <= 1")

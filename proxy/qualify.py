@@ -62,13 +62,15 @@ class Seen:
 
 @dataclass(slots=True)
 class Findings:
-    """All that was found out so far. stopped: by Ctrl-C; then the mode that ran is left out."""
+    """All that was found out so far. absent: modes that this model lacks, and why; they are left out. stopped: by
+    Ctrl-C; then the mode that ran is left out."""
 
     model: str = ""
     fingerprint: str = ""
     tool_format: str = ""
     exactness: str = ""
     modes: list[Judged] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
     stopped: bool = False
 
     def file(self) -> Qualification:
@@ -100,7 +102,8 @@ def edges(window: int) -> list[int]:
 async def qualify(
     opening: Opening, source: Source, modes: Sequence[str], each: int, progress: Progress, found: Findings
 ) -> Findings:
-    """modes: without plain. each: repairs in a bucket. found: filled while it runs."""
+    """modes: without plain. each: repairs in a bucket. found: filled while it runs. Raises ConfigProblem if there is
+    none of these modes."""
     try:
         seen = Seen()
         async with opening(PLAIN) as lane:
@@ -108,9 +111,14 @@ async def qualify(
             fit = await fitted(lane, source)
             await _plain(lane, source, fit, each, progress, seen)
         for mode in modes:
-            async with opening(mode) as lane:
-                judged = await _mode(lane, source, fit, each, progress, seen, found.exactness)
-            found.modes.append(judged)
+            try:
+                async with opening(mode) as lane:
+                    judged = await _mode(lane, source, fit, each, progress, seen, found.exactness)
+                found.modes.append(judged)
+            except ConfigProblem as problem:
+                found.absent[mode] = str(problem)
+        if found.absent and not found.modes:
+            raise ConfigProblem("\n".join(found.absent.values()))
     except asyncio.CancelledError:
         found.stopped = True
     return found

@@ -79,7 +79,9 @@ def judge(mode: str, own: Mapping[str, Plain], reference: Mapping[str, Plain] | 
         for name, figures in own.items()
         for reason in against(mode, figures, (reference or {}).get(name), exactness)
     ]
-    if reference is None or not own:
+    if not own:
+        return Verdict(mode, ("nothing of it was measured",), None)
+    if reference is None:
         return Verdict(mode, tuple(found), None)
     if missing := [name for name in reference if name not in own]:
         found.append(f"it has not met {', '.join(missing)}")

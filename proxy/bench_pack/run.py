@@ -19,6 +19,7 @@ from proxy.bench_pack.lanes import Lane, Opening
 from proxy.bench_pack.repairing import edited, repair
 from proxy.bench_pack.tasks import Source
 from proxy.bench_pack.workloads import WRITES, Ask, Loop, Size, Workload, cold, far, workloads
+from proxy.config import ConfigProblem
 
 ROOM = 2 * WRITES + 200
 """Tokens that a repair writes and reads behind its first prompt."""
@@ -39,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Of the sweep. tokens: of the first prompt."""
+    """Of the sweep. tokens: that first prompts were to have; by whole files, so it is some 100 more or less."""
 
     tokens: int
     figures: Figures
@@ -48,13 +49,14 @@ class Point:
 @dataclass(slots=True)
 class Measured:
     """All that was measured so far. kv: what the caches of a prompt of so many tokens hold, (tokens, bytes) by mode,
-    where it is told. stopped: somebody has pressed Ctrl-C."""
+    where it is told. absent: modes that this model or server lacks, and why. stopped: somebody has pressed Ctrl-C."""
 
     modes: dict[str, dict[str, Figures]] = field(default_factory=dict)
     kv: dict[str, tuple[int, int]] = field(default_factory=dict)
     sweep: dict[str, list[Point]] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
     reach: int = 0
     window: int = 0
     stopped: bool = False
@@ -84,12 +86,18 @@ class Fit:
 async def run(
     opening: Opening, source: Source, plan: Plan, progress: Progress, found: Measured | None = None
 ) -> Measured:
-    """found: filled while it runs. A cancelled run returns what there is, marked as stopped."""
+    """found: filled while it runs. A cancelled run returns what there is, marked as stopped. Raises ConfigProblem if
+    there is none of these modes."""
     found = found if found is not None else Measured()
     try:
         for mode in plan.modes:
-            async with opening(mode) as lane:
-                await _mode(lane, source, plan, progress, found)
+            try:
+                async with opening(mode) as lane:
+                    await _mode(lane, source, plan, progress, found)
+            except ConfigProblem as problem:
+                found.absent[mode] = str(problem)
+        if found.absent and not found.modes:
+            raise ConfigProblem("\n".join(found.absent.values()))
     except asyncio.CancelledError:
         found.stopped = True
     return found

@@ -136,6 +136,13 @@ class Undrafted:
         return generation
 
 
+async def test_a_mode_that_the_model_lacks_is_left_out() -> None:
+    found = await judged(lambda _: None, "mtp/k8v8", FAST)
+    assert [each.mode for each in found.modes] == [FAST] and "k8v8" in found.absent["mtp/k8v8"]
+    with pytest.raises(ConfigProblem, match="k8v8"):
+        await judged(lambda _: None, "mtp/k8v8")
+
+
 async def test_a_server_elsewhere_cannot_be_qualified() -> None:
     async with serving(backend()) as live:
         with pytest.raises(ConfigProblem, match="only a server in this process"):

@@ -105,3 +105,10 @@ def test_the_degenerate_fastest_arm_is_refused() -> None:
     advice = recommend(measured, recorded["settings"]["exactness"])
     assert advice.mode == "plain"
     assert f"{fastest} was the fastest" in advice.words and "is refused all the same" in advice.words
+
+
+def test_a_mode_of_which_nothing_was_measured_is_not_sound() -> None:
+    made = {"plain": {"quality": figured("plain", 10.0)}, "mtp/full": {}}
+    advice = recommend(made, partial=True)
+    assert advice.mode == "plain" and advice.verdicts[1].against == ("nothing of it was measured",)
+    assert "no other mode was found sound" in advice.words
