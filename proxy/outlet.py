@@ -39,10 +39,16 @@ class Outlet:
 
     async def send(self, data: bytes) -> None:
         """Headers, if they were not sent yet, and data. Raises ClientTooSlow and other ConnectionErrors."""
+        if self._writer is not None and len(data) <= SEND_BUFFER:
+            await self._response.write(data)  # does not wait: nothing is left of what came before
+            if not _waiting(self._http.transport):
+                return  # the kernel has taken it, as nearly always, and no timer was needed
+            data = b""
         async with self._patience():
             if self._writer is None:
                 self._writer = await self._response.prepare(self._http)
-            await self._response.write(data)
+            if data:
+                await self._response.write(data)
             if self._writer is not None:
                 await self._writer.drain()
 
@@ -56,6 +62,7 @@ class Outlet:
     async def _patience(self) -> AsyncIterator[None]:
         patience = asyncio.timeout(self._unread_s)
         loop, left = asyncio.get_running_loop(), 0
+        timer: asyncio.Handle
 
         def look() -> None:
             """Whoever has read something since gets as long again."""
@@ -65,7 +72,7 @@ class Outlet:
                 patience.reschedule(loop.time() + self._unread_s)
             timer = loop.call_later(self._unread_s / LOOKS, look)
 
-        timer: asyncio.Handle = loop.call_soon(look)  # once the frame was handed over
+        timer = loop.call_soon(look)  # once the frame was handed over
         try:
             async with patience:
                 yield
