@@ -125,7 +125,7 @@ def _watch_over(service: Service) -> None:
         require_telemetry()
         from proxy.telemetry import Telemetry
 
-        service.telemetry = Telemetry(config.telemetry.endpoint)
+        service.telemetry = Telemetry(config.telemetry.endpoint, service.known_models)
         members = (*members, service.telemetry)
     if config.replay.automatic:
         replay = config.replay

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from proxy.client_settings import CLIENTS, Endpoint
-from proxy.config import ConfigProblem
+from proxy.config import ConfigProblem, is_loopback
 
 DEFAULT_URL = "http://127.0.0.1:8787"
 LIMIT_S = 5.0
@@ -50,7 +50,7 @@ def ask(url: str, key: str = "") -> Endpoint:
         raise ConfigProblem("--key: has characters that no header can carry; give one of server.keys")
     request = urllib.request.Request(f"{base}/v1/models", headers={"authorization": f"Bearer {key}"} if key else {})
     try:
-        with urllib.request.urlopen(request, timeout=LIMIT_S) as response:
+        with _opener(base).open(request, timeout=LIMIT_S) as response:
             model = json.load(response)["data"][0]
             served = Endpoint(base, str(model["id"]), int(model["max_model_len"]), key or "local")
     except urllib.error.HTTPError as error:
@@ -64,6 +64,19 @@ def ask(url: str, key: str = "") -> Endpoint:
     if served.context < 1:  # clients refuse a window of 0 tokens, or read it as a limit
         raise ConfigProblem(f"--url: {base} is still loading its model; ask again when {base}/ready says so")
     return served
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """The key would go wherever one points."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _opener(base: str) -> urllib.request.OpenerDirector:
+    """Past the proxy of the environment where the server is on this machine, of which that knows nothing."""
+    near = is_loopback(urlsplit(base).hostname or "")
+    return urllib.request.build_opener(_NoRedirects, *([urllib.request.ProxyHandler({})] if near else []))
 
 
 def _base(url: str) -> str:

@@ -44,6 +44,7 @@ HEADERS = {
     "x-specguard-mode-reason": "why it is a safer one than was asked for",
     "x-specguard-ignored": "fields of the request that had no effect, with commas between them",
     "x-specguard-thinking-restored": "how many past turns got back the thinking that the client had dropped",
+    "x-specguard-policy": "name of the policy that holds for this request, where it is not the server's",
     "x-specguard-scrubbed": "characters of loops that were taken out of the history",
 }
 _TEXT, _COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
@@ -103,6 +104,8 @@ def _post(path: str, schemas: dict[str, Any]) -> dict[str, Any]:
         result["text/event-stream"] = {"schema": _ref("ServerSentEvent")}
     anthropic = path.startswith("/v1/messages")
     headers = {name: {"description": text, "schema": _TEXT} for name, text in HEADERS.items()}
+    if counts:
+        headers = {name: headers[name] for name in ("x-request-id", "x-specguard-ignored")}
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": {JSON: {"schema": _ref(f"{prefix}Body")}}},

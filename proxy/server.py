@@ -143,11 +143,12 @@ class Handlers:
         return await self._respond(http, parsed, AnthropicEncoder)
 
     async def count_tokens(self, http: web.Request) -> web.StreamResponse:
-        request = anthropic_parse.parse(await self._body(http), counting=True).request
+        parsed = anthropic_parse.parse(await self._body(http), counting=True)
         self._check_ready()
-        self._service.session(request)
-        request, _ = self._thinking.restored(owner(http, self._service.config.server), request)
-        return _json({"input_tokens": await self._service.backend.count_tokens(request.messages, request.tools)})
+        self._service.session(parsed.request)
+        request, _ = self._thinking.restored(owner(http, self._service.config.server), parsed.request)
+        tokens = await self._service.backend.count_tokens(request.messages, request.tools)
+        return _json({"input_tokens": tokens}, headers=_ignored(parsed))
 
     async def models(self, http: web.Request) -> web.StreamResponse:
         cards = [self._card(wire_of(http), name) for name in self._service.known_models()]
@@ -252,9 +253,7 @@ class Handlers:
         self._check_ready()
         transcript = http.headers.get("x-specguard-transcript") == "1"
         encoder = make_encoder(request, request.model, transcript)
-        extra = {"x-request-id": http[REQUEST], "request-id": http[REQUEST]}
-        if parsed.ignored:
-            extra["x-specguard-ignored"] = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
+        extra = {"x-request-id": http[REQUEST], "request-id": http[REQUEST]} | _ignored(parsed)
         outcome = Outcome(request, *service.observers(request, http.headers))
         whose = owner(http, service.config.server)
         known, restored = self._thinking.restored(whose, request)
@@ -300,6 +299,11 @@ def session_key(headers: Mapping[str, str], request: ChatRequest) -> str:
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     body = orjson.dumps(value)
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+def _ignored(parsed: Parsed) -> dict[str, str]:
+    names = ", ".join(_header_safe(name) for name in parsed.ignored[:32])
+    return {"x-specguard-ignored": names} if names else {}
 
 
 def _header_safe(name: str) -> str:

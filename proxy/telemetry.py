@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -29,6 +29,7 @@ from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, Started
 from proxy.incidents import Closure, Incident, Judgement
+from proxy.metrics import OTHER
 from proxy.versions import own_version
 
 SEMCONV = "GenAI semantic conventions of November 2026"
@@ -42,9 +43,11 @@ MOST_SPANS = 2048
 
 
 class Telemetry:
-    """Of one server. An incident sink. endpoint: where a collector takes OTLP over HTTP, without `/v1/...`."""
+    """Of one server. An incident sink. endpoint: where a collector takes OTLP over HTTP, without `/v1/...`. models: of
+    which durations are counted by name; a client may write any."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, models: Callable[[], Collection[str]]) -> None:
+        self._models = models
         base = endpoint.rstrip("/")
         resource = Resource.create({"service.name": "specguard", "service.version": own_version()})
         self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -67,8 +70,11 @@ class Telemetry:
             trace.SpanKind.SERVER,
             _asked(request),
         )
-        made = self._running[request.request_id] = RequestSpan(self, request, span)
+        made = self._running[request.request_id] = RequestSpan(self, request, span, self._counted(request))
         return made
+
+    def _counted(self, request: ChatRequest) -> str:
+        return request.model if request.model in self._models() else OTHER
 
     def ended(self, request: RequestSpan, labels: Mapping[str, AttributeValue], seconds: float) -> None:
         """Of `RequestSpan`."""
@@ -111,9 +117,10 @@ class Telemetry:
 class RequestSpan:
     """Sees a request's events pass by, and hears how it ended. first: seconds until something was said."""
 
-    __slots__ = ("_incidents", "_model", "_owner", "_span", "_started", "first", "id")
+    __slots__ = ("_counted", "_incidents", "_model", "_owner", "_span", "_started", "first", "id")
 
-    def __init__(self, owner: Telemetry, request: ChatRequest, span: trace.Span) -> None:
+    def __init__(self, owner: Telemetry, request: ChatRequest, span: trace.Span, counted: str) -> None:
+        self._counted = counted
         self._owner, self._span, self._model = owner, span, request.model[:200]
         self._started = time.monotonic()
         self._incidents: set[str] = set()
@@ -130,7 +137,7 @@ class RequestSpan:
 
     def ended(self, outcome: str) -> None:
         """outcome: as `proxy.metrics.Meter` has it."""
-        labels: dict[str, AttributeValue] = {OPERATION: "chat", PROVIDER: "specguard", REQUEST_MODEL: self._model}
+        labels: dict[str, AttributeValue] = {OPERATION: "chat", PROVIDER: "specguard", REQUEST_MODEL: self._counted}
         if outcome not in ("stop", "stop_sequence", "length", "tool_calls"):
             labels["error.type"] = outcome
             self._span.set_attribute("error.type", outcome)

@@ -90,3 +90,36 @@ async def test_what_speaks_another_protocol_is_told_apart() -> None:
 def test_a_key_that_no_header_can_carry_is_told() -> None:
     with pytest.raises(ConfigProblem, match="--key: has characters that no header can carry"):
         ask("http://127.0.0.1:1", "kéy\n")
+
+
+async def test_no_proxy_stands_between_this_machine_and_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    async with serving(ScriptedBackend("a")) as server:
+        assert (await asyncio.to_thread(ask, server.base)).model == "scripted"
+
+
+async def test_a_key_does_not_follow_a_redirect() -> None:
+    seen: list[str | None] = []
+
+    async def models(http: web.Request) -> web.Response:
+        seen.append(http.headers.get("authorization"))
+        raise web.HTTPFound(f"http://localhost:{runner.addresses[0][1]}/elsewhere")
+
+    async def elsewhere(http: web.Request) -> web.Response:
+        seen.append(http.headers.get("authorization"))
+        return web.json_response({"data": [{"id": "m", "max_model_len": 1}]})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    app.router.add_get("/elsewhere", elsewhere)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        with pytest.raises(ConfigProblem, match="answers with status 302"):
+            await asyncio.to_thread(ask, f"http://127.0.0.1:{runner.addresses[0][1]}", "secret")
+    finally:
+        await runner.cleanup()
+    assert seen == ["Bearer secret"]

@@ -270,6 +270,8 @@ async def test_ignored_fields_are_listed() -> None:
     async with serving("fine") as live:
         answer = await live.post(CHAT, user="u", store=False, **{"odd\r\nname": 1})
         assert answer.headers["x-specguard-ignored"] == "odd??name, store, user"
+        answer = await live.post(COUNT, odd=1)
+        assert answer.headers["x-specguard-ignored"] == "odd"
 
 
 def test_session_keys_from_the_opening() -> None:

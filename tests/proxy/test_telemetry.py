@@ -45,9 +45,11 @@ class Collector:
 
     def histograms(self) -> dict[str, int]:
         """Name -> number of values."""
+        return {m.name: sum(point.count for point in m.histogram.data_points) for m in self.metrics()}
+
+    def metrics(self) -> list[Any]:
         found = [ExportMetricsServiceRequest.FromString(body) for path, body in self.bodies if path == "/v1/metrics"]
-        metrics = [m for each in found for r in each.resource_metrics for s in r.scope_metrics for m in s.metrics]
-        return {m.name: sum(point.count for point in m.histogram.data_points) for m in metrics}
+        return [m for each in found for r in each.resource_metrics for s in r.scope_metrics for m in s.metrics]
 
 
 @contextmanager
@@ -135,6 +137,17 @@ async def test_failures_are_told_as_such() -> None:
     (span,) = collector.spans()
     assert plain(span.attributes)["error.type"] == "failed"
     assert span.status.code == 2
+
+
+async def test_durations_are_counted_by_models_that_there_are() -> None:
+    """A client may name any number of models; each name would be a series for ever."""
+    with collecting() as collector:
+        async with serving("fine", telemetry={"endpoint": collector.url}, model={"aliases": ("too",)}) as live:
+            for name in ("scripted", "too", "made-up", "made-up-too"):
+                await live.post(CHAT, model=name)
+    (duration,) = [each for each in collector.metrics() if each.name == telemetry.DURATION]
+    models = [plain(point.attributes)["gen_ai.request.model"] for point in duration.histogram.data_points]
+    assert sorted(models) == ["other", "scripted", "too"]
 
 
 @pytest.mark.parametrize("listens", [False, True])

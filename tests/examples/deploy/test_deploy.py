@@ -143,7 +143,9 @@ def test_the_health_check_is_right_about_a_server(tmp_path: Path) -> None:
     def check(port: int) -> int:
         code = command[2].replace(f":{Config().server.port}/", f":{port}/")
         assert code != command[2]
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode
+        # Docker gives containers the proxies of its own configuration
+        environment = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=environment).returncode
 
     with scripted(tmp_path, {"plain": "fine"}, server={"keys": ["secret"]}) as server:
         assert check(server.port) == 0
