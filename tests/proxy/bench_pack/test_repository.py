@@ -53,7 +53,7 @@ def test_a_task_is_one_misspelt_name(repo: Path) -> None:
 def test_lines_are_counted_as_the_parser_counts_them(tmp_path: Path) -> None:
     """U+2028 and form feeds end lines for `splitlines` alone."""
     code = (
-        'def join(values):\n    mark = "\u2028\x0c\u2028"\n    kept = [\u00e9 for \u00e9 in values if "\u00e9" in \u00e9]\n'
+        'def join(values):\n    mark = "\u2028\x0c\u2028"\n    kept = [\u00e9 for \u00e9 in values]\n'
         "    other = (kept, mark)\n    return other, values\n"
     )
     (tmp_path / "join.py").write_text(code, encoding="utf-8")
