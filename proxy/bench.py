@@ -195,9 +195,9 @@ def _pack(options: argparse.Namespace) -> int:
     from proxy.pack_cli import measure, write_page
 
     made = measure(options, _transformers)
-    if options.html:
-        write_page(made, options.html)
     show(made, console(), as_json=options.json)
+    if options.html:  # last: what was measured is not lost to a full disk
+        write_page(made, options.html)
     return 0
 
 

@@ -96,6 +96,8 @@ def measure(options: argparse.Namespace, peers: Peers) -> Report:
     source = read_repository(Path(options.repo), options.seed) if options.repo else shipped()
     modes = _modes(options)
     quick = options.quick
+    if options.html and not Path(options.html).absolute().parent.is_dir():
+        raise ConfigProblem(f"--html: there is no folder for {options.html}; make it first, or name another file")
     if options.repairs < 1:
         raise ConfigProblem(f"--repairs: at least one, not {options.repairs}")
     plan = Plan(
