@@ -2,7 +2,8 @@
 
 Must not: handle requests itself. Invariant: after the first SIGINT or SIGTERM no new request is taken, running
 responses get `server.drain_s` seconds to end, what is left then is told so in its own API's words; a second signal ends
-at once, a third one kills. SIGHUP takes up a changed policy file and nothing else.
+at once, a third one kills. SIGHUP takes up a changed policy file and nothing else; that of a terminal which is closed
+ends the server.
 """
 
 from __future__ import annotations
@@ -91,10 +92,14 @@ async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
 async def _reload_on_signal(service: Service) -> None:
     """For ever. One reload at a time; signals that come meanwhile are one more."""
     asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    loop, attended = asyncio.get_running_loop(), sys.stderr.isatty()
+    loop.add_signal_handler(signal.SIGHUP, asked.set)
     while True:
         await asked.wait()
         asked.clear()
+        if attended and not sys.stderr.isatty():  # it was closed: what cannot log any more must not stay
+            loop.remove_signal_handler(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
         await reload_policy(service)
 
 

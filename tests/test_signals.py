@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 
 from proxy.incidents import IncidentStore
 from tests.proxy.live import CHAT, MESSAGES, RESPONSES, body_for, payloads
-from tests.proxy.process import LIMIT_S, Process, datagram_socket, rest_of, scripted
+from tests.proxy.process import LIMIT_S, MAIN, ROOT, Process, datagram_socket, rest_of, scripted
 from tests.proxy.scripted import call_text
 
 ENDS = {CHAT: b"[DONE]", MESSAGES: b"message_stop", RESPONSES: b"response.completed"}
@@ -185,6 +189,30 @@ def test_sighup_takes_up_the_policy_and_nothing_else(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGHUP)
         assert "there is no such file" in server.log_until("policy.refused")["reason"]
         assert shown()["policy"] == after["policy"]
+
+
+def test_a_terminal_that_is_closed_takes_its_server_along(tmp_path: Path) -> None:
+    """It could not log any more, and would hold the port and answer everything with an error."""
+    given = {"config": {"server": {"port": 0}, "incidents": {"path": str(tmp_path / "i.sqlite")}}}
+    given |= {"scripts": [{"plain": "fine"}], "pause_s": 0.0, "stop_s": 0.0}
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", MAIN, json.dumps(given)])
+    try:
+        seen = b""
+        while b"anthropic.Anthropic" not in seen:
+            seen += os.read(terminal, 4096)
+    finally:
+        os.close(terminal)
+    ended, since = (0, 0), time.monotonic()
+    while not ended[0] and time.monotonic() - since < LIMIT_S:
+        time.sleep(0.01)
+        ended = os.waitpid(pid, os.WNOHANG)
+    if not ended[0]:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert ended[0] and os.waitstatus_to_exitcode(ended[1]) == -signal.SIGHUP
 
 
 def test_a_service_manager_is_told(tmp_path: Path) -> None:

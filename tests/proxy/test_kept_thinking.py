@@ -75,6 +75,16 @@ async def test_a_turn_without_calls_is_known_by_what_was_visible_before() -> Non
     assert thought(kept, *later, turn(None, "Hello.")) == ["", "hm", "", "again"]
 
 
+async def test_calls_before_a_turn_are_part_of_what_was_visible() -> None:
+    kept, deep = KeptThinking(), '{"path":' + "[" * 300 + "]" * 300 + "}"
+    for arguments in (CALL.arguments, deep):
+        before = (Message("user", "go"), turn(replace(CALL, arguments=arguments), ""), Message("user", "and?"))
+        await say(kept, ThinkingDelta("hm"), TextDelta("Done."), END, request=replace(ASK, messages=before))
+        assert thought(kept, *before, turn(None, "Done."))[-1] == "hm"
+    other = turn(replace(CALL, arguments='{"path":"etc"}'), "")
+    assert thought(kept, before[0], other, before[2], turn(None, "Done."))[-1] == ""
+
+
 async def test_what_a_client_sends_stays() -> None:
     kept = KeptThinking()
     await say(kept, ThinkingDelta("hm"), CALL, END)

@@ -131,6 +131,40 @@ async def test_a_whole_response_does_not_wait_for_ever_either() -> None:
     assert str(raised[0]) == "the client has read nothing for 0.1 s"
 
 
+async def test_what_was_sent_is_not_left_in_this_process() -> None:
+    """Small frames too: asyncio would take 64 KiB of them for a client that does not read."""
+    left: list[int] = []
+    stuck = asyncio.Event()
+
+    async def handler(http: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        outlet = Outlet(http, response, NEVER)
+        assert http.transport is not None
+        while not stuck.is_set():
+            await outlet.send(b"x" * 1000)
+            left.append(http.transport.get_write_buffer_size())
+        return response
+
+    app = web.Application()
+    app.router.add_get("/", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, runner.addresses[0])
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        before = -1
+        while before != len(left) or not left:
+            before = len(left)
+            await asyncio.sleep(0.1)
+        stuck.set()
+    await runner.cleanup()
+    assert set(left) == {0}
+
+
 async def test_who_reads_slowly_but_steadily_is_waited_for() -> None:
     """One frame may take longer than `unread_s`, as long as some of it is read: a long response over a thin line."""
     done = asyncio.Event()

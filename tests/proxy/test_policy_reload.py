@@ -38,6 +38,18 @@ async def test_a_file_is_taken_up_or_refused_and_what_is_set_beside_it_stays(tmp
         assert service.origin == after
 
 
+async def test_overrides_and_what_replays_go_by_are_taken_up_too(tmp_path: Path) -> None:
+    policy = tmp_path / "mine.toml"
+    policy.write_text("max_rewinds = 1\n")
+    async with serving("fine", guard={"policy": str(policy)}) as live:
+        service = live.service
+        assert service.replays is not None and not service.overrides.overrides
+        policy.write_text('hold_call_chars = 2048\n[[override]]\nname = "calm"\nmax_rewinds = 2\n')
+        assert await reload_policy(service)
+        assert [each.name for each in service.overrides.overrides] == ["calm"]
+        assert service.replays._settings.call_chars == 2048
+
+
 async def test_the_shipped_policy_can_be_read_again() -> None:
     async with serving("fine") as live:
         before = live.service.origin

@@ -99,6 +99,7 @@ async def test_a_span_for_each_request_and_its_incidents_with_it() -> None:
             assert (await live.post(CHAT, temperature=9)).status == 400
             assert live.service.telemetry is not None
             await asyncio.to_thread(live.service.telemetry.flush)
+            assert not live.service.telemetry._running, "nothing is kept of a request that has ended"
     assert all(SECRET.encode() not in body for _, body in collector.bodies), "nothing that anybody wrote"
     spans = collector.spans()
     assert [span.name for span in spans] == ["chat scripted"] * 3
