@@ -132,7 +132,8 @@ async def fitted(lane: Lane, source: Source) -> Fit:
     prompts = [far(source, task, each, 0).messages for each in (0, chars)]
     counted = []
     for messages in prompts:
-        answer = await lane.client.ask(messages, source.tools, **lane.fields, max_tokens=1, temperature=0)
+        # to its end: an answer that is cut off is a trip, and the next one might begin in a safer mode
+        answer = await lane.client.ask(messages, source.tools, **lane.fields, max_tokens=WRITES, temperature=0)
         counted.append(answer.prompt or sum(len(str(message)) for message in messages) // 4)
     shown = sum(len(str(message["content"])) for message in prompts[1]) - sum(
         len(str(m["content"])) for m in prompts[0]
@@ -152,13 +153,25 @@ async def point(lane: Lane, source: Source, fit: Fit, tokens: int, count: int, p
 
 async def _held(lane: Lane, source: Source, fit: Fit, tokens: int) -> tuple[int, int] | None:
     """(tokens, bytes) of a prompt that nobody has asked before: what the caches hold more than before it."""
-    before = (await lane.scrape()).kv_bytes
+    before = await _settled(lane)
     asked = cold(source, fit.chars(tokens) // 2, 900)
-    answer = await lane.client.ask(asked.messages, asked.tools, **lane.fields, max_tokens=1, temperature=0)
-    after = (await lane.scrape()).kv_bytes
-    if before is None or after is None or after <= before or not answer.prompt:
+    answer = await lane.client.ask(asked.messages, asked.tools, **(dict(asked.fields) | dict(lane.fields)))
+    after = await _settled(lane)
+    if before is None or after is None or after <= before or not answer.prompt or answer.incidents:
         return None
     return answer.prompt, after - before
+
+
+async def _settled(lane: Lane) -> int | None:
+    """Bytes, once they stay the same: a sequence is put away behind the end of its response."""
+    last = (await lane.scrape()).kv_bytes
+    for _ in range(20):
+        await asyncio.sleep(0.05)
+        now = (await lane.scrape()).kv_bytes
+        if now == last:
+            break
+        last = now
+    return last
 
 
 async def measure(lane: Lane, source: Source, workload: Workload, progress: Progress) -> Figures:

@@ -58,10 +58,10 @@ async def test_a_mode_that_breaks_calls_trips_the_guard() -> None:
 
     found = await run(opening(broken), shipped(), Plan(MODES, QUICK), Progress())
     fast = found.modes["mtp+ngram/full"]
-    assert sum(figures.trips for figures in fast.values()) >= 1, "until the breaker opens"
-    assert sum(figures.fallbacks for figures in fast.values()) >= 1
-    assert sum(figures.refused for figures in fast.values()) >= 1, "then it begins in plain"
-    assert fast["cold"].valid is not None and fast["cold"].valid.value == 0.5, "what was kept back counts"
+    for key, figures in fast.items():
+        assert figures.trips + figures.refused >= 1, f"{key}: it trips, or the breaker is open already"
+    advice = recommend({m: {k: f.plain() for k, f in own.items()} for m, own in found.modes.items()})
+    assert advice.mode == "plain" and "Not mtp+ngram/full: cold: " in advice.words
 
 
 async def test_a_mode_that_the_model_lacks_costs_nothing_of_the_others() -> None:
