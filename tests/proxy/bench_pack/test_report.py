@@ -99,6 +99,7 @@ def test_it_is_the_common_form_and_json() -> None:
     assert Report.parse(plain).missed == made.missed and plain["bench"] == "pack"
     assert plain["data"]["kv"][FULL_SPEED] == {"tokens": 100, "bytes": 5000}
     assert {"machine", "cpu", "seed", "python", "specguard", "source"} <= set(plain["settings"])
+    assert [FULL_SPEED, 100, 5000, 50.0] in [row for table in plain["tables"] for row in table["rows"]]
     titles = [table["title"] for table in plain["tables"]]
     assert titles[0] == "quality check (1)" and titles[-1] == "Recommendation"
     assert "Acceptance by position of a draft, %" in titles
