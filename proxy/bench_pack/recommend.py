@@ -51,7 +51,7 @@ def recommend(
     stopped, so that not every mode has met every workload."""
     reference = modes.get(PLAIN)
     verdicts = tuple(judge(mode, own, reference, exactness) for mode, own in modes.items())
-    if reference is None:
+    if not reference:
         return _alone(verdicts)
     sound = [verdict for verdict in verdicts if not verdict.against and verdict.mode != PLAIN]
     quicker = sorted((v for v in sound if v.time is not None and v.time <= GAIN), key=lambda v: v.time or 1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -133,7 +133,7 @@ async def fitted(lane: Lane, source: Source) -> Fit:
     counted = []
     for messages in prompts:
         # to its end: an answer that is cut off is a trip, and the next one might begin in a safer mode
-        answer = await lane.client.ask(messages, source.tools, **lane.fields, max_tokens=WRITES, temperature=0)
+        answer = await lane.client.ask(_apart(messages), source.tools, **lane.fields, max_tokens=WRITES, temperature=0)
         counted.append(answer.prompt or sum(len(str(message)) for message in messages) // 4)
     shown = sum(len(str(message["content"])) for message in prompts[1]) - sum(
         len(str(m["content"])) for m in prompts[0]
@@ -155,11 +155,17 @@ async def _held(lane: Lane, source: Source, fit: Fit, tokens: int) -> tuple[int,
     """(tokens, bytes) of a prompt that nobody has asked before: what the caches hold more than before it."""
     before = await _settled(lane)
     asked = cold(source, fit.chars(tokens) // 2, 900)
-    answer = await lane.client.ask(asked.messages, asked.tools, **(dict(asked.fields) | dict(lane.fields)))
+    answer = await lane.client.ask(_apart(asked.messages), asked.tools, **(dict(asked.fields) | dict(lane.fields)))
     after = await _settled(lane)
     if before is None or after is None or after <= before or not answer.prompt or answer.incidents:
         return None
     return answer.prompt, after - before
+
+
+def _apart(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What is asked before the workloads begins otherwise, so that no prefix of theirs is kept when they come."""
+    system, *others = messages
+    return [{**system, "content": f"0 {system['content']}"}, *others]
 
 
 async def _settled(lane: Lane) -> int | None:

@@ -50,6 +50,13 @@ def test_calls_that_the_guard_kept_back_are_invalid_ones() -> None:
     assert figures("m/full", "x", [Trial("t", both, 1.0)], told).loops == 3, "each answer once, all of them"
 
 
+def test_the_middle_first_edit_and_the_mean_prompt() -> None:
+    answers = [Answer(prompt=10), Answer(prompt=30), Answer(prompt=99, failed="no")]
+    trials = [Trial("t", answers, 1.0, first_edit_s=seconds) for seconds in (1.0, 2.0, 9.0, None)]
+    found = figures("plain", "x", trials)
+    assert (found.first_edit_s, found.prompt_tokens, found.seconds) == (2.0, 20.0, 4.0)
+
+
 def test_falling_back_and_beginning_safer_are_told_apart() -> None:
     fell = Answer(began_in="mtp/full", mode="plain")
     safer = Answer(began_in="plain", mode="plain")

@@ -39,7 +39,8 @@ def bars(found: Measured) -> dict[str, bool]:
 def test_bars() -> None:
     good = bars(measured("plain", FULL_SPEED, PACKED, passed=0.98))
     assert len(good) == 6 and all(good.values())
-    bad = bars(measured("plain", FULL_SPEED, PACKED, seconds=7.0, passed=0.97))
+    assert all(bars(measured("plain", FULL_SPEED, seconds=6.0)).values())
+    bad = bars(measured("plain", FULL_SPEED, PACKED, seconds=6.01, passed=0.979))
     assert [name for name, holds in bad.items() if not holds] == [
         f"whole-loop time of {FULL_SPEED}, of plain/full's",
         f"whole-loop processor time of {FULL_SPEED}, of plain/full's",
@@ -98,6 +99,7 @@ def test_it_is_the_common_form_and_json() -> None:
     assert Report.parse(plain).missed == made.missed and plain["bench"] == "pack"
     assert plain["data"]["kv"][FULL_SPEED] == {"tokens": 100, "bytes": 5000}
     assert {"machine", "cpu", "seed", "python", "specguard", "source"} <= set(plain["settings"])
+    assert [FULL_SPEED, 100, 5000, 50.0] in [row for table in plain["tables"] for row in table["rows"]]
     titles = [table["title"] for table in plain["tables"]]
     assert titles[0] == "quality check (1)" and titles[-1] == "Recommendation"
     assert "Acceptance by position of a draft, %" in titles

@@ -74,6 +74,19 @@ async def test_a_mode_that_the_model_lacks_costs_nothing_of_the_others() -> None
         await run(opening(), shipped(), Plan(modes[1:2], QUICK), Progress())
 
 
+async def test_nothing_of_a_workload_is_asked_before_it() -> None:
+    """Else its prompt would be kept already, and its prefill nearly free."""
+    asked: list[str] = []
+
+    def listening(request: ChatRequest) -> str | None:
+        asked.append("\n".join(message.text for message in request.messages))
+        return None
+
+    await run(opening(listening), shipped(), Plan(MODES[1:], QUICK), Progress())
+    before, workloads = asked[:3], asked[3:]
+    assert workloads and {text[:20] for text in before}.isdisjoint({text[:20] for text in workloads})
+
+
 class Stops(Progress):
     """Presses Ctrl-C when a workload begins for the nth time."""
 
