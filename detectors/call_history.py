@@ -89,6 +89,8 @@ class HistorySettings:
             raise ValueError("copies, many, counted: must be 2 copies or more and not fall")
         if self.cycle < 1 or self.longest < 0:
             raise ValueError("cycle: must be 1 step or more, and longest 0 characters or more")
+        if "" in (*self.cleared, *self.blocks, *self.remarks):
+            raise ValueError("cleared, blocks, remarks: every text begins with an empty one; take it out")
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class ChannelLoops:
         self._told: Grade | None = None
         self._after_code: bool | None = None
         self._counts_after_code: bool | None = None
+        self._counts_from_start = False
 
     def feed(self, position: int, token: int, text: str) -> Finding | None:
         """Takes one token; answers when what goes on has become graver."""
@@ -67,6 +68,8 @@ class ChannelLoops:
                 self._counts_after_code = None
             elif self._counts_in_code(position):
                 counter = None
+            elif self._counts_from_start and counter.covered < self._settings.counter_from_start:
+                counter = counter._replace(grade=SUSPECT)
         if facts.single:
             single = self._one_character(position, facts.single, facts.chars, region)
         elif facts.chars:
@@ -89,7 +92,9 @@ class ChannelLoops:
     def _counts_in_code(self, position: int) -> bool:
         """The same for a loop that counts; asked when it is first seen, since what was before it is forgotten."""
         if self._counts_after_code is None:
-            self._counts_after_code = self._near.is_code_before(position - self._counter.first)
+            before = position - self._counter.first
+            self._counts_after_code = self._near.is_code_before(before)
+            self._counts_from_start = not self._near.is_known_before(before)
         return self._counts_after_code
 
     def _tell(
@@ -107,7 +112,7 @@ class ChannelLoops:
         if loop is not None and exact == worst:
             return period_finding(loop, self._exact, "loop.period", self.channel, position)
         if counter is not None and count == worst:
-            return self._counter.finding(self.channel, position)
+            return self._counter.finding(self.channel, position, counter.grade)
         if near == worst:
             return self._near.finding(self.channel, position)
         evidence = {"chars": self._single_chars}

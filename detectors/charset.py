@@ -23,6 +23,9 @@ _ONE = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "IDEOG
 _FORMS = ("FULLWIDTH", "HALFWIDTH", "MODIFIER", "MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER", "MICRO")
 """First words of names that say how a letter is drawn; most of these are Latin."""
 
+MOST_WINDOW = 1 << 12
+"""Characters: half a MiB of a stream."""
+
 
 @dataclass(frozen=True, slots=True)
 class CharsetSettings:
@@ -41,6 +44,10 @@ class CharsetSettings:
     def __post_init__(self) -> None:
         if min(self.window, self.letters, self.scripts, self.each) < 1:
             raise ValueError("window, letters, scripts, each: must be 1 or more")
+        if self.window > MOST_WINDOW:
+            raise ValueError(f"window: must be {MOST_WINDOW} characters or less, they are kept; not {self.window}")
+        if max(self.letters, self.scripts * self.each) > self.window:
+            raise ValueError(f"letters, scripts x each: not more than there are in the window, {self.window}")
 
 
 @lru_cache(maxsize=4096)

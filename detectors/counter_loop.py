@@ -11,7 +11,7 @@ import re
 from array import array
 from itertools import pairwise
 
-from detectors.finding import Finding
+from detectors.finding import Finding, Grade
 from detectors.period import Loop, Periods, Thresholds
 from detectors.token_text import NUMBER, WORD, TokenText
 
@@ -104,14 +104,14 @@ class CounterLoop:
                 return True
         return False
 
-    def finding(self, channel: str, position: int) -> Finding:
+    def finding(self, channel: str, position: int, grade: Grade) -> Finding:
         """What is told at the token at which a grade was reached; period and copies count symbols, not tokens."""
         loop = self.loop
         assert loop is not None
         began = self._positions[max(-len(self._positions), loop.period - loop.covered)]
         evidence = {"period": loop.period, "copies": loop.covered // loop.period, "covered": loop.covered}
-        reason = f"{loop.grade.name.lower()}: a unit repeats with other numbers"
-        return Finding("loop.counter", loop.grade, channel, position, began, reason, evidence)
+        reason = f"{grade.name.lower()}: a unit repeats with other numbers"
+        return Finding("loop.counter", grade, channel, position, began, reason, evidence)
 
 
 def _number(text: str) -> int:

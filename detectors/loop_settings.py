@@ -39,6 +39,9 @@ class LoopSettings:
     """Loops that count ("Step 1 ... Step 2 ..."), in symbols: a number is one. Lists and logs look alike while they are
     short, hence more coverage than for exact loops."""
 
+    counter_from_start: int = 1024
+    """Symbols for a fallback where nothing came before that could be known as code: lists of constants begin so."""
+
     near: NearThresholds = NearThresholds()  # noqa: RUF009 - frozen
     """Near-repeats in text and thinking. A share of one window alone flags 3 % of prose and 10 % of unfenced code,
     hence four occurrences, and nothing in code (`specguard bench detectors --corpus`)."""
@@ -64,6 +67,8 @@ class LoopSettings:
     """The same for tool arguments and fenced code."""
 
     def __post_init__(self) -> None:
+        if self.counter_from_start < 64:
+            raise ValueError(f"counter_from_start: must be 64 or more, not {self.counter_from_start}")
         if self.base64_chars < 64:
             raise ValueError(f"base64_chars: must be 64 or more, not {self.base64_chars}")
         if not 64 <= self.single_suspect_chars <= self.single_fallback_chars <= self.single_abort_chars:

@@ -82,6 +82,8 @@ class NearThresholds:
             raise ValueError("symbols, symbols_so_far, filled: shares above 0; known: 0 tokens or more")
         if self.horizon & (self.horizon - 1) or not self.long_window <= self.horizon <= _GAP:
             raise ValueError("horizon must be a power of two below 4096, and not below long_window")
+        if max(self.short_window, self.reach, self.far) > self.horizon:
+            raise ValueError(f"short_window, reach, far: not above horizon, {self.horizon}; the rest is forgotten")
         for low, high in ((self.short_suspect, self.short_fallback), (self.long_suspect, self.long_fallback)):
             if not 0 < low <= high <= 1:
                 raise ValueError("suspect and fallback are shares: 0 < suspect <= fallback <= 1")
@@ -155,11 +157,15 @@ class NearRepeat:
             self._above = 0
         return None
 
+    def is_known_before(self, tokens: int) -> bool:
+        """Whether enough came before the last `tokens` to say what it was."""
+        return min(self._count, self._horizon) - tokens >= self._thresholds.known
+
     def is_code_before(self, tokens: int) -> bool:
         """Whether the text before the last `tokens` has a code's share of symbols; False where little is known."""
-        known = range(tokens, min(self._count, self._horizon))
-        if len(known) < self._thresholds.known:
+        if not self.is_known_before(tokens):
             return False
+        known = range(tokens, min(self._count, self._horizon))
         symbols = sum(self._marks[self._count - back & self._horizon - 1] & _SYMBOL for back in known) // _SYMBOL
         return symbols > self._thresholds.symbols * len(known)
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from proxy.bench_report import Report, show
-from proxy.config import ConfigProblem
+from proxy.bench_pack.tasks import Source
+from proxy.bench_report import Report, Table, show
+from proxy.config import Config, ConfigProblem
 
 
 def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
@@ -190,11 +194,54 @@ def _overhead(options: argparse.Namespace) -> int:
 def _pack(options: argparse.Namespace) -> int:
     from proxy.pack_cli import measure, write_page
 
-    made = measure(options)
-    if options.html:
-        write_page(made, options.html)
+    made = measure(options, _transformers)
     show(made, console(), as_json=options.json)
+    if options.html:  # last: what was measured is not lost to a full disk
+        write_page(made, options.html)
     return 0
+
+
+def _transformers(config: Config, source: Source, seed: int) -> Table | str:
+    """`generate` of transformers on the same weights and prompts, or why there is none."""
+    import torch
+
+    from engine.bench.peer import Peer, PeerMissing
+    from engine.bench.workloads import Prompt
+    from engine.engine import EMBEDDED, Engine, EngineOptions
+    from engine.sampler import SamplingParams
+    from proxy.bench_pack.figures import per_second
+    from proxy.bench_pack.report import interval
+    from proxy.bench_pack.workloads import Ask, Size, workloads
+
+    torch.set_num_threads(config.model.threads)
+    folder = Path(config.model.path) if config.model.path else EMBEDDED
+    engine = Engine(folder, EngineOptions(device=config.model.device, dtype=config.model.dtype))
+    try:
+        peer = Peer(folder, config.model.device, engine.model.dtype)
+    except PeerMissing as reason:
+        return str(reason)
+    rows = []
+    for workload in workloads(source, Size(few=3), seed):
+        if workload.key in ("cold", "patch"):
+            timed = []
+            for step in workload.steps:
+                asked = [_parsed(message) for message in step.messages]
+                tools = [dict(tool) for tool in step.tools] if isinstance(step, Ask) else []
+                tokens = tuple(engine.tokenizer.encode(engine.render(asked, tools)))
+                _, seconds, made = peer.generate(Prompt(step.name, tokens, SamplingParams(), 64), 64)
+                timed.append((made, seconds))
+            rate = per_second(timed)
+            rows.append((peer.name, workload.title, interval(asdict(rate)) if rate else None))
+    return Table("Peers on the same weights and prompts", ("peer", "workload", "decode t/s"), tuple(rows))
+
+
+def _parsed(message: Mapping[str, Any]) -> dict[str, Any]:
+    """As templates want it: arguments of calls as objects."""
+    calls = [
+        {"function": call["function"] | {"arguments": json.loads(call["function"]["arguments"])}}
+        for call in message.get("tool_calls") or ()
+    ]
+    return dict(message) | ({"tool_calls": calls} if calls else {})
 
 
 def _tell(line: str) -> None:

@@ -39,10 +39,16 @@ class Outlet:
 
     async def send(self, data: bytes) -> None:
         """Headers, if they were not sent yet, and data. Raises ClientTooSlow and other ConnectionErrors."""
+        if self._writer is not None and len(data) <= SEND_BUFFER:
+            await self._response.write(data)  # does not wait: nothing is left of what came before
+            if not _waiting(self._http.transport):
+                return  # the kernel has taken it, as nearly always, and no timer was needed
+            data = b""
         async with self._patience():
             if self._writer is None:
                 self._writer = await self._response.prepare(self._http)
-            await self._response.write(data)
+            if data:
+                await self._response.write(data)
             if self._writer is not None:
                 await self._writer.drain()
 

@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from proxy.bench_pack.repository import read_repository
 from proxy.bench_pack.run import Measured, Plan, Progress, run
 from proxy.bench_pack.tasks import Source, shipped
 from proxy.bench_pack.workloads import QUICK, Size
-from proxy.bench_report import Report
+from proxy.bench_report import Report, Table
 from proxy.config import Config, ConfigProblem
 from proxy.config_sources import load
 
 MODES = ("plain", "ngram/full", "mtp/full", "mtp+ngram/full", "mtp+ngram/k8v8", "mtp+ngram/k4v4")
+PEER = "transformers on the same weights"
 LENGTHS, QUICK_LENGTHS = (512, 1024, 2048, 3072), (512,)
 
 
@@ -63,6 +64,7 @@ def add_pack(subjects: Any, wide: type[argparse.HelpFormatter], run_it: Any) -> 
     pack.add_argument("--seed", type=int, default=0, metavar="N")
     pack.add_argument("--unguarded", action="store_true", help="the guard records what it finds and changes nothing")
     pack.add_argument("--quick", action="store_true", help="one or two of each, to see that everything runs")
+    pack.add_argument("--no-peer", action="store_true", help="without transformers beside it, where it is installed")
     pack.add_argument("--json", action="store_true", help="machine-readable report")
     pack.add_argument("--html", metavar="FILE", help="and write one self-contained page")
     pack.set_defaults(run=run_it)
@@ -85,11 +87,17 @@ def configured(options: argparse.Namespace) -> Config:
     return load(options.config, os.environ, flags)
 
 
-def measure(options: argparse.Namespace) -> Report:
-    """Raises ConfigProblem."""
+Peers = Callable[[Config, Source, int], Table | str]
+"""From a configuration, a source and a seed: a peer's figures, or why there are none."""
+
+
+def measure(options: argparse.Namespace, peers: Peers) -> Report:
+    """peers: asked after the run, where the built-in engine was measured. Raises ConfigProblem."""
     source = read_repository(Path(options.repo), options.seed) if options.repo else shipped()
     modes = _modes(options)
     quick = options.quick
+    if options.html and not Path(options.html).absolute().parent.is_dir():
+        raise ConfigProblem(f"--html: there is no folder for {options.html}; make it first, or name another file")
     if options.repairs < 1:
         raise ConfigProblem(f"--repairs: at least one, not {options.repairs}")
     plan = Plan(
@@ -103,7 +111,12 @@ def measure(options: argparse.Namespace) -> Report:
     found = follow(_opening(options), source, plan)
     if not found.modes:
         raise ConfigProblem("bench pack: stopped before anything was measured; let it run longer, or use --quick")
-    return report(found, plan, source.name)
+    if options.target or options.no_peer or quick or found.stopped:
+        return report(found, plan, source.name, (), {PEER: "not asked for"})
+    beside = peers(configured(options), source, options.seed)
+    if isinstance(beside, str):
+        return report(found, plan, source.name, (), {PEER: beside})
+    return report(found, plan, source.name, (beside,))
 
 
 def follow(opening: Opening, source: Source, plan: Plan) -> Measured:

@@ -20,7 +20,7 @@ from proxy.bench_pack.recommend import against
 from proxy.bench_pack.run import ROOM, Fit, Progress, fitted, measure, point
 from proxy.bench_pack.tasks import Source
 from proxy.bench_pack.workloads import QUICK, workloads
-from proxy.canaries import Canaries, CanarySettings
+from proxy.canaries import Canaries, CanarySettings, Outcome
 from proxy.config import ConfigProblem
 from proxy.service import Service
 from proxy.versions import versions
@@ -62,13 +62,15 @@ class Seen:
 
 @dataclass(slots=True)
 class Findings:
-    """All that was found out so far. stopped: by Ctrl-C; then the mode that ran is left out."""
+    """All that was found out so far. absent: modes that this model lacks, and why; they are left out. stopped: by
+    Ctrl-C; then the mode that ran is left out."""
 
     model: str = ""
     fingerprint: str = ""
     tool_format: str = ""
     exactness: str = ""
     modes: list[Judged] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
     stopped: bool = False
 
     def file(self) -> Qualification:
@@ -100,7 +102,8 @@ def edges(window: int) -> list[int]:
 async def qualify(
     opening: Opening, source: Source, modes: Sequence[str], each: int, progress: Progress, found: Findings
 ) -> Findings:
-    """modes: without plain. each: repairs in a bucket. found: filled while it runs."""
+    """modes: without plain. each: repairs in a bucket. found: filled while it runs. Raises ConfigProblem if there is
+    none of these modes."""
     try:
         seen = Seen()
         async with opening(PLAIN) as lane:
@@ -108,9 +111,14 @@ async def qualify(
             fit = await fitted(lane, source)
             await _plain(lane, source, fit, each, progress, seen)
         for mode in modes:
-            async with opening(mode) as lane:
-                judged = await _mode(lane, source, fit, each, progress, seen, found.exactness)
-            found.modes.append(judged)
+            try:
+                async with opening(mode) as lane:
+                    judged = await _mode(lane, source, fit, each, progress, seen, found.exactness)
+                found.modes.append(judged)
+            except ConfigProblem as problem:
+                found.absent[mode] = str(problem)
+        if found.absent and not found.modes:
+            raise ConfigProblem("\n".join(found.absent.values()))
     except asyncio.CancelledError:
         found.stopped = True
     return found
@@ -173,8 +181,9 @@ async def _why(
     if _fallen(plain, seen.base):
         return f"beyond the context cliff: of the repairs behind {edge} tokens plain decoding passes {_told(plain)}"
     progress.begins(f"{lane.mode}: canaries at {edge} tokens", 1)
-    if refusal := await _canaries(lane, edge):
-        return refusal
+    outcome, told = await _canaries(lane, edge)
+    if outcome == "failed":
+        return told
     progress.step()
     if first:
         for workload in workloads(source, QUICK):
@@ -185,11 +194,11 @@ async def _why(
     own = await _repairs(lane, source, fit, edge, each, progress)
     if reasons := against(lane.mode, own.plain(), plain.plain(), exactness, CHANCE):
         return f"repairs behind {edge} tokens: {'; '.join(reasons)}"
-    return ""
+    return told
 
 
-async def _canaries(lane: Lane, edge: int) -> str:
-    """Why the canaries speak against a mode; empty if they do not.
+async def _canaries(lane: Lane, edge: int) -> tuple[Outcome, str]:
+    """How the canaries went, and what of that speaks against a mode, empty if nothing does.
 
     Where plain decoding cannot answer them, they say nothing of a compressed cache; then repairs must.
     """
@@ -197,14 +206,13 @@ async def _canaries(lane: Lane, edge: int) -> str:
     info = service.backend.info
     settings = CanarySettings(needs_hit=service.config.model.kept_prefixes > 0)
     if service.keeper is None:
-        return "canaries: the server keeps no breakers"
+        return "gave_up", "canaries: the server keeps no breakers"
     canaries = Canaries(service.keeper, service.backend, service.idle, settings)
     context = min(edge, info.context_window)
     key = Key(info.fingerprint, lane.mode, bucket_of(context), info.tool_format)
     outcome, why = await canaries.judge(key, context)
-    if outcome == "passed" or (outcome == "gave_up" and SAID_NOTHING in why):
-        return ""
-    return f"canaries at {context} tokens: {why}"
+    speaks = outcome == "failed" or (outcome == "gave_up" and SAID_NOTHING not in why)
+    return outcome, f"canaries at {context} tokens: {why}" if speaks else ""
 
 
 async def _repairs(lane: Lane, source: Source, fit: Fit, edge: int, each: int, progress: Progress) -> Figures:

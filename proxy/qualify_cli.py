@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -70,6 +71,8 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigProblem("qualify: stopped before any mode was judged; nothing was written")
     made = found.file()
     _write(Path(options.out), made)
+    for mode, why in found.absent.items():
+        print(f"{mode} is not in the file: {why}", file=sys.stderr)
     if found.stopped:
         print("stopped: modes that are not in the file start in plain decoding", file=sys.stderr)
     _print(made, options.json, options.out)
@@ -109,7 +112,7 @@ def _print(made: Qualification, as_json: bool, file: str) -> None:
         ceiling = made.ceiling(row.mode)
         reach = f"{ceiling.tokens} tokens" if ceiling.tokens else "nowhere"
         whole = all(bucket.trusted for bucket in row.buckets)
-        table.add_row(str(row.mode), reach, "that is all it was asked" if whole else ceiling.why)
+        table.add_row(str(row.mode), reach, "that is all it was asked" if whole else escape(ceiling.why))
     console.print(table)
     console.print(
         f"Beyond that, and in any mode that is not listed, a response starts in plain decoding. To use it: "

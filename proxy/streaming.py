@@ -79,10 +79,17 @@ async def stream(
                             raise RequestError(event.kind, event.message)
                         data, opening = opening + data, b""
                     await outlet.send(data)
-                    complete = isinstance(event, Finished)
+                    if isinstance(event, Finished):
+                        # not later: closing waits for the engine, and a sign of life would contradict the end
+                        await outlet.finish()
+                        complete = True
+                        break
     except Exception as error:
         if not response.prepared:
             raise
+        if complete:
+            log.error("stream.not_closed", exc_info=error)
+            return response
         await _tell(http, response, encoder, error, pace)
     if not complete and http.transport is not None:
         http.transport.close()  # clients take a clean end for success

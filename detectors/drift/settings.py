@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+MOST_KEPT = 1 << 12
+"""Steps of a stream, or calls of a bucket, which are all looked at again with each new one."""
+
 
 @dataclass(frozen=True, slots=True)
 class DriftSettings:
@@ -137,6 +140,18 @@ class DriftSettings:
         for name in ("collapse_tokens", "saturation_drafts", "dead_drafts", "validity_calls", "coded_vectors"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}: must be at least 2, not {getattr(self, name)}")
+        for name in ("saturation_drafts", "validity_calls"):
+            if getattr(self, name) > MOST_KEPT:
+                raise ValueError(f"{name}: must be {MOST_KEPT} or less, they are kept; not {getattr(self, name)}")
+        for name in ("agreement_by_bucket", "divergence_by_bucket"):
+            for codec, by in getattr(self, name).items():
+                if codec not in self.agreement or not set(by) <= set(range(len(self.buckets) + 1)):
+                    raise ValueError(
+                        f"{name}: nobody reads {codec} {dict(by)}; codecs: {', '.join(self.agreement)}, buckets 0 to "
+                        f"{len(self.buckets)}"
+                    )
+        if unlike := self.agreement.keys() ^ self.divergence.keys():
+            raise ValueError(f"agreement, divergence: both or none of them must be told of {', '.join(sorted(unlike))}")
         for name in ("collapse_entropy", "saturation_entropy"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: must not be negative, not {getattr(self, name)}")

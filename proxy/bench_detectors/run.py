@@ -22,6 +22,8 @@ SEEDS = 3
 CORPUS_SHARE = 12
 """One of so many source files of the installed packages, beside the whole standard library."""
 CORPUS = "false alarms on files"
+LEAST_MCHARS = 20.0
+"""Of sources; a per cent of a handful of files says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ def measure(read: Corpus | None = None, tell: Progress = lambda _: None) -> Repo
         data["flagged"] = [asdict(alarm) for alarm in found.alarms]
         if found.complete:
             judged, untold = survey_report.bars(found)
+            raw = found.count("code, bare").chars / 1e6
+            bars.append(Bar.at_least("sources that were read", LEAST_MCHARS, raw, "M chars"))
             bars += judged
             unmeasured |= untold
         else:

@@ -44,14 +44,17 @@ def wilson(good: int, of: int) -> Rate | None:
 def per_second(pairs: Sequence[tuple[int, float]]) -> Rate | None:
     """Of (amount, seconds): all amounts by all seconds, bootstrapped over the pairs; None without any time."""
     pairs = [(amount, seconds) for amount, seconds in pairs if amount > 0 and seconds > 0]
-    if not pairs:
-        return None
+    return Rate(_ratio(pairs), *_drawn(pairs), len(pairs)) if pairs else None
+
+
+def _drawn(pairs: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """95 % of the ratios of pairs that are drawn again."""
     rng = random.Random(0)
-    drawn = sorted(_speed(rng.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES))
-    return Rate(_speed(pairs), drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)], len(pairs))
+    drawn = sorted(_ratio(rng.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES))
+    return drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
 
 
-def _speed(pairs: Sequence[tuple[int, float]]) -> float:
+def _ratio(pairs: Sequence[tuple[int, float]]) -> float:
     return sum(amount for amount, _ in pairs) / sum(seconds for _, seconds in pairs)
 
 
@@ -115,8 +118,7 @@ def figures(mode: str, workload: str, trials: Sequence[Trial], loops: Mapping[st
     told = [answer for answer in answers if not answer.failed]
     known = dict(loops or {})
     calls = [call for answer in told for call in answer.calls]
-    cut = sum(any(known.get(id, "").startswith("loop") for id in answer.incidents) for answer in told)
-    received = sum(bool(answer.loop) for answer in told)
+    cut = [any(known.get(id, "").startswith("loop") for id in answer.incidents) for answer in told]
     refused = [known[id] for answer in answers for id in answer.incidents if known.get(id, "").startswith("tool.")]
     drafts = [answer.drafts for answer in told if answer.drafts is not None]
     edits = [trial.first_edit_s for trial in trials if trial.first_edit_s is not None]
@@ -137,10 +139,10 @@ def figures(mode: str, workload: str, trials: Sequence[Trial], loops: Mapping[st
         first_edit_s=median(edits) if edits else None,
         prompt_tokens=sum(answer.prompt for answer in told) / len(told) if told else 0.0,
         tokens=sum(answer.tokens for answer in told),
-        loops=max(cut, received),
+        loops=sum(was_cut or bool(answer.loop) for was_cut, answer in zip(cut, told, strict=True)),
         trips=sum(bool(answer.incidents) for answer in answers),
         fallbacks=sum(answer.fell_back for answer in told),
-        refused=sum(bool(answer.began_in) and answer.began_in != mode for answer in told),
+        refused=0 if mode == "served" else sum(bool(a.began_in) and a.began_in != mode for a in told),
         failures=len(answers) - len(told),
         unknown_names=sum(bool(trial.unknown) for trial in trials),
         lines_off=sum(off) / len(off) if off else None,
@@ -157,7 +159,13 @@ def positions(drafts: Sequence[Drafts]) -> tuple[tuple[int, int], ...]:
 
 
 def _acceptance(drafts: Sequence[Drafts]) -> Rate | None:
-    return wilson(sum(each.accepted for each in drafts), sum(each.drafted for each in drafts))
+    """Drafts of one answer are alike, so the interval is no narrower than that of answers that are drawn again."""
+    pairs = [(each.accepted, each.drafted) for each in drafts if each.drafted]
+    rate = wilson(sum(accepted for accepted, _ in pairs), sum(drafted for _, drafted in pairs))
+    if rate is None:
+        return None
+    low, high = _drawn(pairs)
+    return Rate(rate.value, min(rate.low, low), max(rate.high, high), rate.of)
 
 
 def digest(answers: Sequence[Answer]) -> str:

@@ -94,7 +94,8 @@ def _workload(data: Mapping[str, Any], key: str, title: str) -> str:
             more = ""
             if isinstance(value, Mapping):
                 low, high = value["low"] * scale, value["high"] * scale
-                more = f' <span class="faint">{low:.0f}-{high:.0f}</span>'
+                chance = "once" if low == high and value["of"] == 1 else f"{low:.0f}-{high:.0f}"
+                more = f' <span class="faint">{chance}</span>'
                 value, path = value["value"], [*path, "value"]
             cells.append(f"<td>{_number(value, path, scale, more)}</td>")
         rows.append(f"<tr><td>{escape(mode)}</td>{''.join(cells)}</tr>")

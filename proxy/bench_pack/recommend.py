@@ -51,7 +51,7 @@ def recommend(
     stopped, so that not every mode has met every workload."""
     reference = modes.get(PLAIN)
     verdicts = tuple(judge(mode, own, reference, exactness) for mode, own in modes.items())
-    if reference is None:
+    if not reference:
         return _alone(verdicts)
     sound = [verdict for verdict in verdicts if not verdict.against and verdict.mode != PLAIN]
     quicker = sorted((v for v in sound if v.time is not None and v.time <= GAIN), key=lambda v: v.time or 1.0)
@@ -79,7 +79,9 @@ def judge(mode: str, own: Mapping[str, Plain], reference: Mapping[str, Plain] | 
         for name, figures in own.items()
         for reason in against(mode, figures, (reference or {}).get(name), exactness)
     ]
-    if reference is None or not own:
+    if not own:
+        return Verdict(mode, ("nothing of it was measured",), None)
+    if reference is None:
         return Verdict(mode, tuple(found), None)
     if missing := [name for name in reference if name not in own]:
         found.append(f"it has not met {', '.join(missing)}")

@@ -10,6 +10,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from policies.modes import DecodeMode
@@ -25,8 +26,14 @@ CLIFF = 0.5
 Rate = Mapping[str, Any] | None
 
 
-def report(found: Measured, plan: Plan, source: str, peers: Sequence[Table] = ()) -> Report:
-    """peers: further tables."""
+def report(
+    found: Measured,
+    plan: Plan,
+    source: str,
+    peers: Sequence[Table] = (),
+    without: Mapping[str, str] = MappingProxyType({}),
+) -> Report:
+    """peers: further tables. without: what else was not measured, and why."""
     modes = {mode: {key: each.plain() for key, each in own.items()} for mode, own in found.modes.items()}
     sweep = {
         mode: [{"tokens": point.tokens, "figures": point.figures.plain()} for point in points]
@@ -44,7 +51,7 @@ def report(found: Measured, plan: Plan, source: str, peers: Sequence[Table] = ()
         "recommendation": advice.plain(),
         "stopped": found.stopped,
     }
-    bars, unmeasured = _bars(modes)
+    bars, unmeasured = _bars(modes, "target" in found.about)
     return Report(
         bench="pack",
         settings=settings(found, plan, source),
@@ -57,7 +64,7 @@ def report(found: Measured, plan: Plan, source: str, peers: Sequence[Table] = ()
             _advice(data),
         ),
         bars=tuple(bars),
-        unmeasured=unmeasured,
+        unmeasured=unmeasured | dict(without) | {f"mode {mode}": why for mode, why in found.absent.items()},
         data=data,
     )
 
@@ -88,20 +95,23 @@ def cpu() -> str:
 
 
 def cliff(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The first length at which repairs, or the speed of decoding, are below half of what they are at the shortest."""
+    """The first length at which repairs, or the speed of decoding, are below half of what they are at the shortest, or
+    nothing at all."""
     fallen: dict[str, Any] = {}
     for name in ("passed", "decode"):
         rated = [(p["tokens"], p["figures"][name]) for p in points if p["figures"][name] is not None]
         least = CLIFF * rated[0][1]["value"] if rated else 0.0
-        fallen[name] = next((tokens for tokens, rate in rated if rate["value"] < least), None)
+        fallen[name] = next((tokens for tokens, rate in rated if rate["value"] < least or not rate["value"]), None)
     return fallen
 
 
 def interval(rate: Rate, scale: float = 1.0) -> str | None:
-    """`93 (68-99)`; None of what was not measured."""
+    """`93 (68-99)`; `93 (once)` of what tells nothing of its chance; None of what was not measured."""
     if rate is None:
         return None
     value, low, high = (rate[name] * scale for name in ("value", "low", "high"))
+    if low == high and rate["of"] == 1:
+        return f"{value:.0f} (once)"
     return f"{value:.0f} ({low:.0f}-{high:.0f})"
 
 
@@ -183,7 +193,8 @@ def _drafts(modes: Mapping[str, Any]) -> list[Table]:
             [one["by_position"][i] for one in own.values() if len(one["by_position"]) > i] for i in range(longest)
         ]
         if placed:
-            shares = [f"{100 * sum(k for _, k in row) / sum(n for n, _ in row):.0f}" for row in placed]
+            sums = [(sum(n for n, _ in row), sum(kept for _, kept in row)) for row in placed]
+            shares = [f"{100 * kept / drafted:.0f}" if drafted else "-" for drafted, kept in sums]
             rows.append((mode, " ".join(shares)))
     return [Table("Acceptance by position of a draft, %", ("mode", "1st, 2nd, ..."), tuple(rows))] if rows else []
 
@@ -199,34 +210,40 @@ def _advice(data: Mapping[str, Any]) -> Table:
     return Table("Recommendation", ("mode", "of plain's time", "what speaks against it"), rows, note)
 
 
-def _bars(modes: Mapping[str, Any]) -> tuple[list[Bar], dict[str, str]]:
+def _bars(modes: Mapping[str, Any], elsewhere: bool = False) -> tuple[list[Bar], dict[str, str]]:
+    """elsewhere: the engine does not run in this process, whose processor time says nothing of it then."""
     bars: list[Bar] = []
     unmeasured: dict[str, str] = {}
     plain = modes.get(PLAIN, {})
 
-    def shared(mode: str) -> list[str]:
-        return [key for key in plain if key in modes.get(mode, {})]
+    def whole(mode: str, beside: str = PLAIN) -> bool:
+        """Both have met the same workloads, so that neither was stopped before its end."""
+        return bool(modes.get(mode)) and modes[mode].keys() == modes.get(beside, {}).keys()
 
     for name, part in (("whole-loop time", "seconds"), ("whole-loop processor time", "processor_s")):
         label = f"{name} of {FULL_SPEED}, of plain/full's"
-        if keys := shared(FULL_SPEED):
-            theirs = sum(plain[key][part] for key in keys)
-            bars.append(Bar.at_most(label, TIME, sum(modes[FULL_SPEED][key][part] for key in keys) / theirs, "x"))
+        theirs = sum(one[part] for one in plain.values())
+        if not whole(FULL_SPEED):
+            unmeasured[label] = "needs both modes, each with all workloads"
+        elif part == "processor_s" and (elsewhere or not theirs):
+            unmeasured[label] = "the engine runs in another process"
         else:
-            unmeasured[label] = "needs both modes"
-    exact = [m for m in modes if m not in (PLAIN, "served") and DecodeMode.parse(m).codec == "full" and shared(m)]
+            ours = sum(one[part] for one in modes[FULL_SPEED].values())
+            bars.append(Bar.at_most(label, TIME, ours / theirs, "x"))
+    exact = [m for m in modes if m not in (PLAIN, "served") and DecodeMode.parse(m).codec == "full" and whole(m)]
     if exact:
-        pairs = [(modes[mode][key], plain[key]) for mode in exact for key in shared(mode)]
+        pairs = [(modes[mode][key], plain[key]) for mode in exact for key in plain]
         for label, part in (("tool validity", "valid"), ("pass rate", "passed"), ("text", "text")):
             unlike = sum(_value(mine[part]) != _value(theirs[part]) for mine, theirs in pairs)
             bars.append(Bar.at_most(f"{label} unlike plain's, full cache", 0, unlike, "workloads"))
     else:
         unmeasured["tool validity and pass rate equal to plain's"] = "needs plain and another mode with a full cache"
-    if shared(PACKED):
-        lost = _pass_points(modes.get(FULL_SPEED, plain)) - _pass_points(modes[PACKED])
-        bars.append(Bar.at_most(f"pass rate that {PACKED} loses to full", POINTS, max(0.0, lost), "points"))
+    full = next((_pass_points(modes[mode]) for mode in (FULL_SPEED, PLAIN) if whole(PACKED, mode)), None)
+    packed = _pass_points(modes.get(PACKED, {}))
+    if full is None or packed is None:
+        unmeasured[f"pass rate that {PACKED} loses to full"] = "needs both modes, each with all workloads"
     else:
-        unmeasured[f"pass rate that {PACKED} loses to full"] = "needs both modes"
+        bars.append(Bar.at_most(f"pass rate that {PACKED} loses to full", POINTS, max(0.0, full - packed), "points"))
     return bars, unmeasured
 
 
@@ -234,8 +251,8 @@ def _value(part: Any) -> Any:
     return part["value"] if isinstance(part, Mapping) else part
 
 
-def _pass_points(own: Mapping[str, Any]) -> float:
-    """Per cent of all that are judged by tests."""
+def _pass_points(own: Mapping[str, Any]) -> float | None:
+    """Per cent of all that are judged by tests; None where nothing is."""
     rates = [one["passed"] for key, one in own.items() if key in ("far", "quality") and one["passed"] is not None]
     of = sum(rate["of"] for rate in rates)
-    return 100 * sum(rate["value"] * rate["of"] for rate in rates) / of if of else 0.0
+    return 100 * sum(rate["value"] * rate["of"] for rate in rates) / of if of else None

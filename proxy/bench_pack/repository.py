@@ -68,7 +68,7 @@ def _tasks(modules: tuple[tuple[str, str], ...], rng: random.Random) -> Iterator
     for path, text in rng.sample(modules, len(modules)):
         try:
             functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
-        except (SyntaxError, ValueError, RecursionError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         rng.shuffle(functions)
         task = next(filter(None, (_task(path, text, function, rng) for function in functions)), None)
@@ -95,7 +95,7 @@ def _task(path: str, text: str, function: ast.FunctionDef, rng: random.Random) -
     spot = rng.choice(reads)
     at = rng.randrange(1, len(spot.id) - 1)
     wrong = spot.id[:at] + spot.id[at + 1 :]
-    lines = fixed.splitlines(keepends=True)
+    lines = [line + "\n" for line in fixed.split("\n")[:-1]]  # as the parser counts them: a form feed ends none
     line = lines[spot.lineno - 1].encode()
     begin, end = spot.col_offset, spot.col_offset + len(spot.id.encode())
     lines[spot.lineno - 1] = (line[:begin] + wrong.encode() + line[end:]).decode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from proxy.bench_pack.lanes import Lane, Opening
 from proxy.bench_pack.repairing import edited, repair
 from proxy.bench_pack.tasks import Source
 from proxy.bench_pack.workloads import WRITES, Ask, Loop, Size, Workload, cold, far, workloads
+from proxy.config import ConfigProblem
 
 ROOM = 2 * WRITES + 200
 """Tokens that a repair writes and reads behind its first prompt."""
@@ -39,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Of the sweep. tokens: of the first prompt."""
+    """Of the sweep. tokens: that first prompts were to have; by whole files, so it is some 100 more or less."""
 
     tokens: int
     figures: Figures
@@ -48,13 +49,14 @@ class Point:
 @dataclass(slots=True)
 class Measured:
     """All that was measured so far. kv: what the caches of a prompt of so many tokens hold, (tokens, bytes) by mode,
-    where it is told. stopped: somebody has pressed Ctrl-C."""
+    where it is told. absent: modes that this model or server lacks, and why. stopped: somebody has pressed Ctrl-C."""
 
     modes: dict[str, dict[str, Figures]] = field(default_factory=dict)
     kv: dict[str, tuple[int, int]] = field(default_factory=dict)
     sweep: dict[str, list[Point]] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
     reach: int = 0
     window: int = 0
     stopped: bool = False
@@ -84,12 +86,18 @@ class Fit:
 async def run(
     opening: Opening, source: Source, plan: Plan, progress: Progress, found: Measured | None = None
 ) -> Measured:
-    """found: filled while it runs. A cancelled run returns what there is, marked as stopped."""
+    """found: filled while it runs. A cancelled run returns what there is, marked as stopped. Raises ConfigProblem if
+    there is none of these modes."""
     found = found if found is not None else Measured()
     try:
         for mode in plan.modes:
-            async with opening(mode) as lane:
-                await _mode(lane, source, plan, progress, found)
+            try:
+                async with opening(mode) as lane:
+                    await _mode(lane, source, plan, progress, found)
+            except ConfigProblem as problem:
+                found.absent[mode] = str(problem)
+        if found.absent and not found.modes:
+            raise ConfigProblem("\n".join(found.absent.values()))
     except asyncio.CancelledError:
         found.stopped = True
     return found
@@ -104,7 +112,11 @@ async def _mode(lane: Lane, source: Source, plan: Plan, progress: Progress, foun
     if (held := await _held(lane, source, fit, found.reach)) is not None:
         found.kv[lane.mode] = held
     found.modes[lane.mode] = own = {}
-    size = replace(plan.size, context=fit.chars(found.reach), cold=min(plan.size.cold, fit.chars(most)))
+    size = replace(
+        plan.size,
+        context=fit.chars(found.reach),
+        cold=min(max(plan.size.cold, fit.chars(found.reach)), fit.chars(most)),
+    )
     for workload in workloads(source, size, plan.seed):
         found.titles[workload.key] = workload.title
         own[workload.key] = await measure(lane, source, workload, progress)
@@ -120,7 +132,8 @@ async def fitted(lane: Lane, source: Source) -> Fit:
     prompts = [far(source, task, each, 0).messages for each in (0, chars)]
     counted = []
     for messages in prompts:
-        answer = await lane.client.ask(messages, source.tools, **lane.fields, max_tokens=1, temperature=0)
+        # to its end: an answer that is cut off is a trip, and the next one might begin in a safer mode
+        answer = await lane.client.ask(_apart(messages), source.tools, **lane.fields, max_tokens=WRITES, temperature=0)
         counted.append(answer.prompt or sum(len(str(message)) for message in messages) // 4)
     shown = sum(len(str(message["content"])) for message in prompts[1]) - sum(
         len(str(m["content"])) for m in prompts[0]
@@ -140,13 +153,31 @@ async def point(lane: Lane, source: Source, fit: Fit, tokens: int, count: int, p
 
 async def _held(lane: Lane, source: Source, fit: Fit, tokens: int) -> tuple[int, int] | None:
     """(tokens, bytes) of a prompt that nobody has asked before: what the caches hold more than before it."""
-    before = (await lane.scrape()).kv_bytes
+    before = await _settled(lane)
     asked = cold(source, fit.chars(tokens) // 2, 900)
-    answer = await lane.client.ask(asked.messages, asked.tools, **lane.fields, max_tokens=1, temperature=0)
-    after = (await lane.scrape()).kv_bytes
-    if before is None or after is None or after <= before or not answer.prompt:
+    answer = await lane.client.ask(_apart(asked.messages), asked.tools, **(dict(asked.fields) | dict(lane.fields)))
+    after = await _settled(lane)
+    if before is None or after is None or after <= before or not answer.prompt or answer.incidents:
         return None
     return answer.prompt, after - before
+
+
+def _apart(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What is asked before the workloads begins otherwise, so that no prefix of theirs is kept when they come."""
+    system, *others = messages
+    return [{**system, "content": f"0 {system['content']}"}, *others]
+
+
+async def _settled(lane: Lane) -> int | None:
+    """Bytes, once they stay the same: a sequence is put away behind the end of its response."""
+    last = (await lane.scrape()).kv_bytes
+    for _ in range(20):
+        await asyncio.sleep(0.05)
+        now = (await lane.scrape()).kv_bytes
+        if now == last:
+            break
+        last = now
+    return last
 
 
 async def measure(lane: Lane, source: Source, workload: Workload, progress: Progress) -> Figures:

@@ -19,9 +19,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 SECONDS, MIB = 10, 512
+MOST_BYTES = 1 << 20
 SCRIPT = Path(__file__).with_name("sandboxed.py")
 
 
@@ -42,7 +43,7 @@ class Tested:
 
 def run_tests(files: Mapping[str, str], seconds: float = SECONDS) -> Tested:
     """Runs all tests of these files. Blocks."""
-    with TemporaryDirectory(prefix="specguard-pack-") as folder:
+    with TemporaryDirectory(prefix="specguard-pack-") as folder, TemporaryFile() as told_in:
         for name, text in files.items():
             path = Path(folder) / Path(name).name
             path.write_bytes(text.encode("utf-8", "replace"))
@@ -50,22 +51,22 @@ def run_tests(files: Mapping[str, str], seconds: float = SECONDS) -> Tested:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=told_in,  # a file, whose size is limited, and not a pipe, which is read without a bound
             stderr=subprocess.DEVNULL,
             cwd=folder,
             env={},
             start_new_session=True,
         )
         try:
-            output, _ = process.communicate(timeout=seconds)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
             return Tested(0, trouble=f"the tests ran longer than {seconds:g} s")
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+        told_in.seek(0)
+        output = told_in.read(MOST_BYTES)
     try:
         told = json.loads(output)
         failures = tuple((str(a), str(b), str(c)) for a, b, c in told["failures"])

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 MOST_CHARS = 1000
-NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000
+NEW_FILES, NEW_USER, NEW_PROCESSES, NEW_NETWORK = 0x20000, 0x10000000, 0x20000000, 0x40000000
+KILLED_WITH_PARENT = 1  # of prctl
+MOUNT_SETATTR, HERE, RECURSIVE, READ_ONLY = 442, -100, 0x8000, 1
+BIND, PRIVATE, ALL = 0x1000, 0x40000, 0x4000  # of mount
 
 
 def confine(seconds: int, mib: int) -> bool:
@@ -44,11 +47,41 @@ def confine(seconds: int, mib: int) -> bool:
 
 def _without_network() -> bool:
     """Into a name space in which there is no network; Linux, where it is allowed."""
+    return _unshared(NEW_NETWORK)
+
+
+def _unshared(what: int) -> bool:
+    """Into name spaces of its own; False where that is not allowed."""
     try:
         unshare = ctypes.CDLL(None, use_errno=True).unshare
     except (OSError, AttributeError):
         return False
-    return int(unshare(NEW_USER | NEW_NETWORK)) == 0 or int(unshare(NEW_NETWORK)) == 0
+    return int(unshare(NEW_USER | what)) == 0 or int(unshare(what)) == 0
+
+
+def keep_out(folder: Path) -> None:
+    """Nothing but the folder can be written, where that is allowed."""
+    if not _unshared(NEW_FILES):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    here = bytes(folder)
+    libc.mount(b"none", b"/", None, ALL | PRIVATE, None)
+    if libc.mount(here, here, None, BIND, None):
+        return
+    wanted = (ctypes.c_uint64 * 4)(READ_ONLY, 0, 0, 0)  # set, cleared, propagation, name space of users
+    libc.syscall(MOUNT_SETATTR, HERE, b"/", RECURSIVE, ctypes.byref(wanted), ctypes.sizeof(wanted))
+    wanted = (ctypes.c_uint64 * 4)(0, READ_ONLY, 0, 0)
+    libc.syscall(MOUNT_SETATTR, HERE, here, 0, ctypes.byref(wanted), ctypes.sizeof(wanted))
+    os.chdir(folder)  # the one that is mounted now
+
+
+def alone() -> None:
+    """Returns in a process with which all that it starts is ended, however it was started, where that is allowed."""
+    if not _unshared(NEW_PROCESSES):
+        return
+    if child := os.fork():
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
+    ctypes.CDLL(None).prctl(KILLED_WITH_PARENT, 9, 0, 0, 0)
 
 
 def run(folder: Path) -> dict[str, Any]:
@@ -101,6 +134,9 @@ if __name__ == "__main__":
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
+    place = Path(sys.argv[1]).resolve()
+    alone()
+    keep_out(place)
     offline = confine(int(sys.argv[2]), int(sys.argv[3]))
-    report = run(Path(sys.argv[1]).resolve()) | {"offline": offline}
+    report = run(place) | {"offline": offline}
     os.write(out, json.dumps(report).encode())

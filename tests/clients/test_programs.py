@@ -52,9 +52,8 @@ async def perform(client: Client, fault: Fault, folder: Path) -> Run:
     part = Part(home.work, fault, client.submits, client.in_text)
     backend = ScriptedBackend(answer=part, window=WINDOW, pace=no_pause if fault == "none" else slowly)
     # canaries would ask the backend too, and could be taken for requests of the client
-    async with serving(
-        backend, outermost=visitors.middleware(), breaker={"canary_tokens": 0}, model={"any_name": True}
-    ) as live:
+    sections: dict[str, Any] = {"server": {"keepalive_s": KEEP_ALIVE_S}, "model": {"any_name": True}}
+    async with serving(backend, outermost=visitors.middleware(), breaker={"canary_tokens": 0}, **sections) as live:
         printed = await settings(client.env, live.base)
         visitors.asked.clear()
         command = program(client, home, printed)

@@ -104,6 +104,18 @@ def test_code_that_counts_is_no_loop_however_long() -> None:
     assert ("counter", FALLBACK) in [(name, grade) for name, grade, _ in said(feed(prose(60) + lines))]
 
 
+def test_what_counts_from_the_start_may_count_longer() -> None:
+    """Nothing came before that could be known as code; constants begin so."""
+    lines = "".join(f"\nStep {i}: look at the next file again" for i in range(300))
+    found = {
+        lead: next(f for f in feed(lead + lines) if f.detector == "loop.counter" and f.grade is FALLBACK)
+        for lead in ("", prose(60))
+    }
+    assert found[""].evidence["covered"] == LoopSettings().counter_from_start
+    assert found[prose(60)].evidence["covered"] == 512
+    assert SUSPECT in [f.grade for f in feed(lines) if f.position < found[""].position]
+
+
 def test_one_character_is_counted_where_tokens_fold_it() -> None:
     folded = ["\n" * 60] * 6
     assert said(feed([*cut(prose(30)), *folded]))[-1][:2] == ("single", FALLBACK)

@@ -22,7 +22,7 @@ def feed(text: str, digits: int = 1) -> list[tuple[int, Grade, Finding]]:
         loop = detector.push(position, read(piece), piece)
         grade = loop.grade if loop else 0
         if loop and grade > before:
-            told.append((position, loop.grade, detector.finding("text", position)))
+            told.append((position, loop.grade, detector.finding("text", position, loop.grade)))
         before = grade
     return told
 

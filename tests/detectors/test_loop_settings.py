@@ -12,6 +12,7 @@ from detectors.period import Threshold, Thresholds
     ("wrong", "named"),
     [
         ({"base64_chars": 3}, "base64_chars"),
+        ({"counter_from_start": 3}, "counter_from_start"),
         ({"single_suspect_chars": 3}, "single_"),
         ({"single_fallback_chars": 100}, "single_"),
         ({"single_abort_chars": 200}, "single_"),

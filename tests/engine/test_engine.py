@@ -112,6 +112,12 @@ def test_the_fingerprint_tells_models_apart(tiny_folder: Path, untied_folder: Pa
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
     assert fingerprint(copy) != fingerprint(tiny_folder)
+    large = bytearray(6 << 20)
+    (copy / "model.safetensors").write_bytes(large)
+    zeros = fingerprint(copy)
+    large[3 << 20 : (3 << 20) + (1 << 16)] = bytes([1]) * (1 << 16)
+    (copy / "model.safetensors").write_bytes(large)
+    assert fingerprint(copy) != zeros, "one layer in the middle was trained further"
 
 
 def test_broken_folders_raise_engine_errors(tiny_folder: Path, tmp_path: Path) -> None:

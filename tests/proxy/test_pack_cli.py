@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from proxy import pack_cli
+from proxy import bench, pack_cli
+from proxy.bench_pack.run import Measured
+from proxy.bench_pack.tasks import shipped
 from proxy.bench_pack.workloads import Size
+from proxy.bench_report import Table
 from proxy.cli import main
+from proxy.config import Config
 from tests.proxy.bench_pack.played import backend
 from tests.proxy.bench_pack.test_page import at, read
 from tests.proxy.live import serving
@@ -52,6 +56,16 @@ def test_the_embedded_model(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert not any(figures["loops"] or figures["failures"] for figures in own.values())
 
 
+def test_a_page_that_cannot_be_written_does_not_cost_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Measured(modes={"plain": {}}, sweep={"plain": []})
+    monkeypatch.setattr(pack_cli, "follow", lambda *_: found)
+    assert main(["bench", "pack", "--quick", "--json", "--html", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["bench"] == "pack" and "cannot be written" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -59,6 +73,7 @@ def test_the_embedded_model(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         (["--context", "a"], "--context: 'a' is no list of numbers"),
         (["--context", "0"], "--context: every length"),
         (["--repairs", "0"], "--repairs: at least one"),
+        (["--html", "no/such/folder/page.html"], "--html: there is no folder for no/such/folder/page.html"),
         (["--repo", "nowhere-at-all"], "--repo: nowhere-at-all is no folder"),
         (["--plant", "warp"], "--plant: there is no fault 'warp'"),
         (["--target", "http://127.0.0.1:9", "--plant", "dead-drafter"], "--plant: is for the built-in engine"),
@@ -70,3 +85,10 @@ def test_what_cannot_be_measured(capsys: pytest.CaptureFixture[str], arguments: 
     assert main(["bench", "pack", "--quick", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == "" and part in err.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_transformers_beside_it() -> None:
+    made = bench._transformers(Config(), shipped(), 0)
+    assert isinstance(made, Table) and [row[1] for row in made.rows] == ["cold prompt", "patch generation"]
+    assert all(row[2] for row in made.rows)

@@ -11,12 +11,13 @@ import pytest
 from policies.modes import DecodeMode
 from policies.qualification import parse
 from proxy.backends.base import Backend
+from proxy.bench_pack.figures import Trial, figures
 from proxy.bench_pack.lanes import Opening, builtin, elsewhere
 from proxy.bench_pack.run import Progress
 from proxy.bench_pack.tasks import shipped
 from proxy.config import Config, ConfigProblem
 from proxy.conversation import ChatRequest
-from proxy.qualify import Findings, edges, qualify
+from proxy.qualify import Findings, _fallen, edges, qualify
 from tests.proxy.bench_pack.played import agent, backend, edit, opening
 from tests.proxy.live import CHAT, serving
 from tests.proxy.scripted import Script, ScriptedBackend
@@ -41,6 +42,12 @@ async def found_by(opening: Opening, *modes: str) -> Findings:
 def test_buckets_double_up_to_the_window() -> None:
     assert edges(4096) == [1024, 2048, 4096] and edges(5000) == [1024, 2048, 4096, 5000]
     assert edges(1024) == [1024] and edges(500) == [500]
+
+
+@pytest.mark.parametrize(("good", "base", "fallen"), [(5, 1.0, False), (4, 1.0, True), (4, 0.8, False), (0, 0.0, True)])
+def test_the_cliff_is_below_half_of_what_is_managed_without_context(good: int, base: float, fallen: bool) -> None:
+    trials = [Trial("t", [], 1.0, good=number < good) for number in range(10)]
+    assert _fallen(figures("plain", "far", trials), base) is fallen
 
 
 async def test_a_sound_mode_is_trusted_and_a_server_uses_it(tmp_path: Path) -> None:
@@ -94,7 +101,7 @@ async def test_what_breaks_far_out_is_trusted_before_it() -> None:
 async def test_nothing_is_trusted_where_plain_decoding_fails_itself() -> None:
     def build(_: Config) -> Backend:
         return ScriptedBackend(
-            answer=lambda request: Script("I give up." if length(request) > 9000 else agent(request)), window=4096
+            answer=lambda request: Script("I give up." if length(request) > 5000 else agent(request)), window=4096
         )
 
     found = await found_by(builtin(FORGETFUL, build=build), FAST)
@@ -134,6 +141,13 @@ class Undrafted:
 
         generation.next = following
         return generation
+
+
+async def test_a_mode_that_the_model_lacks_is_left_out() -> None:
+    found = await judged(lambda _: None, "mtp/k8v8", FAST)
+    assert [each.mode for each in found.modes] == [FAST] and "k8v8" in found.absent["mtp/k8v8"]
+    with pytest.raises(ConfigProblem, match="k8v8"):
+        await judged(lambda _: None, "mtp/k8v8")
 
 
 async def test_a_server_elsewhere_cannot_be_qualified() -> None:

@@ -12,7 +12,10 @@ import structlog
 
 from proxy.cli import main
 
-BUCKETS = [{"up_to_tokens": 1024, "trusted": True}, {"up_to_tokens": 4096, "trusted": False, "why": "needle: lost"}]
+BUCKETS = [
+    {"up_to_tokens": 1024, "trusted": True},
+    {"up_to_tokens": 4096, "trusted": False, "why": "needle: lost [/b]"},
+]
 FILE = {
     "format": "specguard.qualification",
     "version": 1,
@@ -40,7 +43,7 @@ def test_show_explains_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["qualify", "--show", str(file)]) == 0
     out = capsys.readouterr().out
     assert "m (f), qwen_xml calls, 2026-11-27T12:00:00Z" in out
-    assert "mtp/full" in out and "1024 tokens" in out and "not qualified at 1025-4096 tokens: needle: lost" in out
+    assert "mtp/full" in out and "1024 tokens" in out and "not qualified at 1025-4096 tokens: needle: lost [/b]" in out
     assert "ngram/full" in out and "nowhere" in out and f'trust.qualification = "{file}"' in out
     assert main(["qualify", "--show", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fingerprint"] == "f"

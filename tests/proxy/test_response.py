@@ -510,3 +510,11 @@ def test_a_budget_that_is_spent_does_not_hide_a_loop_of_the_history() -> None:
     played = play(LS, messages=tuple(messages))
     assert played.sink.incidents[0].detector == "loop.history"
     assert played.sink.incidents[0].rule == "agent-loop"
+
+
+def test_caches_are_computed_anew_once_in_a_response() -> None:
+    """What comes again from clean caches would come a third time."""
+    rule = Rule("again", When(("tool.*",)), ("recompute", "end"))
+    played = play(f"so {RM}", Policy(max_rewinds=5, rules=(rule, *Policy().rules)), mode=PLAIN)
+    assert [(mode, rebuild) for _, mode, rebuild in played.generation.rewinds] == [("plain", "clean")]
+    assert [incident.action for incident in played.sink.incidents] == ["rewind"], "the end is of the same one"

@@ -286,6 +286,32 @@ async def test_events_that_end_without_a_result_do_not_look_complete() -> None:
             await response.content.read()
 
 
+@pytest.mark.parametrize("path", ROUTES)
+async def test_the_end_does_not_wait_for_what_is_tidied_up(path: str) -> None:
+    """Closing waits for the engine; keep-alives meanwhile would come after the end, and break it."""
+    let = asyncio.Event()
+
+    class SlowToClose(ScriptedBackend):
+        async def generate(self, request: Any, mode: Any) -> Any:
+            generation = await super().generate(request, mode)
+            close = generation.close
+
+            async def slowly() -> None:
+                await let.wait()
+                await close()
+
+            generation.close = slowly  # type: ignore[method-assign]
+            return generation
+
+    async with serving(SlowToClose("fine"), server={"keepalive_s": 0.01}) as live:
+        async with asyncio.timeout(20):
+            answer = await live.post(path, stream=True)
+        assert not answer.broken
+        assert payloads(answer.body)[-1] in ("[DONE]", {"type": "message_stop"})
+        let.set()
+        await live.idle()
+
+
 async def test_a_client_that_is_gone_when_a_frame_is_written_is_no_error() -> None:
     ended = asyncio.Event()
 

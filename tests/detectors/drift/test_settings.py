@@ -23,6 +23,13 @@ from detectors.drift.settings import DEFAULT, DriftSettings
         ("collapse_tokens", 1),
         ("saturation_entropy", -0.1),
         ("validity_drop", 0.98),
+        ("validity_calls", 10**9),
+        ("saturation_drafts", 10**9),
+        ("agreement_by_bucket", {"k4v5": {1: 0.93}}),
+        ("agreement_by_bucket", {"k4v4": {4: 0.93}}),
+        ("divergence_by_bucket", {"k4v4": {-1: 0.2}}),
+        ("agreement", {**DEFAULT.agreement, "k4v": 0.93}),
+        ("divergence", {**DEFAULT.divergence, "k4v": 0.2}),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(field: str, value: Any) -> None:

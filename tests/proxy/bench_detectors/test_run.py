@@ -59,6 +59,7 @@ def test_with_the_corpus_nothing_is_unmeasured(monkeypatch: pytest.MonkeyPatch) 
     report = measure(Corpus())
     assert all(name.endswith(", unseen files") for name in report.unmeasured)
     assert report.bars[-1].name.startswith("false aborts, arguments")
+    assert "sources that were read" in report.missed, "one file is no corpus"
     assert report.data == {"flagged": []}
 
 

@@ -46,6 +46,15 @@ def test_calls_that_the_guard_kept_back_are_invalid_ones() -> None:
     assert found.valid is not None and (found.valid.of, round(found.valid.value * 4)) == (4, 2)
     assert (found.loops, found.trips) == (1, 2)
     assert figures("plain", "x", [Trial("t", [Answer(loop="loop.bytes")], 1.0)]).loops == 1
+    both = [Answer(incidents=("b",), loop="loop.bytes"), Answer(incidents=("b",)), Answer(loop="loop.bytes")]
+    assert figures("m/full", "x", [Trial("t", both, 1.0)], told).loops == 3, "each answer once, all of them"
+
+
+def test_the_middle_first_edit_and_the_mean_prompt() -> None:
+    answers = [Answer(prompt=10), Answer(prompt=30), Answer(prompt=99, failed="no")]
+    trials = [Trial("t", answers, 1.0, first_edit_s=seconds) for seconds in (1.0, 2.0, 9.0, None)]
+    found = figures("plain", "x", trials)
+    assert (found.first_edit_s, found.prompt_tokens, found.seconds) == (2.0, 20.0, 4.0)
 
 
 def test_falling_back_and_beginning_safer_are_told_apart() -> None:
@@ -53,6 +62,8 @@ def test_falling_back_and_beginning_safer_are_told_apart() -> None:
     safer = Answer(began_in="plain", mode="plain")
     found = figures("mtp/full", "x", [Trial("t", [fell, safer, Answer()], 1.0)])
     assert (found.fallbacks, found.refused) == (1, 1)
+    served = figures("served", "x", [Trial("t", [Answer(began_in="mtp/full", mode="mtp/full")], 1.0)])
+    assert served.refused == 0, "whatever a server that is measured as it is begins in"
 
 
 def test_drafts_by_position() -> None:
@@ -60,6 +71,13 @@ def test_drafts_by_position() -> None:
     assert positions(drafts) == ((3, 3), (1, 0))
     found = figures("mtp/full", "x", [Trial("t", [Answer(drafts=each) for each in drafts], 1.0)])
     assert found.acceptance is not None and found.acceptance.value == pytest.approx(0.75)
+
+
+def test_drafts_of_one_answer_are_not_so_many_observations() -> None:
+    """Half of the answers accept everything, the others nothing: of other answers it may be a third, or two."""
+    answers = [Answer(drafts=Drafts(100, 100 * (n % 2))) for n in range(20)]
+    rate = figures("mtp/full", "x", [Trial("t", answers, 1.0)]).acceptance
+    assert rate is not None and (rate.value, rate.of) == (0.5, 2000) and rate.low < 0.35 and rate.high > 0.65
 
 
 def test_a_digest_sees_every_difference() -> None:

@@ -6,6 +6,8 @@ import json
 from html.parser import HTMLParser
 from typing import Any
 
+import pytest
+
 from proxy.bench_pack.page import page
 from proxy.bench_pack.report import report
 from tests.proxy.bench_pack.test_report import FULL_SPEED, PACKED, PLAN, measured
@@ -17,6 +19,8 @@ class Read(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.numbers: list[tuple[str, str]] = []
+        self.shown: list[tuple[str, str]] = []
+        self.spans: list[str] = []
         self.tags: set[str] = set()
         self.open: list[str] = []
         self.links: list[str] = []
@@ -27,6 +31,8 @@ class Read(HTMLParser):
         self.links += [str(given[name]) for name in ("src", "href", "xlink:href", "action") if name in given]
         if "data-path" in given:
             self.numbers.append((str(given["data-path"]), str(given["data-value"])))
+            if tag == "span":
+                self.spans.append(str(given["data-path"]))
         if tag not in ("meta", "br", "line", "rect", "circle", "polyline"):
             self.open.append(tag)
 
@@ -34,6 +40,10 @@ class Read(HTMLParser):
         self.handle_starttag(tag, attrs)
         if self.open and self.open[-1] == tag:
             self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "span" and len(self.shown) < len(self.spans):
+            self.shown.append((self.spans[-1], data))
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("circle", "meta"):
@@ -69,6 +79,10 @@ def test_its_numbers_are_the_jsons() -> None:
     assert len(found.numbers) > 60
     for path, value in found.numbers:
         assert json.loads(value) == at(plain["data"], path), path
+    assert len(found.shown) == len(found.spans) > 40
+    for path, text in found.shown:
+        scale = 100 if path.split("/")[-2] in ("acceptance", "valid", "passed") else 1
+        assert float(text) == pytest.approx(scale * at(plain["data"], path), rel=0.006), path
     paths = {path for path, _ in found.numbers}
     for mode in ("plain", FULL_SPEED, PACKED):
         assert f"modes/{mode}/quality/seconds" in paths and f"modes/{mode}/quality/passed/value" in paths
@@ -91,6 +105,10 @@ def test_names_are_no_markup() -> None:
     made = measured("plain")
     made.about["note"] = "<script>alert(1)</script>"
     text = page(report(made, PLAN, "<img src=x>").plain())
+    plain = json.loads(json.dumps(report(made, PLAN, "test").plain()))
+    plain["data"]["recommendation"] |= {"words": "<b>bold</b>", "mode": "<u>"}
+    plain["data"]["recommendation"]["verdicts"][0] |= {"against": ["<s>"], "mode": "<q>"}
+    assert not {"b", "u", "s", "q"} & read(page(plain)).tags
     assert "<script" not in text and "<img" not in text and "<i>evil" not in text
     assert "&lt;i&gt;evil&lt;/i&gt;" in text
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.bench_pack.client import Answer
 from proxy.bench_pack.figures import Trial, figures
-from proxy.bench_pack.recommend import recommend
+from proxy.bench_pack.recommend import against, recommend
 
 DEGENERATE = Path(__file__).with_name("degenerate.json")
 
@@ -105,3 +105,21 @@ def test_the_degenerate_fastest_arm_is_refused() -> None:
     advice = recommend(measured, recorded["settings"]["exactness"])
     assert advice.mode == "plain"
     assert f"{fastest} was the fastest" in advice.words and "is refused all the same" in advice.words
+
+
+def test_a_mode_of_which_nothing_was_measured_is_not_sound() -> None:
+    made = {"plain": {"quality": figured("plain", 10.0)}, "mtp/full": {}}
+    advice = recommend(made, partial=True)
+    assert advice.mode == "plain" and advice.verdicts[1].against == ("nothing of it was measured",)
+    assert "no other mode was found sound" in advice.words
+    none = recommend({"plain": {}}, partial=True)
+    assert none.mode == "" and none.words.startswith("Plain decoding was not measured")
+
+
+def test_of_few_tasks_a_compressed_cache_may_lose_one_where_that_is_allowed() -> None:
+    plain, own = figured("plain", 10.0), figured("mtp/k4v4", 4.0, text="other", passed=share(0.9))
+    assert against("mtp/k4v4", own, plain, "bitwise") and not against("mtp/k4v4", own, plain, "bitwise", chance=1)
+    assert against("mtp/k4v4", own | {"passed": share(0.8)}, plain, "bitwise", chance=1)
+    assert against("mtp/full", own | {"text": plain["text"]}, plain, "bitwise", chance=1), (
+        "it says the same, or is wrong"
+    )

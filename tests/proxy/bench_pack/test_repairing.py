@@ -9,7 +9,7 @@ from typing import Any
 
 from proxy.bench_pack.client import Answer, Call
 from proxy.bench_pack.repairing import TURNS, Files, edited, repair
-from proxy.bench_pack.tasks import shipped
+from proxy.bench_pack.tasks import Task, shipped
 
 SOURCE = shipped()
 TASK = SOURCE.tasks[0]
@@ -43,14 +43,14 @@ def test_an_edit_that_makes_it_worse_is_of_no_use() -> None:
     assert not files.useful and "return bronmits" not in files.now[TASK.module]
 
 
-async def _run(*said: Answer) -> tuple[Any, list[Sequence[Mapping[str, Any]]]]:
+async def _run(*said: Answer, task: Task = TASK) -> tuple[Any, list[Sequence[Mapping[str, Any]]]]:
     asked: list[Sequence[Mapping[str, Any]]] = []
 
     async def ask(messages: Sequence[Mapping[str, Any]]) -> Answer:
         asked.append(list(messages))
         return said[min(len(asked), len(said)) - 1]
 
-    return await repair(ask, SOURCE, TASK, SOURCE.opening(TASK)), asked
+    return await repair(ask, SOURCE, task, SOURCE.opening(task)), asked
 
 
 async def test_a_repair() -> None:
@@ -81,3 +81,18 @@ def test_a_tree_is_judged_without_running_anything() -> None:
     files.call(RIGHT)
     assert files.tested().green and edited(SOURCE, task, Answer(calls=(RIGHT,)))
     assert not edited(SOURCE, task, Answer(calls=(call("run_tests"),)))
+
+
+async def test_who_mends_the_tests_has_repaired_nothing() -> None:
+    name = TASK.tests.split("def test_")[1].partition("(")[0]
+    easy = call("edit_file", path=TASK.test, old_string=TASK.tests, new_string=f"def test_{name}():\n    pass\n")
+    done, asked = await _run(Answer(calls=(easy,)), Answer(calls=(call("run_tests"),)), Answer(text="Done."))
+    assert asked[-1][-1]["content"] == "1 passed", "that is what it is told"
+    assert not done.green
+
+
+async def test_what_a_function_reads_of_its_module_is_not_unknown() -> None:
+    """A task from a repository is a function alone."""
+    alone = replace(TASK, source="def f(a):\n    return os.path(b)\n", fixed="def f(a):\n    return os.path(a)\n")
+    done, _ = await _run(Answer(text="Done."), task=alone)
+    assert done.unknown == ("b",)

@@ -50,6 +50,25 @@ def test_a_task_is_one_misspelt_name(repo: Path) -> None:
     assert {read_repository(repo, seed).tasks for seed in range(8)} != {source.tasks}
 
 
+def test_lines_are_counted_as_the_parser_counts_them(tmp_path: Path) -> None:
+    """U+2028 and form feeds end lines for `splitlines` alone."""
+    code = (
+        'def join(values):\n    mark = "\u2028\x0c\u2028"\n'
+        '    kept = [\u00e9 for \u00e9 in values if "\u00e9" in \u00e9]\n'
+        "    other = (kept, mark)\n    return other, values\n"
+    )
+    (tmp_path / "join.py").write_text(code, encoding="utf-8")
+    for seed in range(6):
+        [task] = read_repository(tmp_path, seed).tasks
+        lines = [(a, b) for a, b in zip(task.source.split("\n"), task.fixed.split("\n"), strict=True) if a != b]
+        assert len(lines) == 1 and lines[0][0].strip() in task.output
+
+
+def test_a_file_that_the_parser_gives_up_on_is_passed_over(repo: Path) -> None:
+    (repo / "deeper.py").write_text("x = " + "-" * 100_000 + "1\n")
+    assert len(read_repository(repo).tasks) == 2
+
+
 def test_links_out_are_not_followed(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     outside = tmp_path_factory.mktemp("outside")
     (outside / "secret.py").write_text(CODE)

@@ -7,9 +7,11 @@ import asyncio
 import pytest
 
 from proxy.bench_pack.recommend import recommend
+from proxy.bench_pack.report import report
 from proxy.bench_pack.run import Measured, Plan, Progress, run
 from proxy.bench_pack.tasks import shipped
 from proxy.bench_pack.workloads import QUICK
+from proxy.config import ConfigProblem
 from proxy.conversation import ChatRequest
 from tests.proxy.bench_pack.played import agent, edit, opening
 
@@ -56,10 +58,33 @@ async def test_a_mode_that_breaks_calls_trips_the_guard() -> None:
 
     found = await run(opening(broken), shipped(), Plan(MODES, QUICK), Progress())
     fast = found.modes["mtp+ngram/full"]
-    assert sum(figures.trips for figures in fast.values()) >= 1, "until the breaker opens"
-    assert sum(figures.fallbacks for figures in fast.values()) >= 1
-    assert sum(figures.refused for figures in fast.values()) >= 1, "then it begins in plain"
-    assert fast["cold"].valid is not None and fast["cold"].valid.value == 0.5, "what was kept back counts"
+    for key, figures in fast.items():
+        assert figures.trips + figures.refused >= 1, f"{key}: it trips, or the breaker is open already"
+    advice = recommend({m: {k: f.plain() for k, f in own.items()} for m, own in found.modes.items()})
+    assert advice.mode == "plain" and "Not mtp+ngram/full: cold: " in advice.words
+
+
+async def test_a_mode_that_the_model_lacks_costs_nothing_of_the_others() -> None:
+    """The modes that are measured by default need an MTP head and heads that can be coded."""
+    modes = ("plain", "mtp/k8v8", "mtp+ngram/full")
+    found = await run(opening(), shipped(), Plan(modes, QUICK), Progress())
+    assert list(found.modes) == ["plain", "mtp+ngram/full"] and "k8v8" in found.absent["mtp/k8v8"]
+    assert "k8v8" in report(found, PLAN, "test").unmeasured["mode mtp/k8v8"]
+    with pytest.raises(ConfigProblem, match="k8v8"):
+        await run(opening(), shipped(), Plan(modes[1:2], QUICK), Progress())
+
+
+async def test_nothing_of_a_workload_is_asked_before_it() -> None:
+    """Else its prompt would be kept already, and its prefill nearly free."""
+    asked: list[str] = []
+
+    def listening(request: ChatRequest) -> str | None:
+        asked.append("\n".join(message.text for message in request.messages))
+        return None
+
+    await run(opening(listening), shipped(), Plan(MODES[1:], QUICK), Progress())
+    before, workloads = asked[:3], asked[3:]
+    assert workloads and {text[:20] for text in before}.isdisjoint({text[:20] for text in workloads})
 
 
 class Stops(Progress):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -52,12 +55,69 @@ def test_no_network_where_it_can_be_taken_away() -> None:
         assert not found.green and "OSError" in found.failures[0][2]
 
 
-def test_what_does_not_end_is_ended_and_nothing_is_left() -> None:
-    before = set(Path(tempfile.gettempdir()).glob("specguard-pack-*"))
+def test_what_does_not_end_is_ended_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'while True: pass'])\nwhile True: pass\n"
     found = run_tests({"test_it.py": code}, 0.5)
     assert "longer than 0.5 s" in found.trouble and not found.green
-    assert set(Path(tempfile.gettempdir()).glob("specguard-pack-*")) <= before
+    assert list(tmp_path.iterdir()) == []
+
+
+DETACHED = """
+import os, sys, time
+def test_it():
+    if os.fork() == 0:
+        os.setsid()
+        os.closerange(0, 64)
+        os.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(20)', MARK])
+    time.sleep(0.5)
+"""
+UNSHARED = "import ctypes; c = ctypes.CDLL(None); raise SystemExit(c.unshare(0x30020000) and c.unshare(0x20020000))"
+"""Whether a process of its own may have name spaces of users, processes and mounts here."""
+
+
+@pytest.fixture
+def confined() -> None:
+    if sys.platform != "linux" or subprocess.run([sys.executable, "-c", UNSHARED], check=False).returncode:
+        pytest.skip("no name spaces here")
+
+
+def test_what_has_cut_itself_loose_does_not_outlive_it(confined: None) -> None:
+    mark = f"specguard-loose-{os.getpid()}"
+    assert run_tests({"test_it.py": DETACHED.replace("MARK", repr(mark))}).green
+    assert not [each for each in Path("/proc").glob("[0-9]*") if mark in _command(each)]
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_nothing_is_written_but_in_its_folder(confined: None, tmp_path: Path) -> None:
+    file = tmp_path / "kept"
+    file.write_text("as it was", encoding="utf-8")
+    for code in (f"open({str(file)!r}, 'w')", f"os.remove({str(file)!r})", f"os.chmod({str(file)!r}, 0)"):
+        found = run_tests({"test_it.py": f"import os\ndef test_it():\n    {code}\n"})
+        assert "OSError" in found.failures[0][2]
+    assert file.read_text(encoding="utf-8") == "as it was"
+    assert run_tests({"test_it.py": "def test_it():\n    open('own', 'w').write('x')\n"}).green
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
+def test_a_flood_is_read_within_a_bound() -> None:
+    """On every file that is open, also the one that the result goes to: a result behind it is none."""
+    code = (
+        "import os\nfor file in range(1, 16):\n    try:\n        for _ in range(4): os.write(file, b'x' * (1 << 20))\n"
+        "    except OSError: pass\ndef test_it(): pass\n"
+    )
+    tracemalloc.start()
+    try:
+        assert run_tests({"test_it.py": code}).trouble == "the tests could not be run"
+        assert tracemalloc.get_traced_memory()[1] < 3 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("code", ["import os\nos._exit(0)", "import os\nos.write(3, b'{')\nos._exit(1)"])
