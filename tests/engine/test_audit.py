@@ -189,6 +189,12 @@ def test_credit_is_kept_for_a_few_rows_only(model: Model) -> None:
         plan.earn("ngram", 3, 0.5)
     plan.spend(8)
     assert not plan.affordable
+    for _ in range(10000):
+        plan.earn("ngram", 3, 0.5)
+    for _ in range(7):
+        assert plan.affordable
+        plan.spend(1)
+    assert not plan.affordable, "an audit costs more than its rows"
 
 
 def forgotten(state: SequenceState) -> None:

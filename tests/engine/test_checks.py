@@ -27,6 +27,7 @@ def test_agreement_and_divergence() -> None:
     checks.compare("k4v4", 3000, lambda: law, lambda: law)
     found = [(a.codec, a.below, a.checks, a.top1) for a in checks.agreements()]
     assert found == [("k4v4", 512, 2, 0.5), ("k4v4", 4096, 1, 1.0)]
+    assert checks.agreements()[0].kl == pytest.approx(expected / 2, rel=1e-6), "the mean"
 
 
 def test_the_budget_is_kept() -> None:

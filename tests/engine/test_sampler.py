@@ -308,3 +308,13 @@ class TestShapes:
     def test_valid_tokens_must_fit(self, valid: int) -> None:
         with pytest.raises(ValueError, match="valid_tokens: "):
             choose(torch.zeros(1, 5), [0], SamplingParams(), valid)
+
+
+def test_what_rows_choose_themselves_is_told_beside_what_is_taken() -> None:
+    """An audit holds it against what recomputed rows choose, where a rule of acceptance has taken something else."""
+    logits = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    alone = choose(logits, [4, 5, 6], SAMPLED, 8)
+    taken = [(token + 1) % 8 for token in alone.ids]
+    drawn = choose(logits, [4, 5, 6], SAMPLED, 8, taken=taken, drafts=taken[:2])
+    assert (drawn.ids, drawn.own) == (taken, alone.ids) and alone.own == alone.ids
+    assert choose(logits, [4, 5, 6], SamplingParams(), 8, taken=taken).own == taken, "nothing was drawn"
