@@ -100,7 +100,10 @@ async def _reload_on_signal(service: Service) -> None:
         if attended and not sys.stderr.isatty():  # it was closed: what cannot log any more must not stay
             loop.remove_signal_handler(signal.SIGHUP)
             signal.raise_signal(signal.SIGHUP)
-        await reload_policy(service)
+        try:
+            await reload_policy(service)
+        except Exception:  # whatever it is: the next signal must be heard
+            log.exception("policy.not_reloaded")
 
 
 async def _drain(service: Service, signals: asyncio.Queue[int], limit_s: float, console: Console) -> None:
