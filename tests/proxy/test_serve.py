@@ -6,6 +6,7 @@ Invariant: when a test ends, so has its process.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -27,7 +28,7 @@ from policies.policy import Policy
 from proxy.backends.base import ModelInfo
 from proxy.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore
-from proxy.serve import announcement, serve
+from proxy.serve import _reload_on_signal, announcement, serve
 from proxy.service import Service
 from tests.proxy.live import CHAT, body_for
 from tests.proxy.scripted import ScriptedBackend
@@ -197,3 +198,23 @@ def test_a_key_is_never_shown() -> None:
 def test_a_planted_fault_is_announced() -> None:
     assert "planted fault" in announced(plant="verify-ignores-cache")
     assert "planted fault" not in announced()
+
+
+async def test_a_reload_that_fails_does_not_deafen_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: asyncio.Queue[object] = asyncio.Queue()
+
+    async def fails(service: object) -> bool:
+        asked.put_nowait(service)
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr("proxy.serve.reload_policy", fails)
+    reloads = asyncio.ensure_future(_reload_on_signal("service"))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    try:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+            assert await asyncio.wait_for(asked.get(), 20) == "service"
+        assert not reloads.done()
+    finally:
+        reloads.cancel()
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
