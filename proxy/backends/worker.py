@@ -116,14 +116,16 @@ class DeviceWorker(Generic[Turn, Report]):
             waiting = [future for future, _ in (*self._calls, *self._steps)]
             self._calls.clear()
             self._steps.clear()
-        for future in waiting:
-            if future.set_running_or_notify_cancel():
-                self._running.append(future)
-        for future in self._running:
-            if not future.done():
-                future.set_exception(death)
-        if self._told is not None:
-            self._told(death)
+        try:
+            if self._told is not None:  # first: who hears that its own call failed may ask at once how the device is
+                self._told(death)
+        finally:
+            for future in waiting:
+                if future.set_running_or_notify_cancel():
+                    self._running.append(future)
+            for future in self._running:
+                if not future.done():
+                    future.set_exception(death)
 
     def _take_turns(self) -> None:
         last_was_call = False

@@ -167,6 +167,7 @@ class Ends(BaseException):
 @pytest.mark.parametrize("how", ["step", "call", "too few results"])
 def test_a_thread_that_dies_leaves_nobody_waiting(device: Device, how: str) -> None:
     deaths: list[WorkerDied] = []
+    told_first: list[bool] = []
 
     def step(turns: Sequence[str]) -> list[Report | Exception]:
         if how == "step":
@@ -176,7 +177,11 @@ def test_a_thread_that_dies_leaves_nobody_waiting(device: Device, how: str) -> N
     def end() -> None:
         raise Ends
 
-    worker = DeviceWorker[str, Report](step, "test", linger_s=0.0, died=deaths.append)
+    def died(death: WorkerDied) -> None:
+        deaths.append(death)
+        told_first.append(not any(future.done() for future in futures))
+
+    worker = DeviceWorker[str, Report](step, "test", linger_s=0.0, died=died)
     worker.call(device.hold)
     assert device.held.wait(20)
     fatal = [worker.call(end)] if how == "call" else [worker.step(A), worker.step(B)]
@@ -185,11 +190,12 @@ def test_a_thread_that_dies_leaves_nobody_waiting(device: Device, how: str) -> N
     assert gone.cancel()
     device.release.set()
     for future in futures:
-        with pytest.raises(WorkerDied) as died:
+        with pytest.raises(WorkerDied) as raised:
             future.result(20)
-        assert isinstance(died.value.__cause__, ValueError if how == "too few results" else Ends)
+        assert isinstance(raised.value.__cause__, ValueError if how == "too few results" else Ends)
     worker.stop(20)
     assert len(deaths) == 1
+    assert told_first == [True], "who hears that its call failed asks at once how the device is"
     assert device.log == []
     for refused in (lambda: worker.call(device.note, "no"), lambda: worker.step(A)):
         with pytest.raises(WorkerDied):

@@ -1,0 +1,1 @@
+"""Other people's servers as lanes: a fast one, and a plain one to fall back to."""
