@@ -108,7 +108,7 @@ def _chart(sweep: Mapping[str, Any], modes: Sequence[str], part: str, title: str
     if not values:
         return ""
     top = 100.0 if scale == 100.0 else _above(max(values))
-    most = max(lengths)
+    most: float = max(lengths)
     right, floor_y = WIDTH - LABEL / 2, HEIGHT - BOTTOM
 
     def x(tokens: float) -> float:
@@ -152,7 +152,7 @@ def _above(value: float) -> float:
     """The next round number, so that half of it is one too."""
     if value <= 0:
         return 1.0
-    power = pow(10.0, float(floor(log10(value))))
+    power: float = pow(10.0, float(floor(log10(value))))
     steps = [step * power for step in (1, 2, 4, 6, 8, 10)]
     return next(step for step in steps if step >= value)
 
