@@ -1,23 +1,43 @@
-"""Runs the tests of a folder, in a process of its own: `python -I -B sandboxed.py DIR SECONDS MIB`.
+"""Judges the code of a folder, in processes of its own: `python -I -B sandboxed.py ROLE DIR SECONDS MIB`.
+
+ROLE `tests`: runs every test. The tests run in one process, the code that they test in another (ROLE `code`), and what
+a test gets of a call is plain data that was sent between them. So nothing that the code does to its own process - other
+built-ins, an exit, a patched test runner, an object that equals everything - reaches the process that compares and
+reports. ROLE `names`: which of the names on standard input the standard library has.
+
+What remains: code that breaks out of the kernel's limits; where there are no name spaces (not Linux, or forbidden),
+code of the same user that looks into this program's processes through the system; and tests that believe too little.
 
 Must not: import anything of this project, or run tests before its own limits are set.
-Invariant: one line of JSON on the real standard output, whatever the tested code prints; it depends on the code alone.
+Invariant: one line of JSON on the real standard output, with the secret that standard input began with, which the code
+under test never has in its memory; it depends on the code alone.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import ctypes
+import importlib
+import importlib.machinery
+import importlib.util
 import json
 import os
+import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, BinaryIO
 
 MOST_CHARS = 1000
+MOST_SENT = 1 << 20
+SECRET_CHARS = 32
 NEW_FILES, NEW_USER, NEW_PROCESSES, NEW_NETWORK = 0x20000, 0x10000000, 0x20000000, 0x40000000
-KILLED_WITH_PARENT = 1  # of prctl
+KILLED_WITH_PARENT, UNREADABLE, NO_MORE_RIGHTS = 1, 4, 38  # of prctl
+SET_RIGHTS = {"x86_64": 126, "aarch64": 91}
+RIGHTS_VERSION = 0x20080522
 MOUNT_SETATTR, HERE, RECURSIVE, READ_ONLY = 442, -100, 0x8000, 1
 BIND, PRIVATE, ALL = 0x1000, 0x40000, 0x4000  # of mount
 
@@ -84,13 +104,185 @@ def alone() -> None:
     ctypes.CDLL(None).prctl(KILLED_WITH_PARENT, 9, 0, 0, 0)
 
 
+def keep_memory() -> None:
+    """Nobody of the same user can read or change this process and its files by way of /proc, or trace it."""
+    _prctl(UNREADABLE, 0)
+
+
+def give_up_rights() -> None:
+    """Of a root in its own name space, too: it could read the process that compares."""
+    _prctl(NO_MORE_RIGHTS, 1)
+    number = SET_RIGHTS.get(os.uname().machine) if sys.platform == "linux" else None
+    if number is not None:
+        header, none = (ctypes.c_uint32 * 2)(RIGHTS_VERSION, 0), (ctypes.c_uint32 * 6)()
+        ctypes.CDLL(None).syscall(number, header, none)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def sent(value: Any) -> Any:
+    """Plain data as JSON data, types and all. Raises TypeError for anything else, subclasses too."""
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
+        return value
+    if kind is float or kind is complex:
+        return {kind.__name__: repr(value)}
+    if kind is bytes:
+        return {"bytes": value.hex()}
+    if kind in (list, tuple, set, frozenset):
+        return {kind.__name__: [sent(each) for each in value]}
+    if kind is dict:
+        return {"dict": [[sent(key), sent(each)] for key, each in value.items()]}
+    raise TypeError(f"{kind.__name__} is no plain data")
+
+
+def received(data: Any) -> Any:
+    """What was sent. Raises ValueError, TypeError, RecursionError."""
+    if not isinstance(data, dict):
+        return data
+    [(kind, value)] = data.items()
+    match kind:
+        case "float":
+            return float(value)
+        case "complex":
+            return complex(value)
+        case "bytes":
+            return bytes.fromhex(value)
+        case "list" | "tuple" | "set" | "frozenset":
+            return getattr(builtins, kind)(received(each) for each in value)
+        case "dict":
+            return {received(key): received(each) for key, each in value}
+    raise ValueError(f"{kind} is no plain data")
+
+
+class Code:
+    """The process with the code under test, as the tests see it: its modules can be imported."""
+
+    def __init__(self, folder: Path) -> None:
+        self._modules = {path.stem for path in folder.glob("*.py")}
+        asked, ask = os.pipe()
+        told, tell = os.pipe()
+        command = [sys.executable, "-I", "-S", "-B", __file__, "code", str(folder), str(asked), str(tell)]
+        null = subprocess.DEVNULL
+        self._process = subprocess.Popen(
+            command, stdin=null, stdout=null, stderr=null, env={}, cwd=folder, pass_fds=(asked, tell)
+        )
+        os.close(asked)
+        os.close(tell)
+        self._ask, self._told = os.fdopen(ask, "wb", buffering=0), os.fdopen(told, "rb")
+        sys.meta_path.insert(0, Finder(self, self._modules))
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def does(self, **asked: Any) -> dict[str, Any]:
+        """Raises what the code raises, by name and text; RuntimeError where it is gone or answers nonsense."""
+        try:
+            self._ask.write(json.dumps(asked).encode() + b"\n")
+            answer = json.loads(self._told.readline(MOST_SENT))
+        except (OSError, ValueError, RecursionError):
+            raise RuntimeError("the code has ended its process, or said what nobody understands") from None
+        if not isinstance(answer, dict):
+            raise RuntimeError("the code says what nobody understands")
+        if "raised" in answer:
+            raise _error(*map(str, answer["raised"]))
+        return answer
+
+    def called(self, module: str, name: str, given: Sequence[Any], named: dict[str, Any]) -> Any:
+        answer = self.does(do="call", module=module, name=name, given=sent(list(given)), named=sent(named))
+        for mine, theirs in zip(given, received(answer["given"]), strict=True):
+            if isinstance(mine, list | dict | set) and mine != theirs:  # it was changed in place
+                mine.clear()
+                mine.extend(theirs) if isinstance(mine, list) else mine.update(theirs)
+        return received(answer["value"])
+
+
+class Finder:
+    """Modules of the code under test, as the tests import them."""
+
+    def __init__(self, code: Code, modules: set[str]) -> None:
+        self._code, self._modules = code, modules
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        loader: Any = self
+        return importlib.machinery.ModuleSpec(name, loader) if name in self._modules else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        """The usual one."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        self._code.does(do="import", module=name)
+        # with what is taken from it, it is filled: `import *` is not among the things that tests do
+        module.__getattr__ = lambda attribute: self._taken(name, attribute)  # type: ignore[method-assign]
+
+    def _taken(self, module: str, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        answer = self._code.does(do="get", module=module, name=name)
+        if "callable" in answer:
+            return lambda *given, **named: self._code.called(module, name, given, named)
+        if "value" in answer:
+            return received(answer["value"])
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+def _error(text: str, *kinds: str) -> Exception:
+    """As the code has raised it: an `except` of the test sees it, and so does the report. kinds: its class's names."""
+    known = (getattr(builtins, kind, None) for kind in kinds)
+    base = next((k for k in known if isinstance(k, type) and issubclass(k, Exception)), Exception)
+    base = Exception if issubclass(base, ExceptionGroup) else base
+    made: Any = type(kinds[0], (base,), {"__str__": lambda self: text, "__init__": lambda self: None})
+    error: Exception = made.__new__(made)
+    return error
+
+
+def answer(folder: Path, asked: BinaryIO, tell: BinaryIO) -> None:
+    """The side of the code: imports and calls what it is asked to, until nobody asks any more."""
+    sys.path.insert(0, str(folder))
+    for line in asked:
+        try:
+            said = _done(json.loads(line))
+        except (Exception, SystemExit) as error:
+            said = {"raised": [str(error)[:MOST_CHARS], *(kind.__name__ for kind in type(error).__mro__)]}
+        tell.write(json.dumps(said).encode() + b"\n")
+
+
+def _done(asked: dict[str, Any]) -> dict[str, Any]:
+    module = importlib.import_module(asked["module"])
+    if asked["do"] == "import":
+        return {}
+    if not hasattr(module, asked["name"]):
+        return {"missing": True}
+    found = getattr(module, asked["name"])
+    if asked["do"] == "get":
+        return {"callable": True} if callable(found) else {"value": sent(found)}
+    given = received(asked["given"])
+    value = found(*given, **received(asked["named"]))
+    return {"value": sent(value), "given": sent(given)}
+
+
 def run(folder: Path) -> dict[str, Any]:
     """Every `test_*` function of every `test_*.py`: how many passed, and (name, statement, outcome) of the others."""
-    sys.path.insert(0, str(folder))
+    sources = {path: path.read_text(encoding="utf-8") for path in sorted(folder.glob("test_*.py"))}
+    for path in sources:  # what is expected is not for the code to read
+        path.unlink()
+    code = Code(folder) if any(folder.glob("*.py")) else None
+    try:
+        return _run(sources)
+    finally:
+        if code is not None:
+            code.end()
+
+
+def _run(sources: dict[Path, str]) -> dict[str, Any]:
     failures: list[tuple[str, str, str]] = []
     passed = 0
-    for path in sorted(folder.glob("test_*.py")):
-        source = path.read_text(encoding="utf-8")
+    for path, source in sources.items():
         scope: dict[str, Any] = {"__name__": path.stem}
         try:
             exec(compile(source, path.name, "exec"), scope)
@@ -129,14 +321,51 @@ def _told(error: BaseException, source: str, file: str) -> tuple[str, str]:
         return statement, f"got {type(again).__name__}"
 
 
-if __name__ == "__main__":
+def missing(names: Sequence[tuple[str, Sequence[str]]]) -> list[bool]:
+    """Of (module, attributes one behind the other) in the standard library: whether that is nowhere."""
+    return [_is_missing(module, attributes) for module, attributes in names]
+
+
+def _is_missing(name: str, attributes: Sequence[str]) -> bool:
+    """A module that belongs to another system is not missing, and neither is what an object that is no module has."""
+    try:
+        found: Any = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        return error.name is not None and (name + ".").startswith(error.name + ".")
+    except Exception:
+        return False
+    for attribute in attributes:
+        if not isinstance(found, ModuleType):
+            return False
+        if not hasattr(found, attribute):
+            below = f"{found.__name__}.{attribute}"
+            if not hasattr(found, "__path__") or importlib.util.find_spec(below) is None:
+                return True
+            found = importlib.import_module(below)
+        else:
+            found = getattr(found, attribute)
+    return False
+
+
+def main(role: str, folder: str, *limits: str) -> None:
+    place = Path(folder).resolve()
+    if role == "code":
+        give_up_rights()
+        answer(place, os.fdopen(int(limits[0]), "rb"), os.fdopen(int(limits[1]), "wb", buffering=0))
+        return
+    keep_memory()
+    given = sys.stdin.buffer.read()
+    secret, asked = given[:SECRET_CHARS].decode(), given[SECRET_CHARS:]
     out = os.dup(1)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    place = Path(sys.argv[1]).resolve()
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(null, standard)
     alone()
     keep_out(place)
-    offline = confine(int(sys.argv[2]), int(sys.argv[3]))
-    report = run(place) | {"offline": offline}
-    os.write(out, json.dumps(report).encode())
+    offline = confine(int(limits[0]), int(limits[1]))
+    report = run(place) if role == "tests" else {"missing": missing(json.loads(asked))}
+    os.write(out, json.dumps(report | {"offline": offline, "secret": secret}).encode())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
