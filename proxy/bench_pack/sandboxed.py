@@ -1,9 +1,9 @@
 """Judges the code of a folder, in processes of its own: `python -I -B sandboxed.py ROLE DIR SECONDS MIB`.
 
-ROLE `tests`: runs every test. The tests run in one process, the code that they test in another (ROLE `code`), and what
-a test gets of a call is plain data that was sent between them. So nothing that the code does to its own process - other
-built-ins, an exit, a patched test runner, an object that equals everything - reaches the process that compares and
-reports. ROLE `names`: which of the names on standard input the standard library has.
+ROLE `tests`: runs every test. The tests run in one process, the code that they test in another, and what a test gets of
+a call is plain data that was sent between them. So nothing that the code does to its own process - other built-ins, an
+exit, a patched test runner, an object that equals everything - reaches the process that compares and reports. ROLE
+`names`: which of the names on standard input the standard library has.
 
 What remains: code that breaks out of the kernel's limits; where there are no name spaces (not Linux, or forbidden),
 code of the same user that looks into this program's processes through the system; and tests that believe too little.
@@ -17,22 +17,24 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import ctypes
 import importlib
 import importlib.machinery
 import importlib.util
 import json
 import os
-import subprocess
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 MOST_CHARS = 1000
 MOST_SENT = 1 << 20
+MOST_FILES = 64
 SECRET_CHARS = 32
 NEW_FILES, NEW_USER, NEW_PROCESSES, NEW_NETWORK = 0x20000, 0x10000000, 0x20000000, 0x40000000
 KILLED_WITH_PARENT, UNREADABLE, NO_MORE_RIGHTS = 1, 4, 38  # of prctl
@@ -53,7 +55,7 @@ def confine(seconds: int, mib: int) -> bool:
         ("RLIMIT_AS", mib << 20),
         ("RLIMIT_FSIZE", 1 << 20),
         ("RLIMIT_CORE", 0),
-        ("RLIMIT_NOFILE", 64),
+        ("RLIMIT_NOFILE", MOST_FILES),
     ):
         number = getattr(resource, name)
         most = resource.getrlimit(number)[1]
@@ -162,22 +164,19 @@ class Code:
     """The process with the code under test, as the tests see it: its modules can be imported."""
 
     def __init__(self, folder: Path) -> None:
-        self._modules = {path.stem for path in folder.glob("*.py")}
         asked, ask = os.pipe()
         told, tell = os.pipe()
-        command = [sys.executable, "-I", "-S", "-B", __file__, "code", str(folder), str(asked), str(tell)]
-        null = subprocess.DEVNULL
-        self._process = subprocess.Popen(
-            command, stdin=null, stdout=null, stderr=null, env={}, cwd=folder, pass_fds=(asked, tell)
-        )
+        self._process = os.fork()
+        if not self._process:
+            _be_code(folder, asked, tell)
         os.close(asked)
         os.close(tell)
         self._ask, self._told = os.fdopen(ask, "wb", buffering=0), os.fdopen(told, "rb")
-        sys.meta_path.insert(0, Finder(self, self._modules))
+        sys.meta_path.insert(0, Finder(self, {path.stem for path in folder.glob("*.py")}))
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        os.kill(self._process, signal.SIGKILL)
+        os.waitpid(self._process, 0)
 
     def does(self, **asked: Any) -> dict[str, Any]:
         """Raises what the code raises, by name and text; RuntimeError where it is gone or answers nonsense."""
@@ -241,6 +240,23 @@ def _error(text: str, *kinds: str) -> Exception:
     return error
 
 
+def _be_code(folder: Path, asked: int, tell: int) -> NoReturn:
+    """Never comes back from a fork that was made before there was anything to know."""
+    try:
+        mine = (os.dup(asked), os.dup(tell))
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(null, standard)
+        for file in range(3, MOST_FILES):
+            if file not in mine:
+                with contextlib.suppress(OSError):
+                    os.close(file)
+        give_up_rights()
+        answer(folder, os.fdopen(mine[0], "rb"), os.fdopen(mine[1], "wb", buffering=0))
+    finally:
+        os._exit(1)
+
+
 def answer(folder: Path, asked: BinaryIO, tell: BinaryIO) -> None:
     """The side of the code: imports and calls what it is asked to, until nobody asks any more."""
     sys.path.insert(0, str(folder))
@@ -271,12 +287,7 @@ def run(folder: Path) -> dict[str, Any]:
     sources = {path: path.read_text(encoding="utf-8") for path in sorted(folder.glob("test_*.py"))}
     for path in sources:  # what is expected is not for the code to read
         path.unlink()
-    code = Code(folder) if any(folder.glob("*.py")) else None
-    try:
-        return _run(sources)
-    finally:
-        if code is not None:
-            code.end()
+    return _run(sources)
 
 
 def _run(sources: dict[Path, str]) -> dict[str, Any]:
@@ -331,7 +342,8 @@ def _is_missing(name: str, attributes: Sequence[str]) -> bool:
     try:
         found: Any = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        return error.name is not None and (name + ".").startswith(error.name + ".")
+        here = error.name is not None and error.name != name.partition(".")[0]
+        return here and (name + ".").startswith(f"{error.name}.")
     except Exception:
         return False
     for attribute in attributes:
@@ -347,23 +359,26 @@ def _is_missing(name: str, attributes: Sequence[str]) -> bool:
     return False
 
 
-def main(role: str, folder: str, *limits: str) -> None:
+def main(role: str, folder: str, seconds: str, mib: str) -> None:
     place = Path(folder).resolve()
-    if role == "code":
-        give_up_rights()
-        answer(place, os.fdopen(int(limits[0]), "rb"), os.fdopen(int(limits[1]), "wb", buffering=0))
-        return
     keep_memory()
-    given = sys.stdin.buffer.read()
-    secret, asked = given[:SECRET_CHARS].decode(), given[SECRET_CHARS:]
     out = os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
+    for standard in (1, 2):
         os.dup2(null, standard)
     alone()
     keep_out(place)
-    offline = confine(int(limits[0]), int(limits[1]))
-    report = run(place) if role == "tests" else {"missing": missing(json.loads(asked))}
+    offline = confine(int(seconds), int(mib))
+    code = Code(place) if any(not path.name.startswith("test_") for path in place.glob("*.py")) else None
+    # from here on there is something to know: the code's process knows nothing of it, and has not imported it yet
+    given = sys.stdin.buffer.read()
+    os.dup2(null, 0)
+    secret, asked = given[:SECRET_CHARS].decode(), given[SECRET_CHARS:]
+    try:
+        report = run(place) if role == "tests" else {"missing": missing(json.loads(asked))}
+    finally:
+        if code is not None:
+            code.end()
     os.write(out, json.dumps(report | {"offline": offline, "secret": secret}).encode())
 
 

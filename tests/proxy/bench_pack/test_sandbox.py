@@ -190,7 +190,8 @@ def double(numbers):
         try: pages += (pathlib.Path("/proc") / str(process) / "environ").read_bytes()
         except OSError: pass
         if str(process) == os.readlink("/proc/self"): continue
-        try: os.stat(open(f"/proc/{process}/mem", "rb").fileno()); return [2, 4]
+        try:
+            if open(f"/proc/{process}/mem", "rb"): return [2, 4]
         except OSError: pass
     return []
 """,

@@ -104,7 +104,7 @@ kept.wait()
 @pytest.mark.skipif(sys.platform != "linux", reason="the system's own way is Linux's")
 @pytest.mark.parametrize(("kept", "seen"), [("rm", "False"), ("m", "False"), ("r", "True")])
 def test_code_without_name_spaces_cannot_look_into_who_compares(kept: str, seen: str) -> None:
-    """With rights given up on both sides it is the memory that keeps to itself; a root that keeps its rights keeps it."""
+    """With rights given up on both sides it is the memory that keeps to itself."""
     command = [sys.executable, "-c", LOOKS, sandboxed.__file__, kept]
     done = subprocess.run(command, input=LOOKS.encode(), capture_output=True, check=True)
     assert done.stdout.decode() == seen, done.stderr
