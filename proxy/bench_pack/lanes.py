@@ -28,6 +28,8 @@ from proxy.service import Service
 
 SERVED = "served"
 """The mode of a server that is measured as it is."""
+WIDENED = 4
+"""What a byte of a weight file takes in memory at most: 8 bits become 32."""
 MOST_TRIPS = 32
 """Likely ones before a mode is taken out of service: what it does is to be seen, not what plain decoding does instead.
 A certain one still does it at once."""
@@ -92,6 +94,26 @@ def builtin(config: Config, unguarded: bool = False, build: Callable[[Config], B
                 await runner.cleanup()
 
     return opening
+
+
+def fit_together(config: Config, modes: int) -> bool:
+    """Whether so many engines of this configuration may stand side by side: in the memory of the processor alone, whose
+    free half they fit into. A CUDA device is given to one at a time, so that what it holds is that mode's."""
+    if config.model.device != "cpu":
+        return False
+    weights = (
+        sum(file.stat().st_size for file in Path(config.model.path).glob("*.safetensors")) if config.model.path else 0
+    )
+    return weights * WIDENED * modes <= _free() / 2
+
+
+def _free() -> float:
+    """Bytes; without limit where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return float("inf")
 
 
 def elsewhere(url: str, key: str = "", model: str = "") -> Opening:

@@ -61,6 +61,8 @@ PARTS = (
     ("trips", "guard", 1.0),
     ("fallbacks", "fallbacks", 1.0),
     ("failures", "failed", 1.0),
+    ("unknown_names", "unknown names", 1.0),
+    ("lines_off", "lines off", 1.0),
 )
 
 
@@ -78,6 +80,7 @@ def page(plain: Mapping[str, Any]) -> str:
         *(_workload(data, key, title) for key, title in data["titles"].items()),
         validity(data),
         curves(data),
+        _memory(data),
         _unmeasured(plain["unmeasured"]),
         "<h2>What was run</h2><dl>",
         *(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in plain["settings"].items()),
@@ -98,7 +101,7 @@ def _number(value: float | int | None, path: Sequence[str | int], scale: float =
     if value is None:
         return "-"
     shown = value * scale
-    text = f"{shown:.0f}" if isinstance(value, int) or abs(shown) >= 100 else f"{shown:.3g}"
+    text = f"{shown:.0f}" if abs(shown) >= 100 or shown == int(shown) else f"{shown:.3g}"
     where = escape("/".join(str(part) for part in path), quote=True)
     return f'<span data-path="{where}" data-value="{value!r}">{text}</span>{more}'
 
@@ -129,7 +132,12 @@ def _workload(data: Mapping[str, Any], key: str, title: str) -> str:
 def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for number, one in enumerate(verdicts):
-        time = _number(one["time"], ["recommendation", "verdicts", number, "time"])
+        path: list[str | int] = ["recommendation", "verdicts", number]
+        more = ""
+        if one["low"] is not None:
+            low, high = (_number(one[name], [*path, name]) for name in ("low", "high"))
+            more = f' <span class="faint">{low}-{high}</span>'
+        time = _number(one["time"], [*path, "time"], 1.0, more)
         told = escape("; ".join(one["against"])) or '<span class="holds">sound</span>'
         rows.append(
             f'<tr><td>{escape(one["mode"])}</td><td data-label="of plain&#39;s time">{time}</td>'
@@ -152,6 +160,33 @@ def _bars(plain: Mapping[str, Any]) -> str:
     head = "<thead><tr><th>bar</th><th>target</th><th>measured</th><th></th></tr></thead>"
     return (
         f'<h2>Bars</h2><div class="wide"><table class="stack">{head}<tbody>{rows}</tbody></table></div>' if rows else ""
+    )
+
+
+def _memory(data: Mapping[str, Any]) -> str:
+    """What the caches of a prompt hold and, where the engine ran on a CUDA device, what that held."""
+    parts = [
+        ("kv", "tokens", "prompt tokens", 1.0),
+        ("kv", "bytes", "KV KiB", 1 / 1024),
+        ("vram", "allocated", "VRAM MiB, allocated", 2.0**-20),
+        ("vram", "reserved", "VRAM MiB, reserved", 2.0**-20),
+    ]
+    parts = [part for part in parts if data[part[0]]]
+    rows = [
+        f"<tr><td>{escape(mode)}</td>"
+        + "".join(
+            f"<td>{_number(data[kind].get(mode, {}).get(name), [kind, mode, name], scale)}</td>"
+            for kind, name, _, scale in parts
+        )
+        + "</tr>"
+        for mode in dict.fromkeys([*data["kv"], *data["vram"]])
+    ]
+    head = "".join(f"<th>{title}</th>" for _, _, title, _ in parts)
+    return (
+        f'<h2>Memory</h2><div class="wide" tabindex="0"><table><thead><tr><th>mode</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        if rows
+        else ""
     )
 
 

@@ -81,8 +81,12 @@ def test_its_numbers_are_the_jsons() -> None:
         assert json.loads(value) == at(plain["data"], path), path
     assert len(found.shown) == len(found.spans) > 40
     for path, text in found.shown:
-        scale = 100 if path.split("/")[-2] in ("acceptance", "valid", "passed") else 1
+        scale: float = 100 if path.split("/")[-2] in ("acceptance", "valid", "passed") else 1
+        scale = {"kv": {"bytes": 1 / 1024}, "vram": {"allocated": 2.0**-20, "reserved": 2.0**-20}}.get(
+            path.split("/")[0], {}
+        ).get(path.split("/")[-1], scale)
         assert float(text) == pytest.approx(scale * at(plain["data"], path), rel=0.006), path
+    assert any(path.endswith("/high") for path, _ in found.shown)
     paths = {path for path, _ in found.numbers}
     for mode in ("plain", FULL_SPEED, PACKED):
         assert f"modes/{mode}/quality/seconds" in paths and f"modes/{mode}/quality/passed/value" in paths
