@@ -100,16 +100,9 @@ def _chosen(quicker: Sequence[Verdict], modes: Mapping[str, Mapping[str, Plain]]
     if not rivals:
         return best, []
     chosen = min((best, *rivals), key=lambda v: (DecodeMode.parse(v.mode).codec != "full", _time(v)))
-    why = (
-        "it was the quickest here" if chosen is best else f"it says the same text as plain, which {best.mode} need not"
-    )
-    return chosen, [
-        f"There is no clear winner between it and others: beside {best.mode}, {'; '.join(told)}. {_upper(why)}."
-    ]
-
-
-def _upper(text: str) -> str:
-    return text[0].upper() + text[1:]
+    why = "it was the quickest here" if chosen is best else f"its text is plain's, which {best.mode}'s need not be"
+    unclear = f"There is no clear winner: beside {best.mode}, {'; '.join(told)}."
+    return chosen, [f"{unclear} {chosen.mode} is named because {why}."]
 
 
 def _time(verdict: Verdict) -> float:
