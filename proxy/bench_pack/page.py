@@ -30,14 +30,14 @@ STYLE = (
 --bad:#f97066;{_palette(DARK)}}}}}"""
     """
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:72rem;margin:0 auto;padding:1rem}h1{font-size:1.5rem;margin:.5rem 0}
+main{max-width:80rem;margin:0 auto;padding:1rem}h1{font-size:1.5rem;margin:.5rem 0}
 h2{font-size:1.15rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1.25rem 0 .25rem}
 .advice{border-left:4px solid var(--c0);padding:.5rem 1rem;margin:1rem 0;overflow-wrap:anywhere}
 .faint{color:var(--faint);font-size:.85rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.875rem;min-width:100%}
 th,td{padding:.35rem .5rem;vertical-align:top;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--paper)}
-td .faint{display:block;font-size:.8rem}th{vertical-align:bottom}
+td .faint{display:block;font-size:.8rem}th{vertical-align:bottom;white-space:normal}
 .words{text-align:left;white-space:normal;min-width:16rem}
 .hint{display:none}
 @media(max-width:58rem){.hint{display:block}.stack thead{display:none}.stack tr{display:block;padding:.4rem 0;
@@ -122,11 +122,17 @@ def _workload(data: Mapping[str, Any], key: str, title: str) -> str:
                 value, path = value["value"], [*path, "value"]
             cells.append(f"<td>{_number(value, path, scale, more)}</td>")
         rows.append(f"<tr><td>{escape(mode)}</td>{''.join(cells)}</tr>")
-    head = "".join(f"<th>{escape(name)}</th>" for _, name, _ in PARTS)
+    head = "".join(f"<th>{escape(_kept(name))}</th>" for _, name, _ in PARTS)
     return (
         f'<h3>{escape(title)}</h3><div class="wide" tabindex="0"><table><thead><tr><th>mode</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _kept(name: str) -> str:
+    """No line ends before a unit."""
+    words, _, unit = name.rpartition(" ")
+    return f"{words}\u00a0{unit}" if unit in ("s", "%", "t/s") else name
 
 
 def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> str:

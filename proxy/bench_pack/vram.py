@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Vram:
-    """Bytes. allocated: of live tensors, at the peak; reserved: what the allocator held of the device for them."""
+    """Bytes, of all devices. allocated: of live tensors, at the peak; reserved: what the allocator held for them."""
 
     allocated: int
     reserved: int
@@ -27,19 +27,22 @@ def peak(mode: str, found: dict[str, Vram], alone: bool) -> Iterator[None]:
     before = _cuda() if alone else None
     if before is not None:
         before.empty_cache()  # what the mode before this one has let go of is not this one's
-        before.reset_peak_memory_stats()
+        for device in range(before.device_count()):
+            before.reset_peak_memory_stats(device)
     try:
         yield
     finally:
         after = _cuda() if alone else None  # the engine may have brought torch
-        if after is not None and after.is_initialized():
-            now = Vram(after.max_memory_allocated(), after.max_memory_reserved())
+        if after is not None:
+            devices = range(after.device_count())
+            now = Vram(sum(map(after.max_memory_allocated, devices)), sum(map(after.max_memory_reserved, devices)))
             most = found.get(mode, now)
             if now.allocated:
                 found[mode] = Vram(max(now.allocated, most.allocated), max(now.reserved, most.reserved))
 
 
 def _cuda() -> Any:
-    """torch's, if somebody has imported it and there is a device."""
+    """torch's, if somebody has imported it, there is a device, and it is in use."""
     torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_available() else None
+    in_use = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
+    return torch.cuda if torch is not None and in_use else None

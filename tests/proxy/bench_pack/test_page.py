@@ -10,6 +10,7 @@ import pytest
 
 from proxy.bench_pack.page import page
 from proxy.bench_pack.report import report
+from proxy.bench_pack.vram import Vram
 from tests.proxy.bench_pack.test_report import FULL_SPEED, PACKED, PLAN, measured
 
 
@@ -94,6 +95,15 @@ def test_its_numbers_are_the_jsons() -> None:
             assert {f"sweep/{mode}/{i}/figures/{part}/value" for i in (0, 1)} <= paths
     assert {f"sweep/{FULL_SPEED}/{i}/figures/acceptance/value" for i in (0, 1)} <= paths
     assert plain["data"]["recommendation"]["words"].split(".")[0] in page(plain)
+
+
+def test_memory_of_a_device_stands_there_where_it_was_measured() -> None:
+    made = measured("plain", FULL_SPEED)
+    assert "VRAM" not in page(report(made, PLAN, "test").plain())
+    made.vram = {"plain": Vram(412_876_800, 536_870_912)}
+    text = page(report(made, PLAN, "test").plain())
+    assert "VRAM MiB, allocated" in text and ">394<" in text and ">512<" in text
+    assert ("vram/plain/allocated", "412876800") in read(text).numbers
 
 
 def test_it_needs_no_network_and_runs_nothing() -> None:
