@@ -9,7 +9,8 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,17 @@ def measure(options: argparse.Namespace, peers: Peers) -> Report:
 
 def follow(opening: Opening, source: Source, plan: Plan) -> Measured:
     """Runs, with progress on standard error."""
+    with shown() as progress:
+        return asyncio.run(run(opening, source, plan, progress))
+
+
+@contextmanager
+def shown() -> Iterator[Progress]:
+    """On standard error, while it lasts."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with RichProgress(*columns, console=console, disable=not console.is_terminal) as bars:
-        return asyncio.run(run(opening, source, plan, Shown(bars, lines=not console.is_terminal)))
+        yield Shown(bars, lines=not console.is_terminal)
 
 
 class Shown(Progress):

@@ -7,8 +7,8 @@ Invariant: both are asked over HTTP by the same client, so what is measured is w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Sized
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -94,6 +94,25 @@ def builtin(config: Config, unguarded: bool = False, build: Callable[[Config], B
                 await runner.cleanup()
 
     return opening
+
+
+@asynccontextmanager
+async def opened(opening: Opening, modes: Sequence[str], absent: dict[str, str]) -> AsyncIterator[list[Lane]]:
+    """Lanes side by side; of a mode that this model or server lacks, why goes into `absent` instead."""
+    async with AsyncExitStack() as stack:
+        lanes = []
+        for mode in modes:
+            try:
+                lanes.append(await stack.enter_async_context(opening(mode)))
+            except ConfigProblem as problem:
+                absent[mode] = str(problem)
+        yield lanes
+
+
+def require_some(found: Sized, absent: Mapping[str, str]) -> None:
+    """Raises ConfigProblem where all modes are absent."""
+    if absent and not found:
+        raise ConfigProblem("\n".join(absent.values()))
 
 
 def fit_together(config: Config, modes: int) -> bool:

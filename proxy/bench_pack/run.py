@@ -14,19 +14,17 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from proxy.bench_pack.client import Answer
 from proxy.bench_pack.figures import Figures, Trial, again, figures
-from proxy.bench_pack.lanes import Lane, Opening
+from proxy.bench_pack.lanes import Lane, Opening, opened, require_some
 from proxy.bench_pack.repairing import edited, repair
 from proxy.bench_pack.scrape import Scrape
 from proxy.bench_pack.tasks import Source
 from proxy.bench_pack.vram import Vram, peak
 from proxy.bench_pack.workloads import WRITES, Ask, Loop, Size, Workload, cold, far, workloads
-from proxy.config import ConfigProblem
 
 ROOM = 2 * WRITES + 200
 """Tokens that a repair writes and reads behind its first prompt."""
@@ -125,19 +123,11 @@ async def _round(opening: Opening, source: Source, plan: Plan, progress: Progres
     if found.rounds % 2 and not plan.together:
         modes.reverse()
     for group in [modes] if plan.together else [[mode] for mode in modes]:
-        async with AsyncExitStack() as stack:
-            lanes = []
-            for mode in group:
-                with peak(mode, found.vram, alone=not plan.together):
-                    try:
-                        lanes.append(await stack.enter_async_context(opening(mode)))
-                    except ConfigProblem as problem:
-                        found.absent[mode] = str(problem)
-            if lanes:
-                with peak(lanes[0].mode, found.vram, alone=not plan.together):
+        with peak(group[0], found.vram, alone=not plan.together):
+            async with opened(opening, group, found.absent) as lanes:
+                if lanes:
                     await _group(lanes, source, plan, progress, found)
-    if found.absent and not found.modes:
-        raise ConfigProblem("\n".join(found.absent.values()))
+    require_some(found.modes, found.absent)
 
 
 async def _group(lanes: Sequence[Lane], source: Source, plan: Plan, progress: Progress, found: Measured) -> None:

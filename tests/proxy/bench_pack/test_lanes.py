@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.bench_pack import lanes
-from proxy.bench_pack.lanes import SERVED, elsewhere, fit_together
+from proxy.bench_pack.lanes import SERVED, elsewhere, fit_together, opened, require_some
 from proxy.config import Config, ConfigProblem
 from tests.proxy.bench_pack.played import backend, opening
 from tests.proxy.live import serving
@@ -68,6 +68,21 @@ async def test_nobody_there() -> None:
     with pytest.raises(ConfigProblem, match=r"--target: http://127\.0\.0\.1:9 does not list its models"):
         async with elsewhere("http://127.0.0.1:9")(SERVED):
             pass
+
+
+async def test_lanes_side_by_side_without_those_that_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    absent: dict[str, str] = {}
+    async with opened(opening(), ["plain", "mtp/k8v8", "ngram/full"], absent) as found:
+        assert [lane.mode for lane in found] == ["plain", "ngram/full"]
+        assert [(await lane.client.ask(ASKED, [])).began_in for lane in found] == ["plain", "ngram/full"]
+    assert list(absent) == ["mtp/k8v8"] and not left_behind()
+    require_some(found, absent)
+    require_some([], {})
+    with pytest.raises(ConfigProblem, match="k8v8"):
+        require_some([], absent)
 
 
 def test_engines_stand_side_by_side_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
