@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from proxy.bench_pack import sandboxed
+from proxy.bench_pack import confinement, sandboxed
 from proxy.bench_pack.sandboxed import received, sent
 
 SECRET = "0123456789abcdef" * 2
@@ -79,38 +79,8 @@ def test_what_is_no_data_is_refused(data: Any) -> None:
         received(data)
 
 
-LOOKS = """
-import ctypes, importlib.util, subprocess, sys
-spec = importlib.util.spec_from_file_location("sandboxed", sys.argv[1])
-sandboxed = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sandboxed)
-if len(sys.argv) == 4:  # the one that is looked at
-    if "r" in sys.argv[2]: sandboxed.give_up_rights()
-    if "m" in sys.argv[2]: sandboxed.keep_memory()
-    print(flush=True)
-    sys.stdin.read()
-    raise SystemExit
-kept = subprocess.Popen([sys.executable, "-c", sys.stdin.read(), sys.argv[1], sys.argv[2], "kept"],
-                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-kept.stdout.readline()
-sandboxed.give_up_rights()
-try: print(bool(open(f"/proc/{kept.pid}/mem", "rb")), end="")
-except OSError: print(False, end="")
-kept.stdin.close()
-kept.wait()
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the system's own way is Linux's")
-@pytest.mark.parametrize(("kept", "seen"), [("rm", "False"), ("m", "False"), ("r", "True")])
-def test_code_without_name_spaces_cannot_look_into_who_compares(kept: str, seen: str) -> None:
-    """With rights given up on both sides it is the memory that keeps to itself."""
-    command = [sys.executable, "-c", LOOKS, sandboxed.__file__, kept]
-    done = subprocess.run(command, input=LOOKS.encode(), capture_output=True, check=True)
-    assert done.stdout.decode() == seen, done.stderr
-
-
-def test_it_stands_alone() -> None:
-    tree = ast.parse(Path(sandboxed.__file__).read_text())
+@pytest.mark.parametrize("file", [sandboxed.__file__, confinement.__file__])
+def test_it_stands_alone(file: str) -> None:
+    tree = ast.parse(Path(file).read_text())
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not {str(name).partition(".")[0] for name in names} & {"proxy", "policies", "detectors", "engine"}
