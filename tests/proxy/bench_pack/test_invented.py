@@ -73,6 +73,7 @@ def test_planted_names_are_found(source: str, names: tuple[str, ...]) -> None:
         "import far_away_package.part\nfar_away_package.part.x",
         "import os, os.path, xml.etree.ElementTree as E\nos.path.join, E.parse",
         "import concurrent.futures\nconcurrent.futures.wait",
+        "from concurrent import futures\nimport xml\nxml.dom.minidom.parse, futures.wait",
         "import datetime\ndatetime.datetime.nowhere_yet",
         "try:\n    import tomlkit_x as toml\nexcept ImportError:\n    toml = None\ntoml.loads",
         "try:\n    from math import cubrt\nexcept (ImportError, OSError):\n    cubrt = None",

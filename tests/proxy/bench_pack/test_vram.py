@@ -100,6 +100,7 @@ def test_a_column_where_it_was_measured_and_none_otherwise() -> None:
     found = measured("plain", FULL_SPEED)
     assert _memory(found).columns == ("mode", "tokens", "bytes", "per token")
     assert report(found, PLAN, "test").data["vram"] == {}
+    assert all(len(row) == len(each.columns) for each in report(found, PLAN, "test").tables for row in each.rows)
     found.vram = dict(RECORDED)
     table = _memory(found)
     assert table.columns[4:] == ("VRAM peak MiB, allocated", "reserved")
