@@ -96,13 +96,13 @@ class StepTotals:
     @property
     def by_position(self) -> tuple[tuple[int, int], ...]:
         """(drafted, accepted) of every first draft of a step, every second one, and so on."""
-        return tuple(
-            (
-                sum(steps for (_, drafted, _), steps in self._drafts.items() if drafted > place),
-                sum(steps for (_, _, accepted), steps in self._drafts.items() if accepted > place),
-            )
-            for place in range(self.longest_draft)
-        )
+        judged = [[0, 0] for _ in range(self.longest_draft)]
+        for (_, drafted, accepted), steps in self._drafts.items():
+            for place in judged[:drafted]:
+                place[0] += steps
+            for place in judged[:accepted]:
+                place[1] += steps
+        return tuple((drafted, accepted) for drafted, accepted in judged)
 
 
 class Transcript:
@@ -177,7 +177,8 @@ class Transcript:
             self._coming.clear()
         self._coming.append(delta)
         step = delta.step
-        if not self._modes or self._modes[-1][1] != step.mode:
+        mode = self._modes[-1][1] if self._modes else None
+        if mode is not step.mode and mode != step.mode:
             self._modes.append((delta.position, step.mode))
         self._uncounted.append(step)
         if len(self._uncounted) >= MOST_UNCOUNTED:
