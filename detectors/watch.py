@@ -7,6 +7,7 @@ Invariant: its state is a function of the tokens fed, so feeding a kept prefix t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -53,6 +54,8 @@ class ReadCall:
 
 
 Said = Piece | ReadCall
+_HALF = re.compile("[\ud800-\udfff]")
+"""Of a surrogate pair: no text, and a violation at its own token."""
 
 
 class SaidToken(Protocol):
@@ -152,7 +155,7 @@ class Watch:
         for token in tokens:
             text = token.text
             room -= len(text)
-            if room < 0 or "<" in text:
+            if room < 0 or "<" in text or not (text.isascii() or _HALF.search(text) is None):
                 break
             loop = self._loops.feed(position + count, token.id, text)
             if text:
