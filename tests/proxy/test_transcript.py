@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 
@@ -80,6 +81,19 @@ def test_what_came_and_does_not_stand_yet() -> None:
     assert (transcript.coming, transcript.reach) == ((7,), 8)
     transcript.rewound(RewindReport(2, 6, 2, 7.0, PLAIN))
     assert (transcript.coming, transcript.reach) == ((), 2)
+
+
+def test_no_more_steps_are_held_than_an_incident_needs() -> None:
+    def held() -> int:
+        return sum(type(each) is Delta for each in gc.get_objects())
+
+    gc.collect()
+    before, transcript = held(), Transcript()
+    for at in range(10 * RING):
+        token = Token(at, "x", data=bytes([at]))
+        transcript.count(delta(at, token))
+        transcript.append(token)
+    assert held() - before <= RING + 2
 
 
 def test_the_last_steps_are_kept_as_numbers() -> None:
