@@ -84,16 +84,17 @@ def test_what_came_and_does_not_stand_yet() -> None:
 
 
 def test_no_more_steps_are_held_than_an_incident_needs() -> None:
-    def held() -> int:
-        return sum(type(each) is Delta for each in gc.get_objects())
+    def held(kind: type) -> int:
+        return sum(type(each) is kind for each in gc.get_objects())
 
     gc.collect()
-    before, transcript = held(), Transcript()
+    before, transcript = (held(Delta), held(StepStats)), Transcript()
     for at in range(10 * RING):
         token = Token(at, "x", data=bytes([at]))
         transcript.count(delta(at, token))
         transcript.append(token)
-    assert held() - before <= RING + 2
+    assert held(Delta) - before[0] <= RING + 2
+    assert held(StepStats) - before[1] <= RING + MOST_UNCOUNTED + 2
 
 
 def test_the_last_steps_are_kept_as_numbers() -> None:
