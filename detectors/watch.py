@@ -114,6 +114,11 @@ class Watch:
         return self._channels.call_began
 
     @property
+    def is_in_tag(self) -> bool:
+        """A tag may have begun: the next token may end it, whatever is in it."""
+        return not self._channels.is_settled
+
+    @property
     def call_name(self) -> str:
         """Name of the open call, "" outside calls and until it is written."""
         return self._call.name if self._call is not None and self.call_began is not None else ""
