@@ -189,6 +189,8 @@ class Handlers:
             "planted_fault": service.config.plant or None,
             "in_flight": service.in_flight,
         }
+        if capabilities.lanes:
+            body["lanes"] = dict(capabilities.lanes)
         if service.keeper is not None:
             body["trust"] = service.keeper.detail(service.mode)
         if service.canaries is not None:

@@ -33,6 +33,8 @@ from proxy.versions import versions
 
 log = structlog.get_logger()
 
+_OUTAGES = frozenset({"lane.failed", "lane.empty", "lane.finish"})
+"""Findings about a lane that are not about what it said."""
 _ACTIONS: Mapping[type, Action] = {Start: "start", Rewind: "rewind", Repair: "repair", End: "end"}
 
 
@@ -111,6 +113,9 @@ class Trips:
                     shared=finding.detector == "drift.nonfinite" or (rebuild != "none" and self._is_shared(finding)),
                 )
                 self._comparing = trip.blame
+                if finding.detector in _OUTAGES:  # what was said until then is not what went wrong
+                    trip.blame = self._comparing = None
+                    trip.verdict = _without_comparison(finding, mode, acted=False)
                 trip.loop = _sent_loop(finding, to, transcript)
             case Start():
                 trip.outcome = "recovered"

@@ -47,7 +47,7 @@ def read_chunk(data: str) -> Chunk:
     stop = first.get("stop_reason") if first.get("stop_reason") is not None else first.get("matched_stop")
     prompt = body.get("prompt_token_ids")
     return Chunk(
-        text=_text(delta.get("content")),
+        text=_content(delta.get("content")),
         thinking=_text(delta.get("reasoning_content")) or _text(delta.get("reasoning")),
         calls=_calls(delta.get("tool_calls")) if delta.get("tool_calls") else (),
         token_ids=_ids(first.get("token_ids")),
@@ -74,6 +74,13 @@ def _error(body: dict[str, Any]) -> Chunk:
     code = inner.get("code") if isinstance(inner, dict) else body.get("code")
     status = code if isinstance(code, int) and not isinstance(code, bool) and 100 <= code < 600 else None
     return Chunk(error=error_text(body), error_status=status)
+
+
+def _content(value: Any) -> str:
+    """A text, or a list of parts as in messages."""
+    if isinstance(value, list):
+        return "".join(_text(part.get("text")) for part in value if isinstance(part, dict))
+    return _text(value)
 
 
 def _text(value: Any) -> str:

@@ -37,6 +37,8 @@ class Lane(_Section):
     mode: str = ""
     """Decode mode that it runs in, such as mtp/k4v4, where the server cannot tell. "" = as it tells; if it does not,
     mtp/full for the fast lane and plain for the other."""
+    window: int = Field(default=0, ge=0)
+    """Context window in tokens, where the server cannot tell. 0 = as it tells; if it does not, 32768."""
     key_env: str = ""
     """Name of the environment variable that holds its API key. "" = it needs none."""
     headers: tuple[str, ...] = ()
