@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import structlog
 
@@ -29,6 +29,7 @@ log = structlog.get_logger()
 STEP_S = 120.0
 """A step that takes longer hangs, and a mode that hangs has failed."""
 Outcome = Literal["passed", "failed", "gave_up"]
+UNTOLD = "; nothing tells whether the prefix cache was hit, so it proves nothing about that cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,16 @@ class CanarySettings:
     most_tokens: int = 262144
     quiet_s: float = 2.0
     needs_hit: bool = True
+
+
+class ModeChecks(Protocol):
+    """What there is to know of a mode that is somebody else's server."""
+
+    def tells_hits(self, mode: DecodeMode) -> bool:
+        """Whether its `cached_tokens` can be believed."""
+
+    async def unsound(self, mode: DecodeMode) -> str:
+        """Why no question needs to be asked of it, "" = it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,10 @@ class Hung(Exception):
 
 @dataclass(slots=True)
 class Canaries:
-    """idle: set while no response is in the making. spare: held by whoever uses the engine then, one at a time."""
+    """idle: set while no response is in the making. spare: held by whoever uses the engine then, one at a time.
+
+    checks: of modes that are servers of others.
+    """
 
     keeper: TrustKeeper
     backend: Backend
@@ -68,6 +82,7 @@ class Canaries:
     settings: CanarySettings = field(default_factory=CanarySettings)
     spare: asyncio.Lock = field(default_factory=asyncio.Lock)
     last: str = ""
+    checks: ModeChecks | None = None
     _running: asyncio.Task[tuple[Outcome, str]] | None = None
     _answers: dict[tuple[Key, str, DecodeMode], Answer] = field(default_factory=dict)
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
@@ -132,13 +147,19 @@ class Canaries:
     async def judge(self, key: Key, context: int) -> tuple[Outcome, str]:
         """Asks all questions at a context of so many tokens, in the suspected mode and in the sound ones."""
         mode = DecodeMode.parse(key.mode)
-        no_drafts = DecodeMode("none", mode.codec)
+        no_drafts = self._without_drafts(mode)
+        needs_hit = self.settings.needs_hit and (self.checks is None or self.checks.tells_hits(mode))
+        if self.checks is not None and (why := await self.checks.unsound(mode)):
+            return "failed", why
         seed = 1000 + key.bucket
         at_least = EDGES[key.bucket - 1] + 1 if key.bucket else 1
         questions, tokens = await self.fitted(max(context, at_least), seed)
-        groups = [[mode, no_drafts] if mode.speculates else [mode], [] if mode.codec == "full" else [PLAIN]]
+        groups = [
+            [mode, no_drafts] if mode.speculates else [mode],
+            [PLAIN] if mode.codec != "full" and no_drafts != PLAIN else [],
+        ]
         asked = len(questions) * sum(map(len, groups))
-        prefills = sum(map(bool, groups)) if self.settings.needs_hit else asked  # without kept prefixes, one for each
+        prefills = sum(map(bool, groups)) if needs_hit else asked  # without kept prefixes, one for each
         cost = tokens * prefills + asked * 2 * ANSWER_TOKENS
         if cost > self.settings.most_tokens:
             return "gave_up", f"it takes {cost} tokens, breaker.canary_tokens allows {self.settings.most_tokens}"
@@ -155,19 +176,25 @@ class Canaries:
                 answers[question.name, each] = answer
                 if answer.fault:
                     return ("failed" if each == mode else "gave_up"), f"{question.name} in {each}: {answer.fault}"
-        if self.settings.needs_hit and not any(a.cached_tokens for (_, m), a in answers.items() if m == mode):
+        if needs_hit and not any(a.cached_tokens for (_, m), a in answers.items() if m == mode):
             return "gave_up", "no answer came from a kept prefix, so it would show nothing"
         bitwise = self.backend.capabilities.exactness == "bitwise"
         halves: list[tuple[Outcome, str]] = []
         if mode.speculates:  # a device that does not repeat bits is held to the checks alone
             halves.append((_same if bitwise else _no_worse)(questions, answers, mode, no_drafts))
-        if mode.codec != "full":
+        if mode.codec != "full" and no_drafts != PLAIN:
             halves.append(_no_worse(questions, answers, no_drafts, PLAIN))
         for wanted in ("failed", "gave_up"):
             for outcome, why in halves:
                 if outcome == wanted:
                     return outcome, why
-        return "passed", f"{len(questions)} answers at {tokens} tokens"
+        untold = UNTOLD if self.settings.needs_hit and not needs_hit else ""
+        return "passed", f"{len(questions)} answers at {tokens} tokens{untold}"
+
+    def _without_drafts(self, mode: DecodeMode) -> DecodeMode:
+        """A server of others is one mode as a whole: where it has no half of it, it is held against plain decoding."""
+        half, modes = DecodeMode("none", mode.codec), self.backend.capabilities.modes
+        return half if not modes or str(half) in modes or self.checks is None else PLAIN
 
     async def fitted(self, context: int, seed: int) -> tuple[tuple[Canary, ...], int]:
         """Questions whose prompts have about `context` tokens, and how many they have."""

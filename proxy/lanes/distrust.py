@@ -1,0 +1,71 @@
+"""A lane that matches a known-bad pair serves nobody until its canaries have passed, one context bucket after another.
+
+Must not: decide what is sound; canaries do. Invariant: the plain lane is never taken out of service here, since nothing
+is left below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from policies.accusation import Axis
+from policies.breaker import EDGES
+from policies.modes import PLAIN, DecodeMode
+from proxy.lanes.capabilities import LaneCapabilities
+from proxy.lanes.known_bad import KnownBad, distrusted
+from proxy.trust_keeper import TrustKeeper
+
+log = structlog.get_logger()
+POISONED = "poisoned"
+
+
+def contexts_of(window: int) -> list[int]:
+    """The longest context of each bucket that a window reaches into."""
+    lows = (0, *EDGES)
+    return [min(high, window) for low, high in zip(lows, (*EDGES, window), strict=True) if low < window]
+
+
+def distrust(
+    keeper: TrustKeeper, mode: DecodeMode, lane: str, capabilities: LaneCapabilities, window: int
+) -> Sequence[KnownBad]:
+    """Opens the breakers of a lane's mode for every context bucket, if a known-bad pair holds; the rows that do."""
+    rows = distrusted(capabilities)
+    if not rows or mode == PLAIN:
+        return rows
+    for context in contexts_of(window):
+        keeper.distrust(str(mode), context, f"known-bad:{rows[0].id}"[:64], _accused(rows))
+    for row in rows:
+        log.warning(
+            "lane.known_bad",
+            lane=lane,
+            pair=row.id,
+            consequence=row.consequence,
+            source=list(row.source),
+            remedy=row.remedy,
+            until="its canaries have passed; the plain lane serves meanwhile",
+        )
+    return rows
+
+
+def quarantine(keeper: TrustKeeper, mode: DecodeMode, lane: str, why: str) -> None:
+    """A poisoned server is wrong at every length, the shortest included."""
+    if mode == PLAIN:
+        log.error(
+            "lane.poisoned", lane=lane, why=why, consequence="it is the plain lane: nothing is left to serve with"
+        )
+        return
+    log.error("lane.poisoned", lane=lane, why=why, consequence="the plain lane serves until its canaries pass")
+    keeper.distrust(str(mode), 1, POISONED, "unknown", cool_down=True)
+
+
+def _accused(rows: Sequence[KnownBad]) -> Axis:
+    """What all rows are about, if it is one thing."""
+    about = {("kv" if row.kv and not row.speculation else "speculation" if not row.kv else "unknown") for row in rows}
+    axis: Axis = "unknown"
+    if about == {"kv"}:
+        axis = "kv"
+    elif about == {"speculation"}:
+        axis = "speculation"
+    return axis
