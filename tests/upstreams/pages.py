@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from tests.upstreams.answers import prompted
 from tests.upstreams.dialects import BUILD
 from tests.upstreams.lanes import Counters, Lane
 from tests.upstreams.replies import ids_of, text_of
@@ -59,6 +60,7 @@ def add_routes(app: web.Application, up: Upstream) -> None:
         app.router.add_get("/get_model_info", _sglang_model_info(up))
     if up.kind == "llamacpp":
         app.router.add_get("/models", models)
+        app.router.add_post("/apply-template", _apply_template(up))
         app.router.add_get("/props", _props(up))
         app.router.add_get("/slots", _slots(up))
 
@@ -201,6 +203,15 @@ def _tokenize(up: Upstream) -> Page:
             text = "".join(str(message.get("content") or "") for message in body.get("messages", ()))
         tokens = list(ids_of(text))
         return web.json_response({"count": len(tokens), "max_model_len": lane.window, "tokens": tokens})
+
+    return page
+
+
+def _apply_template(up: Upstream) -> Page:
+    async def page(request: web.Request) -> web.Response:
+        body = await request.json()
+        (lane, *_) = up.lanes.values()
+        return web.json_response({"prompt": text_of(prompted(up, lane, next(iter(up.lanes)), body, 0).prompt_ids)})
 
     return page
 

@@ -132,6 +132,16 @@ async def test_llamacpp_tells_timings_and_false_logprobs_under_speculation() -> 
         assert "draft_n" not in end["timings"]
 
 
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+async def test_usage_is_told_with_every_chunk_if_asked(kind: Kind) -> None:
+    async with Upstream(kind, {"m": FAST}).running() as up:
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        _, *chunks, _ = await raw(up, stream_options=options)
+        told = [chunk["usage"]["completion_tokens"] for chunk in chunks if "usage" in chunk]
+        assert told == sorted(told)
+        assert len(told) > 3
+
+
 async def test_vllm_reports_drafts_of_a_request_where_it_is_told_to() -> None:
     async with Upstream("vllm", {"m": FAST}, reports_drafts=True).running() as up:
         *_, usage, _ = await raw(up, stream_options={"include_usage": True})
@@ -277,6 +287,7 @@ async def test_pages_say_what_runs() -> None:
     async with Upstream("llamacpp", {"m": FAST}).running() as up:
         assert await page(up, "/health") == {"status": "ok"}
         assert (await page(up, "/props"))["build_info"]
+        assert "go<|im_end|>" in (await page(up, "/apply-template", {"messages": USER}))["prompt"]
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
