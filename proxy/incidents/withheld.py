@@ -18,8 +18,6 @@ WITHHELD = "withheld"
 _WORDS = frozenset(
     "keyword schema_path missing exactness mended scripts codec bucket mode side check compared lane failure".split()
 )
-    "keyword schema_path missing exactness mended scripts codec bucket mode side check compared lane failure".split()
-)
 """Evidence that is no number and still none of the model's text: our words, and those of a declared schema."""
 _IDS = frozenset({"token", "id", "ids"})
 _AXIS = frozenset({"axis", "mode", "name", "prefix", "reason"})
