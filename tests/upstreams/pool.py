@@ -46,6 +46,11 @@ class Pool:
         asked["input" if api == "responses" else "messages"] = [{"role": "user", "content": TASK}]
         return hear(api, await self.live.post(PATHS[api], **asked | fields))
 
+    @property
+    def asked(self) -> int:
+        """How often the fast lane was given the task."""
+        return sum(TASK in str(seen.body) for seen in self.fast.chats if seen.lane != "plain")
+
     async def left(self) -> None:
         """Waits until every stream of the lanes is known to have ended, at whoever's wish."""
         for seen in {id(seen): seen for seen in [*self.fast.chats, *self.plain.chats]}.values():
