@@ -28,10 +28,6 @@ OWN = Reply((Text("12"),))
 """What is answered to a question that is not the test's."""
 
 
-def of_the_test(asked: Asked) -> bool:
-    return any(TASK in str(message.get("content")) for message in asked.messages)
-
-
 @dataclass(frozen=True, slots=True)
 class Pool:
     """live: the guarded server. fast, plain: the servers behind it, which may be one."""
@@ -57,9 +53,13 @@ class Pool:
             await seen.end()
 
 
-def guarded(lane: Lane) -> Lane:
-    """The same lane, whose script and defects are for the test's own requests."""
+def guarded(lane: Lane, task: str) -> Lane:
+    """The same lane, whose script and defects are for requests about `task`."""
     says, strikes = lane.says, lane.strikes
+
+    def of_the_test(asked: Asked) -> bool:
+        return any(task in str(message.get("content")) for message in asked.messages)
+
     lane.says = lambda asked: (says if isinstance(says, Reply) else says(asked)) if of_the_test(asked) else OWN
     lane.strikes = lambda asked: of_the_test(asked) and strikes(asked)
     return lane
@@ -67,18 +67,21 @@ def guarded(lane: Lane) -> Lane:
 
 @asynccontextmanager
 async def pool(
-    kind: Kind, fast: Lane, plain: Lane, *, router: bool = False, lanes: Any = None, **more: Any
+    kind: Kind, fast: Lane, plain: Lane, *, router: bool = False, lanes: Any = None, task: str = TASK, **more: Any
 ) -> AsyncIterator[Pool]:
-    """router: both lanes are one server, told apart by model. lanes: further keys of the section; more: of both
-    servers, but for sections of the configuration, which are dicts."""
+    """router: both lanes are one server, told apart by model. task: what the test's own requests say. lanes: further
+    keys of the section; more: of both servers, but for sections of the configuration, which are dicts."""
     sections = {name: more.pop(name) for name in list(more) if isinstance(more[name], dict)}
     sections = {"breaker": {"canary_tokens": 0}} | sections
     more = {"caches": False} | more
     if router:
-        both = Upstream(kind, {"fast": guarded(fast), "plain": guarded(plain)}, **more)
+        both = Upstream(kind, {"fast": guarded(fast, task), "plain": guarded(plain, task)}, **more)
         servers = (both,)
     else:
-        servers = (Upstream(kind, {"m": guarded(fast)}, **more), Upstream(kind, {"m": guarded(plain)}, **more))
+        servers = (
+            Upstream(kind, {"m": guarded(fast, task)}, **more),
+            Upstream(kind, {"m": guarded(plain, task)}, **more),
+        )
     async with servers[0].running(), servers[-1].running() if not router else servers[0].running():
         section: dict[str, Any] = {
             "fast": {"url": servers[0].base, "kind": kind, "model": "fast" if router else ""},
