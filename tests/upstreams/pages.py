@@ -283,9 +283,11 @@ def _props(up: Upstream) -> Page:
     async def page(request: web.Request) -> web.Response:
         name = _of_router(up, request)
         if name not in up.lanes:
-            return web.json_response({"role": "router", "build_info": BUILD, "max_instances": 4})
+            told = {"role": "router", "build_info": BUILD, "max_instances": 4, "model_path": "none"}
+            return web.json_response({**told, "default_generation_settings": {"params": None, "n_ctx": 0}})
         lane = up.lanes[name]
-        settings = {"n_ctx": lane.window, "speculative": lane.speculation is not None, "params": _params(lane)}
+        # as the real one: these are the settings of no request, and do not tell of its drafter
+        settings = {"n_ctx": lane.window, "params": {"n_predict": -1, "speculative.types": "none"}}
         return web.json_response(
             {
                 "default_generation_settings": settings,
@@ -304,10 +306,6 @@ def _props(up: Upstream) -> Page:
     return page
 
 
-def _params(lane: Lane) -> dict[str, Any]:
-    return {"n_predict": -1, "speculative.types": lane.speculation or "none"}
-
-
 def _slots(up: Upstream) -> Page:
     async def page(request: web.Request) -> web.Response:
         name = _of_router(up, request)
@@ -315,7 +313,10 @@ def _slots(up: Upstream) -> Page:
             return web.json_response(up.dialect.error(400, "model name is missing from the request"), status=400)
         lane = up.lanes[name]
         running = up.counters[name].running > 0
-        slot = {"id": 0, "n_ctx": lane.window, "speculative": lane.speculation is not None, "is_processing": running}
-        return web.json_response([{**slot, "params": _params(lane), "next_token": [{"has_next_token": running}]}])
+        slot: dict[str, Any] = {"id": 0, "n_ctx": lane.window, "speculative": lane.speculation is not None}
+        if running:
+            types = {"speculative.types": lane.speculation or "none"}
+            slot |= {"id_task": 1, "params": types, "next_token": [{"has_next_token": True}]}
+        return web.json_response([{**slot, "is_processing": running}])
 
     return page

@@ -226,8 +226,10 @@ async def test_a_router_tells_its_lanes_apart_by_model() -> None:
         assert [seen.lane for seen in up.chats] == ["plain", "fast"]
         models = (await page(up, "/v1/models"))["data"]
         assert ["--spec-type" in model["status"]["args"] for model in models] == [True, False]
-        assert (await page(up, "/props?model=fast"))["default_generation_settings"]["speculative"] is True
-        assert (await page(up, "/slots?model=plain"))[0]["params"]["speculative.types"] == "none"
+        settings = (await page(up, "/props?model=fast"))["default_generation_settings"]
+        assert settings["params"]["speculative.types"] == "none", "an idle server does not tell"
+        told = [(await page(up, f"/slots?model={name}"))[0]["speculative"] for name in lanes]
+        assert told == [True, False]
         assert "model name is missing" in await page(up, "/metrics")
 
 
