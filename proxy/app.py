@@ -22,6 +22,9 @@ from proxy.canaries import Canaries, CanarySettings
 from proxy.config import Config, ConfigProblem
 from proxy.config_needs import read_qualification, require_telemetry
 from proxy.incidents import IncidentSink, IncidentStore
+from proxy.lanes.gauges import LaneGauges
+from proxy.lanes.meter import MeterSettings
+from proxy.lanes.watch import LaneWatch, WatchedBackend, WatchSettings
 from proxy.metrics import Metrics
 from proxy.policy_source import load_policy
 from proxy.replay import AutomaticReplay, AutomaticSettings
@@ -156,12 +159,33 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     await asyncio.gather(*tasks, return_exceptions=True)
     if service.replays is not None:
         await service.replays.close()
+    if service.lane_watch is not None:
+        await service.lane_watch.close()
     await service.backend.stop()
     await asyncio.to_thread(service.incidents.close)
     if service.keeper is not None:
         await asyncio.to_thread(service.keeper.close)
     if service.telemetry is not None:
         await service.telemetry.close()
+
+
+def _watch_lanes(service: Service, keeper: TrustKeeper) -> None:
+    """Where the backend is made of other people's servers."""
+    backend, canaries = service.backend, service.canaries
+    if not isinstance(backend, WatchedBackend):
+        return
+    lanes = service.config.lanes
+    meter = MeterSettings(lanes.meter_share, tokens_per_hour=lanes.meter_tokens, quiet_s=service.config.replay.quiet_s)
+    spare = asyncio.Lock() if canaries is None else canaries.spare
+    watch = LaneWatch(backend.lanes, keeper, service.idle, spare, WatchSettings(lanes.metrics_s, meter))
+    service.lane_watch = backend.watch = watch
+    if canaries is not None:
+        canaries.checks = watch
+    if service.sinks is not None:
+        service.sinks = Sinks((*service.sinks.members, watch))
+    if service.metrics is not None:
+        service.metrics.registry.register(LaneGauges(watch))
+    watch.start(backend.info.context_window)
 
 
 async def _look_after(service: Service, canaries: Canaries) -> None:
@@ -188,6 +212,7 @@ async def _start(service: Service) -> None:
             for key, record in service.keeper.records.items():
                 if record.state != "closed":
                     log.warning("breaker.still_open", key=str(key), accused=record.axis, trips=len(record.trips))
+            _watch_lanes(service, service.keeper)
     except (BackendError, ConfigProblem) as error:
         service.failure = str(error)
         log.error("model.failed", reason=str(error))

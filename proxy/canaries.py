@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import structlog
 
@@ -23,6 +23,7 @@ from policies.breaker import EDGES, Key
 from policies.modes import PLAIN, DecodeMode
 from proxy.backends.base import Backend, BackendError, Generation
 from proxy.canary_prompts import ANSWER_TOKENS, Canary, canaries
+from proxy.mode_checks import ModeChecks
 from proxy.trust_keeper import TrustKeeper
 
 log = structlog.get_logger()
@@ -40,16 +41,6 @@ class CanarySettings:
     most_tokens: int = 262144
     quiet_s: float = 2.0
     needs_hit: bool = True
-
-
-class ModeChecks(Protocol):
-    """What there is to know of a mode that is somebody else's server."""
-
-    def tells_hits(self, mode: DecodeMode) -> bool:
-        """Whether its `cached_tokens` can be believed."""
-
-    async def unsound(self, mode: DecodeMode) -> str:
-        """Why no question needs to be asked of it, "" = it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +150,8 @@ class Canaries:
             [PLAIN] if mode.codec != "full" and no_drafts != PLAIN else [],
         ]
         asked = len(questions) * sum(map(len, groups))
-        prefills = sum(map(bool, groups)) if needs_hit else asked  # without kept prefixes, one for each
+        places = len(set().union(*groups)) if self.checks else sum(map(bool, groups))  # servers prefill each for itself
+        prefills = places if needs_hit else asked  # without kept prefixes, one for each
         cost = tokens * prefills + asked * 2 * ANSWER_TOKENS
         if cost > self.settings.most_tokens:
             return "gave_up", f"it takes {cost} tokens, breaker.canary_tokens allows {self.settings.most_tokens}"
