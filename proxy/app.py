@@ -177,7 +177,7 @@ def _watch_lanes(service: Service, keeper: TrustKeeper) -> None:
     lanes = service.config.lanes
     meter = MeterSettings(lanes.meter_share, tokens_per_hour=lanes.meter_tokens, quiet_s=service.config.replay.quiet_s)
     spare = asyncio.Lock() if canaries is None else canaries.spare
-    watch = LaneWatch(backend.lanes, keeper, service.idle, spare, WatchSettings(lanes.metrics_s, meter))
+    watch = LaneWatch(backend.servers, keeper, service.idle, spare, WatchSettings(lanes.metrics_s, meter))
     service.lane_watch = backend.watch = watch
     if canaries is not None:
         canaries.checks = watch

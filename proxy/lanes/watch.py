@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import structlog
@@ -36,13 +37,15 @@ SUSPICIOUS = ("loop.", "struct.", "stall.", "drift.collapse", "drift.nonfinite")
 ASK_AGAIN_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class WatchedLane:
+class WatchedLane(Protocol):
     """mode: in which the guard speaks of it."""
 
-    name: str
-    mode: DecodeMode
-    probed: Probed
+    @property
+    def name(self) -> str: ...
+    @property
+    def mode(self) -> DecodeMode: ...
+    @property
+    def probed(self) -> Probed: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,12 @@ class WatchSettings:
 
 @runtime_checkable
 class WatchedBackend(Protocol):
-    """A backend of lanes. lanes: known once it has started. watch: told of every turn that a lane has said, if set."""
+    """A backend of lanes. servers: known once it has started. watch: told of every turn that a lane has said."""
 
-    lanes: tuple[WatchedLane, ...]
     watch: LaneWatch | None
+
+    @property
+    def servers(self) -> Sequence[WatchedLane]: ...
 
 
 class LaneWatch:
@@ -96,9 +101,9 @@ class LaneWatch:
                 self.signals[lane.name] = signal = MetricsSignal(
                     lane.probed.target, self._settings.metrics_s, self._changed(lane.name)
                 )
-                self._run(signal.run(), f"metrics-of-{lane.name}")
+                self._run(signal.run, f"metrics-of-{lane.name}")
         if self.meter is not None:
-            self._run(self.meter.run(), "lossless-meter")
+            self._run(self.meter.run, "lossless-meter")
 
     async def make_way(self) -> None:
         """A client came."""
@@ -140,7 +145,7 @@ class LaneWatch:
         if now - self._asked.get(lane.name, -ASK_AGAIN_S) < ASK_AGAIN_S:
             return
         self._asked[lane.name] = now
-        self._run(self._look(lane), f"poison-check-{lane.name}")
+        self._run(partial(self._look, lane), f"poison-check-{lane.name}")
 
     def closed(self, closure: Closure) -> None:
         """Nothing to learn from."""
@@ -211,10 +216,10 @@ class LaneWatch:
             return None, "no other lane tells the token ids of prompts and responses"
         return LosslessMeter(plain.probed.target, scorer.kind, plain.probed.model, idle, settings, spare), ""
 
-    def _run(self, work: Awaitable[None], name: str) -> None:
+    def _run(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         async def guarded() -> None:
             try:
-                await work
+                await work()
             except Exception:
                 log.exception("lane.watch_failed", task=name)
 
