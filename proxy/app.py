@@ -7,7 +7,7 @@ Invariant: everything a handler needs hangs on the `Service` that it was made wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,10 @@ import structlog
 from aiohttp import web
 
 from policies.breaker import BreakerSettings
-from policies.modes import DecodeMode
+from policies.modes import PLAIN, DecodeMode
 from policies.trust import Served
-from proxy.backends.base import Backend, BackendError
+from proxy.backends.base import Backend, BackendError, Capabilities
+from proxy.backends.lanes import LanesBackend
 from proxy.canaries import Canaries, CanarySettings
 from proxy.config import Config, ConfigProblem
 from proxy.config_needs import read_qualification, require_telemetry
@@ -44,7 +45,9 @@ CLEANUP_S = 1.0
 
 
 def build_backend(config: Config) -> Backend:
-    """The built-in engine. The only place that reaches for torch, and only when called."""
+    """The lanes that are configured, else the built-in engine. The only place that reaches for torch, and only then."""
+    if config.lanes.configured:
+        return LanesBackend(config.lanes, name=config.model.name)
     from proxy.backends.builtin import BuiltinBackend
 
     model = config.model
@@ -203,7 +206,7 @@ async def _start(service: Service) -> None:
         path = service.config.trust.qualification
         qualification = await asyncio.to_thread(read_qualification, path) if path else None
         await service.backend.start()
-        service.mode = _usable(service.mode, service.backend.capabilities.modes)
+        service.mode = _usable(service.mode, service.backend.capabilities)
         if service.keeper is not None:
             info, modes = service.backend.info, service.backend.capabilities.modes
             served = Served(info.fingerprint, info.tool_format, info.context_window)
@@ -227,9 +230,12 @@ async def _start(service: Service) -> None:
         service.settled.set()
 
 
-def _usable(wanted: DecodeMode, modes: Collection[str]) -> DecodeMode:
-    """The configured mode, without drafts by a head that the model lacks. Raises BackendError for another codec: it
-    would take more memory than was asked for."""
+def _usable(wanted: DecodeMode, capabilities: Capabilities) -> DecodeMode:
+    """The configured mode, without drafts by a head that the model lacks; of lanes the fast one's, unless plain is what
+    was configured. Raises BackendError for another codec: it would take more memory than was asked for."""
+    if ladder := capabilities.ladder:
+        return DecodeMode.parse(ladder[-1] if wanted == PLAIN else ladder[0])
+    modes = capabilities.modes
     if str(wanted) in modes:
         return wanted
     usable = replace(wanted, drafter="ngram")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from detectors.drift.memory import DriftMemory
+from policies.ladder import landing
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
@@ -153,7 +154,8 @@ class Service:
             log.info("mode.safer", request_id=request.request_id, mode=str(start.mode), reason=start.why)
             if self.metrics is not None:
                 self.metrics.safer_start(session.mode, start.mode)
-        return replace(session, mode=start.mode, limit=start.limit), start.why
+        mode = landing(start.mode, self.backend.capabilities.ladder)
+        return replace(session, mode=mode, limit=start.limit), start.why
 
     async def measure(self) -> None:
         """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was.
@@ -200,7 +202,8 @@ class Service:
                 "model",
             )
         allowed = self.config.decode.per_request
-        mode = asked_mode(request.decoding, self.mode, self.backend.capabilities.modes, allowed)
+        can = self.backend.capabilities
+        mode = asked_mode(request.decoding, self.mode, can.modes, allowed, can.ladder)
         if request.sampling.seed is None and self.config.decode.seed >= 0:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking

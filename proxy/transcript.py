@@ -16,7 +16,9 @@ from typing import Any
 
 from policies.modes import DecodeMode
 from proxy.backends.base import Delta, Generation, RewindReport, Token
+from proxy.backends.counted import Counted
 from proxy.events import Timings, Usage
+from proxy.spelling import Spelling
 
 RING = 16
 """Steps whose numbers are kept for an incident."""
@@ -134,6 +136,12 @@ class Transcript:
     def append(self, token: Token) -> None:
         self._tokens.append(token)
 
+    def spelt(self, start: int) -> tuple[int, ...]:
+        """What the tokens from `start` on say, and those of the last step that do not stand yet."""
+        last, spelling = self._latest, Spelling()
+        coming = () if last is None else last.tokens[max(0, len(self) - last.position) :]
+        return tuple(letter for token in (*self._tokens[start:], *coming) for letter in spelling.spell(token))
+
     def end_of(self, delta: Delta) -> tuple[int, ...]:
         """Ids of the tokens of a delta that were not appended yet."""
         return tuple(token.id for token in delta.tokens[max(0, len(self) - delta.position) :])
@@ -147,24 +155,31 @@ class Transcript:
         self.decode_ms += report.milliseconds
 
     def usage(self, generation: Generation, reasoning: int) -> Usage:
+        counted = _counted(generation)
         return Usage(
             prompt_tokens=generation.prompt_tokens,
             cached_tokens=generation.cached_tokens,
-            completion_tokens=len(self),
+            completion_tokens=len(self) if counted is None or counted.completion is None else counted.completion,
             reasoning_tokens=reasoning,
             discarded_tokens=self.discarded,
             filtered_tokens=self.filtered,
         )
 
     def timings(self, generation: Generation) -> Timings:
+        counted = _counted(generation) or Counted()
         return Timings(
             prompt_n=generation.prompt_tokens - generation.cached_tokens,
             prompt_ms=generation.prompt_ms,
             predicted_n=len(self),
             predicted_ms=self.decode_ms,
-            draft_n=self.drafted,
-            draft_n_accepted=self.accepted,
+            draft_n=self.drafted if counted.drafted is None else counted.drafted,
+            draft_n_accepted=self.accepted if counted.accepted is None else counted.accepted,
         )
+
+
+def _counted(generation: Generation) -> Counted | None:
+    found: Counted | None = getattr(generation, "counted", None)
+    return found
 
 
 def _step(delta: Delta) -> Step:

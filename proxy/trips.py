@@ -20,20 +20,23 @@ from detectors.drift.drafting import DeadDrafter
 from detectors.finding import Finding
 from detectors.history_scrub import LoopDigest
 from detectors.mended_call import MendedCall
-from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
+from policies.blame import END_OF_TURN, NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Decision, End, Repair, Rewind, Situation, Start
-from proxy.backends.base import Backend, Generation, RewindReport
+from proxy.backends.base import Backend, Generation, RewindReport, Token
 from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.incidents import NOWHERE, Action, Closure, Incident, IncidentSink, Origin, Outcome, new_incident_id
 from proxy.lanes.watch import WatchedBackend
+from proxy.spelling import Spelling
 from proxy.transcript import Transcript
 from proxy.versions import versions
 
 log = structlog.get_logger()
 LOOPS = ("loop.", "struct.")
 """What the acceptance of drafts says something about."""
+_OUTAGES = frozenset({"lane.failed", "lane.empty", "lane.finish"})
+"""Findings about a lane that are not about what it said."""
 _ACTIONS: Mapping[type, Action] = {Start: "start", Rewind: "rewind", Repair: "repair", End: "end"}
 
 
@@ -66,7 +69,9 @@ class Trips:
         self._origin, self._remember = origin, remember
         self._exact = backend.capabilities.exactness == "bitwise"
         self._trips: list[_Trip] = []
+        self._by_text = not backend.capabilities.token_ids
         self._comparing: Blame | None = None
+        self._spelling, self._spelt = Spelling(), 0
         self._closed = False
 
     @property
@@ -93,11 +98,15 @@ class Trips:
         match decision:
             case Rewind(to, after, rebuild):
                 audited = finding.detector == "drift.audit"
+                said = lost
+                if self._by_text:
+                    said = (*transcript.spelt(to), *lost[-1:]) if END_OF_TURN in lost else transcript.spelt(to)
+                    self._spelling, self._spelt = Spelling(), to
                 trip.outcome = "recovered"
                 trip.blame = Blame(
                     mode,
                     to,
-                    _compared(finding, to, lost),
+                    _compared(finding, to, said),
                     began=finding.began,
                     exact=self._exact,
                     audited=audited,
@@ -106,13 +115,16 @@ class Trips:
                     shared=finding.detector == "drift.nonfinite" or (rebuild != "none" and self._is_shared(finding)),
                 )
                 self._comparing = trip.blame
+                if finding.detector in _OUTAGES:  # what was said until then is not what went wrong
+                    trip.blame = self._comparing = None
+                    trip.verdict = _without_comparison(finding, mode, acted=False)
                 trip.loop = _sent_loop(finding, to, transcript)
             case Start():
                 trip.outcome = "recovered"
                 trip.verdict = _without_comparison(finding, mode, acted=False)
             case End() | Repair():
                 trip.outcome = "ended" if isinstance(decision, End) else "recovered"
-                trip.verdict = _without_comparison(finding, mode)
+                trip.verdict = _without_comparison(finding, mode, audited=self._backend.capabilities.audits)
             case _:
                 trip.verdict = _without_comparison(finding, mode, acted=False)
         self._trips.append(trip)
@@ -156,10 +168,17 @@ class Trips:
         """The rewind that the last incident asked for has happened."""
         self._trips[-1].report = report
 
-    def redecoded(self, position: int, token: int) -> None:
-        """A token was decoded; the last incident with a rewind compares it with what it discarded."""
-        if self._comparing is not None:
+    def redecoded(self, position: int, token: int, said: Token | None = None) -> None:
+        """A token was decoded; the last incident with a rewind compares it with what it discarded. said: the token with
+        its text, None = the turn has ended; it is what counts where the backend knows no ids."""
+        if self._comparing is None:
+            return
+        if not self._by_text:
             self._comparing.redecoded(position, token)
+            return
+        for letter in (token,) if said is None else self._spelling.spell(said):
+            self._comparing.redecoded(self._spelt, letter)
+            self._spelt += 1
 
     def called(self, digest: str) -> None:
         """The calls of the response are known; if the history's loop goes on, a safer mode did not help."""
@@ -273,7 +292,12 @@ class Trips:
             capabilities=asdict(self._backend.capabilities),
             origin=self._origin,
             versions=versions(),
+            changed=self._changed(mode, after) if rewind is not None else {},
         )
+
+    def _changed(self, before: DecodeMode, after: DecodeMode) -> Mapping[str, Any]:
+        changed = getattr(self._backend, "changed", None)
+        return {} if changed is None else dict(changed(before, after))
 
     def _capture(self, decision: Decision, mode: DecodeMode, transcript: Transcript, lost: tuple[int, ...]) -> Capture:
         """What a sink needs to run the response again; nothing is copied but the response's own tokens."""
@@ -314,16 +338,17 @@ def _proven(finding: Finding) -> Culprit | None:
     return Culprit.KV if finding.evidence.get("check") in PROOFS else None
 
 
-def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) -> BlameVerdict:
-    """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model."""
+def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True, audited: bool = True) -> BlameVerdict:
+    """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model. audited: the
+    engine's steps are; else plain decoding is merely what is least likely to be wrong."""
     if finding.detector == "drift.audit":
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
     if finding.detector == "drift.prefix":
         return BlameVerdict(Culprit.PREFIX, "certain", finding.position, 0, finding.began, (), ())
     if acted and finding.detector == "loop.history":  # plain decoding served the last copies, here or before a restart
         return BlameVerdict(Culprit.MODEL, "likely", None, 0, finding.began, (), ())
-    if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.", "tool.held")):
-        return BlameVerdict(Culprit.MODEL, "certain", None, 0, finding.began, (), ())
+    if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.", "tool.held", "lane.")):
+        return BlameVerdict(Culprit.MODEL, "certain" if audited else "likely", None, 0, finding.began, (), ())
     return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
 
 

@@ -136,11 +136,11 @@ class MetricsSignal:
         return found is not None and found.verdict == "dead"
 
     def beside_loop(self) -> Mapping[str, Any]:
-        """Evidence to add to a loop that was found in the text; empty where it adds nothing."""
+        """Numbers to add to a loop that was found in the text; empty where they add nothing."""
         found = self.acceptance
         if found is None or found.verdict == "normal":
             return {}
-        return {"lane_acceptance": found.plain()}
+        return {"lane_acceptance": found.rate, "lane_drafted": found.drafted, "lane_seconds": found.seconds}
 
     def plain(self) -> dict[str, Any]:
         """For `/ready`."""

@@ -20,6 +20,7 @@ from proxy.lanes.chunks import CallPiece, Chunk, Counts, Scored
 
 DONE = "[DONE]"
 MOST_IDS = 4096
+MOST_PROMPT_IDS = 1 << 20
 MOST_CALLS = 128
 TOLD = 300
 """Characters of what a server says about itself that are told on."""
@@ -47,12 +48,13 @@ def read_chunk(data: str) -> Chunk:
     stop = first.get("stop_reason") if first.get("stop_reason") is not None else first.get("matched_stop")
     prompt = body.get("prompt_token_ids")
     return Chunk(
-        text=_text(delta.get("content")),
+        text=_content(delta.get("content")),
         thinking=_text(delta.get("reasoning_content")) or _text(delta.get("reasoning")),
         calls=_calls(delta.get("tool_calls")) if delta.get("tool_calls") else (),
         token_ids=_ids(first.get("token_ids")),
         scored=_scored(first.get("logprobs")) if first.get("logprobs") else (),
         prompt_tokens=len(prompt) if isinstance(prompt, list) else None,
+        prompt_ids=_ids(prompt, MOST_PROMPT_IDS) or (),
         finish=finish[:64] if isinstance(finish, str) else None,
         stop=stop[:256] if isinstance(stop, str) else None,
         counts=_counts(body) if "usage" in body or "timings" in body else None,
@@ -74,6 +76,13 @@ def _error(body: dict[str, Any]) -> Chunk:
     code = inner.get("code") if isinstance(inner, dict) else body.get("code")
     status = code if isinstance(code, int) and not isinstance(code, bool) and 100 <= code < 600 else None
     return Chunk(error=error_text(body), error_status=status)
+
+
+def _content(value: Any) -> str:
+    """A text, or a list of parts as in messages."""
+    if isinstance(value, list):
+        return "".join(_text(part.get("text")) for part in value if isinstance(part, dict))
+    return _text(value)
 
 
 def _text(value: Any) -> str:
@@ -100,10 +109,10 @@ def _calls(value: Any) -> tuple[CallPiece, ...]:
     return tuple(pieces)
 
 
-def _ids(value: Any) -> tuple[int, ...] | None:
+def _ids(value: Any, most: int = MOST_IDS) -> tuple[int, ...] | None:
     if not isinstance(value, list):
         return None
-    if len(value) > MOST_IDS or not all(type(each) is int and 0 <= each < 1 << 31 for each in value):
+    if len(value) > most or not all(type(each) is int and 0 <= each < 1 << 31 for each in value):
         return None
     return tuple(value)
 

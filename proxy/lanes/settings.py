@@ -37,6 +37,8 @@ class Lane(_Section):
     mode: str = ""
     """Decode mode that it runs in, such as mtp/k4v4, where the server cannot tell. "" = as it tells; if it does not,
     mtp/full for the fast lane and plain for the other."""
+    window: int = Field(default=0, ge=0)
+    """Context window in tokens, where the server cannot tell. 0 = as it tells; if it does not, 32768."""
     key_env: str = ""
     """Name of the environment variable that holds its API key. "" = it needs none."""
     headers: tuple[str, ...] = ()
@@ -112,9 +114,6 @@ class Lanes(_Section):
     it has begun to answer."""
     event_bytes: int = Field(default=8 << 20, ge=4096)
     """Largest event of a stream, in bytes."""
-    swallowed_tokens: int = Field(default=1024, ge=16)
-    """Tokens that a lane may generate without saying anything before that is a finding: its parser has lost the
-    thread."""
     cache_salt: str = ""
     """Sent with every request to lanes that know it (vLLM, SGLang), so that their prefix cache is not shared with
     others. After a fall back a fresh one is drawn in any case, so that no damaged prefix is taken over."""
@@ -167,8 +166,12 @@ class Lanes(_Section):
         kind = fast.kind if plain.kind == "auto" else plain.kind
         return plain.model_copy(update={**same, "kind": kind, "metrics_urls": plain.metrics_urls or fast.metrics_urls})
 
-    def timeouts(self) -> Mapping[str, float]:
-        return {name: getattr(self, name) for name in ("connect_s", "first_s", "between_s", "total_s")}
+    def passed(self, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        """Those of a client's headers that go on to the lanes. headers: names in any case."""
+        if not self.configured:
+            return ()
+        found = ((name, value) for name, value in headers.items() if name.lower() in self.pass_headers)
+        return tuple((name.lower(), value) for name, value in found if value.isascii() and value.isprintable())
 
 
 def _address(value: str, example: str) -> str:

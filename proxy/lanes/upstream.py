@@ -48,7 +48,7 @@ class Upstream:
 
     def __init__(self, name: str, lane: Lane, limits: Lanes, environment: Mapping[str, str] = os.environ) -> None:
         self.name, self.lane, self._limits = name, lane, limits
-        self._key = environment.get(lane.key_env, "") if lane.key_env else ""
+        self.key = environment.get(lane.key_env, "") if lane.key_env else ""
         self._http: aiohttp.ClientSession | None = None
 
     @property
@@ -56,8 +56,8 @@ class Upstream:
         """Made when it is first needed, since it belongs to a running loop."""
         if self._http is None:
             headers = {**self.lane.header_map(), "accept-encoding": "identity"}
-            if self._key:
-                headers["authorization"] = f"Bearer {self._key}"
+            if self.key:
+                headers["authorization"] = f"Bearer {self.key}"
             self._http = aiohttp.ClientSession(
                 headers=headers,
                 connector=aiohttp.TCPConnector(limit=0),

@@ -32,7 +32,7 @@ from proxy.lanes.teacher import SCORERS
 from proxy.trust_keeper import TrustKeeper
 
 log = structlog.get_logger()
-SUSPICIOUS = ("loop.", "struct.", "stall.", "drift.collapse", "drift.nonfinite")
+SUSPICIOUS = ("loop.", "struct.", "stall.", "drift.collapse", "drift.nonfinite", "lane.swallowed")
 """What a poisoned server's responses trip; `loop.history` is about the client's messages."""
 ASK_AGAIN_S = 30.0
 
@@ -110,12 +110,17 @@ class LaneWatch:
         if self.meter is not None:
             await self.meter.make_way()
 
+    def chooses(self, request: ChatRequest, mode: DecodeMode) -> bool:
+        """Whether a turn that begins is for the meter; what the plain lane says is not held against itself."""
+        lane = self._by_mode.get(str(mode))
+        return self.meter is not None and lane is not None and mode != PLAIN and self.meter.chooses(request)
+
     def finished(
         self, request: ChatRequest, mode: DecodeMode, prompt_ids: Sequence[int], token_ids: Sequence[int]
     ) -> None:
-        """A lane has said a turn, whole; what the plain lane says itself is not held against itself."""
+        """A turn that was chosen has ended, all of it said by the lane of `mode`."""
         lane = self._by_mode.get(str(mode))
-        if self.meter is not None and lane is not None and mode != PLAIN:
+        if self.meter is not None and lane is not None:
             self.meter.finished(request, lane.name, prompt_ids, token_ids)
 
     def beside_loop(self, mode: DecodeMode) -> Mapping[str, Any]:

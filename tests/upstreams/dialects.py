@@ -253,7 +253,7 @@ class Writing:
             if piece.shown is None:
                 continue
             channel, value = piece.shown
-            if channel == "call":
+            if isinstance(value, CallPart):
                 if kind:
                     yield {kind: text}
                 kind, text = None, ""
@@ -263,7 +263,7 @@ class Writing:
             if kind not in (None, name):
                 yield {kind or name: text}
                 text = ""
-            kind, text = name, text + str(value)
+            kind, text = name, text + value
         if kind:
             yield {kind: text}
 

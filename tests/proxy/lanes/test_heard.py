@@ -55,8 +55,15 @@ def test_everything_that_is_told_is_heard() -> None:
     assert heard.cached_tokens == (9, "usage")
 
 
-@pytest.mark.parametrize("error", [{"message": "out of memory"}, "out of memory"])
-def test_errors_in_the_stream(error: Any) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"error": {"message": "out of memory"}},
+        {"error": "out of memory"},
+        {"object": "error", "message": "out of memory"},
+    ],
+)
+def test_errors_in_the_stream(value: Any) -> None:
     heard = Heard()
-    heard.take({"error": error})
+    heard.take(value)
     assert heard.errors == ["out of memory"]

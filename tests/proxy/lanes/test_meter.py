@@ -95,9 +95,13 @@ async def test_a_fast_lane_is_held_against_the_plain_one(fast: Lane, inside: flo
 
 
 async def test_a_share_of_turns_is_looked_at() -> None:
-    made = meter(Target("plain", "http://127.0.0.1:9"), MeterSettings(share=0.4))
-    assert not made.finished(REQUEST, "fast", [1], [2]) and made.left_out == 0
-    assert not meter(made.plain, MeterSettings(share=0.0)).finished(REQUEST, "fast", [1], [2])
+    plain = Target("plain", "http://127.0.0.1:9")
+    assert meter(plain, MeterSettings(share=0.6)).chooses(REQUEST)
+    for share in (0.4, 0.0):
+        made = meter(plain, MeterSettings(share=share))
+        assert not made.chooses(REQUEST) and made.left_out == 0
+    made = meter(plain)
+    assert not made.chooses(ChatRequest("", "m", (), demands=Demands(must_call=True))) and made.left_out == 1
 
 
 @pytest.mark.parametrize(("prompt", "tokens"), [([], [1]), ([1], []), ([1] * 90, [1] * 11)])

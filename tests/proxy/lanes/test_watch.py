@@ -141,7 +141,8 @@ async def test_the_meter_runs_where_it_can_and_says_why_not(keeper: TrustKeeper)
             assert watch.meter is None and off in watch.plain()["drift"]["off"]
         assert watching(servers, keeper, settings=WatchSettings(meter=MeterSettings(share=0))).meter is None
         watch = watching(servers, keeper)
-        watch.finished(REQUEST, PLAIN, [1], [2])  # not against itself
+        assert watch.chooses(REQUEST, FAST)
+        assert not watch.chooses(REQUEST, PLAIN)  # not against itself
         watch.finished(REQUEST, FAST, [1], [2])
         assert watch.meter is not None and [turn.lane for turn in watch.meter._turns] == ["fast"]
 
@@ -186,7 +187,8 @@ async def test_metrics_are_scraped_and_stand_beside_a_loop(
                 if dead:
                     break
                 await asyncio.sleep(0.001)
-        assert watch.beside_loop(FAST)["lane_acceptance"]["verdict"] == "dead"
+        beside = watch.beside_loop(FAST)
+        assert (beside["lane_acceptance"], beside["lane_drafted"]) == (0.0, 500)
         assert watch.beside_loop(DecodeMode("ngram", "full")) == {}
         await watch.close()
         assert not watch._tasks
