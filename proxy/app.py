@@ -40,6 +40,8 @@ from proxy.versions import own_version
 
 log = structlog.get_logger()
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+LANE_ANSWER_TOKENS = 512
+"""Of a canary's answer: other people's models may think before they say it."""
 CLEANUP_S = 1.0
 """What responses get once their time to end is over; it is `server.drain_s` that gives them time."""
 
@@ -184,6 +186,7 @@ def _watch_lanes(service: Service, keeper: TrustKeeper) -> None:
     service.lane_watch = backend.watch = watch
     if canaries is not None:
         canaries.checks = watch
+        canaries.answer_tokens = min(LANE_ANSWER_TOKENS, backend.info.context_window // 8)
     if service.sinks is not None:
         service.sinks = Sinks((*service.sinks.members, watch))
     if service.metrics is not None:

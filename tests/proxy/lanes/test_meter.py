@@ -104,7 +104,7 @@ async def test_a_share_of_turns_is_looked_at() -> None:
     assert not made.chooses(ChatRequest("", "m", (), demands=Demands(must_call=True))) and made.left_out == 1
 
 
-@pytest.mark.parametrize(("prompt", "tokens"), [([], [1]), ([1], []), ([1] * 90, [1] * 11)])
+@pytest.mark.parametrize(("prompt", "tokens"), [([], [1]), ([1], []), ([1] * 90, [1] * 11), ([1], [1, 1 << 31])])
 async def test_turns_that_cannot_be_scored_are_left_out(prompt: list[int], tokens: list[int]) -> None:
     made = meter(Target("plain", "http://127.0.0.1:9"), MeterSettings(share=1.0, most_tokens=100))
     assert not made.finished(REQUEST, "fast", prompt, tokens) and made.left_out == 1
