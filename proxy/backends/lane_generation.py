@@ -131,6 +131,7 @@ class LaneGeneration:
                 raise as_backend_error(error) from None
         if self._closed:  # meanwhile
             stream.close()
+        self._tell_drafts()
         self._stream, self._server, self._reader = stream, server, LaneTokens(server.can.token_ids)
         self._tokens, self._kept = kept, len(kept)
         self._ready.clear()
@@ -143,9 +144,11 @@ class LaneGeneration:
         if not self._closed:
             self._closed = True
             self._backend.ended()
-            if self._metered and self._ended and not self._attempts and self._backend.watch is not None:
+            self._tell_drafts()
+            watch = self._backend.watch
+            if self._metered and self._ended and not self._attempts and watch is not None:
                 ids = [token.id for token in self._tokens]
-                self._backend.watch.finished(self._request, self._server.mode, self._prompt_ids, ids)
+                watch.finished(self._request, self._server.mode, self._prompt_ids, ids)
             self._leave()
 
     def _leave(self) -> None:
@@ -154,6 +157,11 @@ class LaneGeneration:
             self._stream.close()
         if self._closed and self._reserve is not None:
             self._reserve.close()
+
+    def _tell_drafts(self) -> None:
+        watch, counts = self._backend.watch, self._counts
+        if watch is not None and counts.drafted and counts.accepted is not None:
+            watch.drafted(self._server.mode, counts.drafted, counts.accepted)
 
     def _delivered(self, kept: Sequence[Token], server: Server) -> str:
         """The text among what was delivered, for the lane to go on behind it. Thinking is begun anew. Raises

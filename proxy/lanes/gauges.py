@@ -38,11 +38,11 @@ class LaneGauges(Collector):
                 outside.add_metric(values, tally.tokens - tally.inside)
         yield scored
         yield outside
-        text = "Accepted share of a lane's drafts, as its metrics tell it; absent while too little is drafted"
+        text = "Accepted share of a lane's drafts of late, as it tells itself; absent while too little is drafted"
         acceptance = GaugeMetricFamily("specguard_lane_acceptance", text, labels=["lane"])
-        for lane, signal in watch.signals.items():
-            if (found := signal.acceptance) is not None:
-                acceptance.add_metric([lane], found.rate)
+        for each in watch.lanes:
+            if (found := watch.acceptance(each.name)) is not None:
+                acceptance.add_metric([each.name], found.rate)
         yield acceptance
         text = "1 for a server that says one token and nothing else; absent where it was not asked"
         poisoned = GaugeMetricFamily("specguard_lane_poisoned", text, labels=["lane"])

@@ -24,7 +24,7 @@ from proxy.lanes.distrust import distrust, quarantine
 from proxy.lanes.drift_figure import DriftFigure
 from proxy.lanes.known_bad import KnownBad, matches
 from proxy.lanes.meter import LosslessMeter, MeterSettings
-from proxy.lanes.metrics_signal import EVERY_S, Acceptance, MetricsSignal
+from proxy.lanes.metrics_signal import EVERY_S, Acceptance, MetricsSignal, TimedAcceptance, beside_loop
 from proxy.lanes.metrics_signal import Verdict as AcceptanceVerdict
 from proxy.lanes.poison import PoisonCheck
 from proxy.lanes.probe import Probed
@@ -87,6 +87,7 @@ class LaneWatch:
         self.poison = PoisonCheck({lane.name: (lane.probed.target, lane.probed.model) for lane in lanes})
         self.signals: dict[str, MetricsSignal] = {}
         self.meter, self.meter_off = self._meter(idle, spare)
+        self._timed: dict[str, TimedAcceptance] = {}
         self._asked: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -123,11 +124,22 @@ class LaneWatch:
         if self.meter is not None and lane is not None:
             self.meter.finished(request, lane.name, prompt_ids, token_ids)
 
+    def drafted(self, mode: DecodeMode, drafted: int, accepted: int) -> None:
+        """A response of a lane has ended and told of its drafts."""
+        if (lane := self._by_mode.get(str(mode))) is not None:
+            self._timed.setdefault(lane.name, TimedAcceptance()).take(self._clock(), drafted, accepted)
+
+    def acceptance(self, name: str) -> Acceptance | None:
+        """Of a lane, by its metrics, else by what its responses told; None = not known."""
+        if (signal := self.signals.get(name)) is not None and (found := signal.acceptance) is not None:
+            return found
+        timed = self._timed.get(name)
+        return None if timed is None else timed.read(self._clock())
+
     def beside_loop(self, mode: DecodeMode) -> Mapping[str, Any]:
-        """Evidence from metrics for a loop that was found in what a lane says."""
+        """Evidence for a loop that was found in what a lane says."""
         lane = self._by_mode.get(str(mode))
-        signal = None if lane is None else self.signals.get(lane.name)
-        return {} if signal is None else signal.beside_loop()
+        return {} if lane is None else beside_loop(self.acceptance(lane.name))
 
     def tells_hits(self, mode: DecodeMode) -> bool:
         """`cached_tokens` of a response are the server's own word only where its usage or timings have it."""
@@ -163,10 +175,12 @@ class LaneWatch:
         shown: dict[str, Any] = {}
         for lane in self.lanes:
             signal, verdict = self.signals.get(lane.name), self.poison.last.get(lane.name)
+            acceptance = self.acceptance(lane.name)
             shown[lane.name] = lane.probed.plain() | {
                 "mode": str(lane.mode),
                 "known_bad": [row.plain() for row in self.known_bad(lane)],
-                "metrics": None if signal is None else signal.plain(),
+                "acceptance": None if acceptance is None else acceptance.plain(),
+                "metrics_problem": None if signal is None else signal.problem or None,
                 "poisoned": None if verdict is None else {"state": verdict.state, "why": verdict.why or None},
             }
         meter = {"off": self.meter_off} if self.meter is None else self.meter.reads()

@@ -183,3 +183,20 @@ async def test_what_probing_found_is_in_every_incident() -> None:
         (record, *_) = await live.incidents()
         lanes = record.opened["capabilities"]["lanes"]
     assert lanes["fast"]["capabilities"]["kv"] == "fp8" and lanes["plain"]["capabilities"]["speculation"] == "none"
+
+
+async def test_drafts_that_responses_tell_are_counted_for_the_lane_that_made_them() -> None:
+    """llama.cpp without --metrics: its timings tell, also of a response that went on elsewhere."""
+    fox = Reply((Text("the quick brown fox jumps over the lazy dog " * 60),))
+    fast = Lane(fox, width=8, speculation="draft-mtp", accepts=0.0, window=3000)
+    async with (
+        Upstream("llamacpp", {"m": fast}, metrics=False).running() as one,
+        Upstream("vllm", {"m": Lane(good, window=3000)}).running() as other,
+    ):
+        section = {"fast": {"url": one.base}, "plain": {"url": other.base}}
+        backend: Any = LanesBackend(Lanes.model_validate(section))
+        async with serving(backend, lanes=section) as live:
+            assert (await live.post(CHAT, model="m")).status == 200
+            lanes = (await ready(live))["lanes"]
+    assert lanes["fast"]["acceptance"]["verdict"] == "dead" and lanes["fast"]["acceptance"]["drafted"] > 50
+    assert lanes["plain"]["acceptance"] is None

@@ -15,8 +15,9 @@ from proxy.lanes.metrics_signal import (
     Acceptance,
     AcceptanceMeter,
     MetricsSignal,
+    TimedAcceptance,
     Verdict,
-    acceptance_of,
+    beside_loop,
 )
 from tests.proxy.lanes.test_exposition import vllm
 from tests.proxy.lanes.upstreams_of import able, at
@@ -72,10 +73,20 @@ def test_gauges_count_only_while_something_is_verified() -> None:
     assert read((0, "sglang:spec_accept_rate 0\n"), (5, "sglang:spec_accept_rate 0\n")) is None
 
 
-def test_timings_of_one_response() -> None:
-    assert acceptance_of(ENOUGH - 1, 0) is None and acceptance_of(100, 101) is None
-    found = acceptance_of(100, 0)
-    assert found is not None and found.verdict == "dead"
+def test_responses_that_tell_their_own_drafts() -> None:
+    timed = TimedAcceptance()
+    assert timed.read(0.0) is None
+    for now, drafted, accepted in ((1.0, 30, 0), (2.0, 0, 0), (3.0, 5, 9), (4.0, 5, -1)):
+        timed.take(now, drafted, accepted)
+    assert timed.read(4.0) is None  # 30 of them
+    timed.take(5.0, 20, 0)
+    found = timed.read(5.0)
+    assert found is not None and (found.verdict, found.drafted, found.seconds) == ("dead", 50, 4.0)
+    assert timed.read(1.0 + WINDOW_S + 0.1) is None
+    timed.take(40.0, 100, 99)
+    found = timed.read(40.0)
+    assert found is not None and (found.verdict, found.drafted) == ("saturated", 100)
+    assert beside_loop(found)["lane_acceptance"] == 0.99 and beside_loop(None) == {}
 
 
 async def say(up: Upstream) -> None:
@@ -99,9 +110,9 @@ async def test_a_server_is_read(kind: Any, accepts: float, verdict: Verdict, bes
             await say(up)
         await signal.scrape(asker)
         found = signal.acceptance
-    assert found is not None and found.verdict == verdict and signal.is_dead == (verdict == "dead")
-    assert bool(signal.beside_loop()) == beside
-    assert changed == ([] if verdict == "normal" else [verdict]) and signal.plain()["problem"] is None
+    assert found is not None and found.verdict == verdict
+    assert bool(beside_loop(found)) == beside
+    assert changed == ([] if verdict == "normal" else [verdict]) and signal.problem == ""
 
 
 async def test_an_engine_that_does_not_answer_makes_the_sum_unknown() -> None:

@@ -192,7 +192,17 @@ async def test_metrics_are_scraped_and_stand_beside_a_loop(
         assert watch.beside_loop(DecodeMode("ngram", "full")) == {}
         await watch.close()
         assert not watch._tasks
-    assert watch.plain()["lanes"]["fast"]["metrics"]["acceptance"]["drafted"] == 500
+    assert watch.plain()["lanes"]["fast"]["acceptance"]["drafted"] == 500
+
+
+async def test_what_responses_tell_of_drafts_counts_where_metrics_do_not(keeper: TrustKeeper) -> None:
+    async with two_lanes() as (servers, _, _):
+        watch = watching(servers, keeper, clock=lambda: 5.0)
+    assert watch.acceptance("fast") is None and watch.beside_loop(FAST) == {}
+    watch.drafted(FAST, 400, 400)
+    watch.drafted(DecodeMode("ngram", "full"), 400, 0)  # no lane of ours
+    assert watch.beside_loop(FAST)["lane_acceptance"] == 1.0
+    assert watch.plain()["lanes"]["fast"]["acceptance"]["verdict"] == "saturated"
 
 
 def test_capabilities_of_nothing_speculate_nothing() -> None:
