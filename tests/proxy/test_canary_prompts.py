@@ -106,7 +106,7 @@ def test_answers_whose_channels_others_have_told_apart() -> None:
     checks = {name: each.check for name, each in canary.items() if each.check is not None}
     assert checks["call"](placed(*call))
     assert checks["call"](placed(Part("thinking", "a call?"), *call))
-    assert not checks["call"](placed(call[0])) and not checks["call"](placed(call[0], end="length"))
+    assert not checks["call"](placed(call[0])) and not checks["call"](placed(*call, end="length"))
     assert not checks["call"](placed(Part("call", f'{{"code": "{WRONG}"}}', 0, "open_depot")))
     assert not checks["call"](placed(Part("call", f'{{"code=": "{CODE}"}}', 0, "open_depot")))
     assert checks["needle"](placed(Part("text", f"It is {CODE}.")))

@@ -124,3 +124,28 @@ async def test_an_engine_that_does_not_answer_makes_the_sum_unknown() -> None:
                 await signal.scrape(asker)
                 await say(up)
     assert signal.acceptance is None and "127.0.0.1:9" in signal.problem
+
+
+async def test_sums_with_and_without_an_engine_are_not_compared() -> None:
+    """One engine misses a scrape: what it has drafted meanwhile is no sudden growth of the others."""
+    async with (
+        Upstream("vllm", {"m": able(width=5, speculation="mtp", accepts=0.0)}).running() as one,
+        Upstream("vllm", {"m": able(width=5, speculation="mtp", accepts=1.0)}).running() as two,
+    ):
+        target = at(one, metrics_urls=(f"{one.base}/metrics", f"{two.base}/metrics"))
+        async with Asker(target) as asker:
+            signal = MetricsSignal(target)
+            await signal.scrape(asker)
+            for up in (one, one, two):
+                await say(up)
+            two.has_metrics = False
+            await signal.scrape(asker)
+            assert signal.acceptance is None and "404" in signal.problem
+            two.has_metrics = True
+            await signal.scrape(asker)
+            assert signal.acceptance is None and signal.problem == ""
+            await say(two)
+            await say(two)
+            await signal.scrape(asker)
+            found = signal.acceptance
+    assert found is not None and found.verdict == "saturated"

@@ -11,7 +11,7 @@ from aiohttp import web
 from proxy.lanes.asking import Target
 from proxy.lanes.identity import LaneSilent
 from proxy.lanes.probe import Probed, probe
-from tests.proxy.lanes.upstreams_of import able, answer, at
+from tests.proxy.lanes.upstreams_of import able, answer, at, serving
 from tests.upstreams.dialects import KINDS, Kind
 from tests.upstreams.lanes import Lane
 from tests.upstreams.replies import Reply, Text
@@ -152,6 +152,23 @@ async def test_a_server_that_hangs_is_given_up() -> None:
             await probe(Target("fast", f"http://127.0.0.1:{runner.addresses[0][1]}", "m"), seconds=0.05)
     finally:
         await runner.cleanup()
+
+
+async def test_a_server_that_falls_silent_leaves_reasons_for_what_was_not_seen() -> None:
+    async def chat(request: web.Request) -> web.Response:
+        if (await request.json()).get("stream"):
+            return web.Response(
+                text='data: {"choices":[{"delta":{"content":"x"}}],"usage":{"completion_tokens":1}}\n\n'
+            )
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    pages = {"v1_models": {"data": [{"id": "m", "owned_by": "vllm"}]}, "v1_chat_completions": chat}
+    async with serving(**pages) as url:
+        found = await probe(Target("fast", url, "m"), seconds=2.0)
+    assert found.capabilities.usage and not found.capabilities.prefill
+    assert found.reasons["prefill"] == found.reasons["cache_salt"] == "the probes took longer than 2 s"
+    assert all(found.reasons.get(name) for name in found.plain()["missing"])
 
 
 async def test_a_kind_that_is_configured_wrongly_is_told() -> None:
