@@ -4,12 +4,13 @@ Must not: look for markup in order to split by it (what looks like a call in the
 Invariant: the joined pieces of a channel and the bodies of the calls do not depend on how the parts were cut.
 
 A call ends where the next one begins, where text follows it, or with the response. White space around calls is
-theirs. The end of a text that may become the tag of a call is held until that is known, so that no such tag leaves in
-part.
+theirs. The end of a text that may become the tag of a call, or the beginning of a call without its tag, is held until
+that is known, so that nothing of it leaves in part.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,19 @@ from detectors.channels import CALL_OPEN, CallClosed, CallCut, CallOpened, CallT
 from detectors.parts import Part
 
 Misplaced = Literal["", "unseen index", "arguments before a name", "arguments after the end"]
+
+
+def _beginnings(tag: str) -> str:
+    """Matches every beginning of a tag but the empty one."""
+    return "(?:".join(map(re.escape, tag)) + ")?" * (len(tag) - 1)
+
+
+_PENDING = re.compile(
+    rf"{_beginnings(CALL_OPEN[:-1])}\Z"
+    rf"|(?<=\n)(?:{_beginnings('<function=')}\Z"
+    r"|<function=[^<>\n]{0,64}(?:>[^\S\n]*(?:\n(?:<[a-z/]{0,10}(?:=[^<>\n]{0,64})?)?)?)?\Z)"
+)
+"""What may become a tag, anywhere; or at the start of a line that of a function, and of its first parameter below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,7 @@ class PlacedChannels:
         self._state: Literal["thinking", "text", "call"] = "text"
         self._held: list[Piece] = []  # the text may become a tag
         self._space: list[Piece] = []  # may stand between two calls
+        self._before = "\n"  # the last character of the text that was let go
         self._body: list[str] = []
         self._index = -1
         self._calls = -1
@@ -86,12 +101,13 @@ class PlacedChannels:
             return
         self._state = "text"
         if not self._held and "<" not in piece.text:  # nearly every token
+            self._before = piece.text[-1]
             events.append(piece)
             return
         self._held.append(piece)
-        text = "".join(held.text for held in self._held)
-        keep = next((n for n in range(min(len(text), len(CALL_OPEN) - 1), 0, -1) if CALL_OPEN.startswith(text[-n:])), 0)
-        self._release(events, keep)
+        text = self._before + "".join(held.text for held in self._held)
+        pending = _PENDING.search(text, 1)
+        self._release(events, 0 if pending is None else len(text) - pending.start())
 
     def _release(self, events: list[ChannelEvent], keep: int = 0) -> None:
         """Lets the held text go, but for its last `keep` characters."""
@@ -102,6 +118,7 @@ class PlacedChannels:
                 self._held.insert(0, Piece(piece.channel, piece.text[count:], piece.position))
                 piece = Piece(piece.channel, piece.text[:count], piece.position)
             count -= len(piece.text)
+            self._before = piece.text[-1]
             events.append(piece)
 
     def _call(self, position: int, part: Part, events: list[ChannelEvent]) -> None:

@@ -45,6 +45,7 @@ class PlacedWatch(Watch):
         self._channels = self._placed  # type: ignore[assignment]
         self._leaked = LeakedTags(schemas)
         self._swallowed = Swallowed(settings.swallowed)
+        self._position = 0
         self._bytes = ByteLoops(settings.loops, self._channel) if by_bytes else None
 
     @property
@@ -54,7 +55,7 @@ class PlacedWatch(Watch):
 
     def feed_parts(self, position: int, token: int, parts: Sequence[Part]) -> tuple[list[Said], Finding | None]:
         """Takes one token, which may say nothing; a finding is about this token or what it completes."""
-        before = self._channel
+        before, self._position = self._channel, position
         events = self._placed.feed(position, parts)
         self._switch(self._placed.channel)
         if self._channel == "thinking":
@@ -81,9 +82,12 @@ class PlacedWatch(Watch):
         self, end: Literal["stop", "stop_sequence", "length"], tail: str = ""
     ) -> tuple[list[Said], Finding | None]:
         """As `Watch.finish`. Only the token limit cuts a call off: any other end of the response is the call's too."""
+        channel = self._channel
         said, finding = self._read(self._placed.finish(cut=end == "length"), end)
         if end == "stop_sequence":
             return [each for each in said if isinstance(each, Piece)], None
+        if end == "stop" and not any(isinstance(each, ReadCall) for each in said):
+            finding = graver(finding, self._swallowed.finish(self._position, channel))
         return said, finding
 
     def _end_of(self, parts: Sequence[Part]) -> str:

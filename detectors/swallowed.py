@@ -21,12 +21,15 @@ class SwallowedSettings:
     tokens: int = 1024
     """Of any kind. Servers keep arguments that are no text back until they are complete: some hundreds are common."""
 
+    at_end: int = 16
+    """Behind text or thinking, at the end of a response. The tags of thinking and of turns are a few."""
+
     same: int = 24
     """The same one in a row; no markup and no value is made of that."""
 
     def __post_init__(self) -> None:
-        if not 4 <= self.same <= self.tokens:
-            raise ValueError("same: must be 4 tokens or more, and tokens no fewer than same")
+        if not 4 <= min(self.same, self.at_end) <= max(self.same, self.at_end) <= self.tokens:
+            raise ValueError("same, at_end: must be 4 tokens or more, and tokens no fewer than those")
 
 
 class Swallowed:
@@ -52,8 +55,17 @@ class Swallowed:
         self._id = token
         if self._told or (self._run < self._settings.same and self._count < self._settings.tokens):
             return None
-        self._told = True
         same = self._run >= self._settings.same
-        reason = "one token repeats and nothing is said" if same else "tokens are generated and nothing is said"
+        return self._tell(position, channel, "one token repeats" if same else "tokens are generated")
+
+    def finish(self, position: int, channel: str) -> Finding | None:
+        """The response is over, and its last tokens but those of a call said nothing."""
+        if self._told or self._count < self._settings.at_end or channel.startswith("tool:"):
+            return None
+        return self._tell(position, channel, "it ends")
+
+    def _tell(self, position: int, channel: str, what: str) -> Finding:
+        self._told = True
         evidence = {"tokens": self._count, "copies": self._run}
+        reason = f"{what} and nothing is said"
         return Finding("lane.swallowed", Grade.FALLBACK, channel, position, self._began, reason, evidence)

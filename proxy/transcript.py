@@ -170,7 +170,7 @@ class Transcript:
         return Timings(
             prompt_n=generation.prompt_tokens - generation.cached_tokens,
             prompt_ms=generation.prompt_ms,
-            predicted_n=len(self),
+            predicted_n=len(self) if counted.completion is None else counted.completion,
             predicted_ms=self.decode_ms,
             draft_n=self.drafted if counted.drafted is None else counted.drafted,
             draft_n_accepted=self.accepted if counted.accepted is None else counted.accepted,

@@ -27,8 +27,8 @@ from proxy.backends.base import Backend, Generation, RewindReport, Token
 from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.incidents import NOWHERE, Action, Closure, Incident, IncidentSink, Origin, Outcome, new_incident_id
+from proxy.lane_blame import LaneBlame
 from proxy.lanes.watch import WatchedBackend
-from proxy.spelling import Spelling
 from proxy.transcript import Transcript
 from proxy.versions import versions
 
@@ -46,7 +46,7 @@ class _Trip:
     finding: Finding
     outcome: Outcome
     plain: bool
-    blame: Blame | None = None
+    blame: Blame | LaneBlame | None = None
     report: RewindReport | None = None
     verdict: BlameVerdict | None = None
     loop: LoopDigest | None = None
@@ -69,9 +69,8 @@ class Trips:
         self._origin, self._remember = origin, remember
         self._exact = backend.capabilities.exactness == "bitwise"
         self._trips: list[_Trip] = []
-        self._by_text = not backend.capabilities.token_ids
-        self._comparing: Blame | None = None
-        self._spelling, self._spelt = Spelling(), 0
+        self._own_ids = backend.capabilities.token_ids
+        self._comparing: Blame | LaneBlame | None = None
         self._closed = False
 
     @property
@@ -96,25 +95,8 @@ class Trips:
                 return
         trip = _Trip(new_incident_id(), finding, "observed", mode == PLAIN or decision == Start(PLAIN))
         match decision:
-            case Rewind(to, after, rebuild):
-                audited = finding.detector == "drift.audit"
-                said = lost
-                if self._by_text:
-                    said = (*transcript.spelt(to), *lost[-1:]) if END_OF_TURN in lost else transcript.spelt(to)
-                    self._spelling, self._spelt = Spelling(), to
-                trip.outcome = "recovered"
-                trip.blame = Blame(
-                    mode,
-                    to,
-                    _compared(finding, to, said),
-                    began=finding.began,
-                    exact=self._exact,
-                    audited=audited,
-                    proven=_proven(finding),
-                    after=after,
-                    shared=finding.detector == "drift.nonfinite" or (rebuild != "none" and self._is_shared(finding)),
-                )
-                self._comparing = trip.blame
+            case Rewind(to):
+                self._comparing = trip.blame = self._compare(finding, decision, mode, transcript, lost)
                 if finding.detector in _OUTAGES:  # what was said until then is not what went wrong
                     trip.blame = self._comparing = None
                     trip.verdict = _without_comparison(finding, mode, acted=False)
@@ -171,14 +153,10 @@ class Trips:
     def redecoded(self, position: int, token: int, said: Token | None = None) -> None:
         """A token was decoded; the last incident with a rewind compares it with what it discarded. said: the token with
         its text, None = the turn has ended; it is what counts where the backend knows no ids."""
-        if self._comparing is None:
-            return
-        if not self._by_text:
+        if isinstance(self._comparing, LaneBlame):
+            self._comparing.redecoded(position, token, said)
+        elif self._comparing is not None:
             self._comparing.redecoded(position, token)
-            return
-        for letter in (token,) if said is None else self._spelling.spell(said):
-            self._comparing.redecoded(self._spelt, letter)
-            self._spelt += 1
 
     def called(self, digest: str) -> None:
         """The calls of the response are known; if the history's loop goes on, a safer mode did not help."""
@@ -231,6 +209,30 @@ class Trips:
             return {}
         tool = situation.tool if any(situation.tool == tool.name for tool in self._request.tools) else ""
         return {**asdict(situation), "mode": str(situation.mode), "tool": tool}
+
+    def _compare(
+        self, finding: Finding, rewind: Rewind, mode: DecodeMode, transcript: Transcript, lost: tuple[int, ...]
+    ) -> Blame | LaneBlame:
+        """What was discarded with what comes in its place."""
+        shared = finding.detector == "drift.nonfinite" or (rewind.rebuild != "none" and self._is_shared(finding))
+
+        def blame(said: tuple[int, ...]) -> Blame:
+            return Blame(
+                mode,
+                rewind.to,
+                _compared(finding, rewind.to, said),
+                began=finding.began,
+                exact=self._exact,
+                audited=finding.detector == "drift.audit",
+                proven=_proven(finding),
+                after=rewind.mode,
+                shared=shared,
+            )
+
+        if self._backend.info.tool_format != "json":
+            return blame(lost)
+        words = transcript.spelt(rewind.to) + ((END_OF_TURN,) if END_OF_TURN in lost else ())
+        return LaneBlame(blame(words), blame(lost) if self._own_ids else None, rewind.to)
 
     def _is_shared(self, finding: Finding) -> bool:
         """Has a rebuild computed more again than what drafts have touched?"""

@@ -184,8 +184,7 @@ class LaneGeneration:
     async def _read(self, chunk: Chunk) -> None:
         """Makes deltas of a chunk."""
         now = time.perf_counter()
-        if chunk.prompt_tokens is not None:
-            self.prompt_tokens = chunk.prompt_tokens
+        self.prompt_tokens = self.prompt_tokens or chunk.prompt_tokens or 0
         if self._metered and chunk.prompt_ids:
             self._prompt_ids = chunk.prompt_ids
         if chunk.counts is not None:
@@ -246,7 +245,7 @@ class LaneGeneration:
         pairs = {name: getattr(counts, name) for name in ("prompt", "completion", "cached", "drafted", "accepted")}
         known = {name: value for name, value in pairs.items() if value is not None}
         self._counts = replace(old, **known)
-        self.prompt_tokens = self._counts.prompt or self.prompt_tokens
+        self.prompt_tokens = self.prompt_tokens or self._counts.prompt or 0  # once told, it stays
         self.cached_tokens = min(self._counts.cached or 0, self.prompt_tokens)
         if counts.prompt_ms is not None:
             self.prompt_ms = counts.prompt_ms

@@ -4,8 +4,9 @@ Must not: judge, or lose or repeat anything that was said.
 Invariant: the joined parts of the tokens are those of the chunks, in their order; ids that a lane tells are passed on
 as they are, ids that are made depend on the text alone.
 
-What a chunk says is put on its last tokens: the tokens before have completed nothing that can be told apart. Some
-servers tell of a step's ids only in the last of several chunks; what came before waits for it.
+What a chunk says is cut into pieces of about a token and put on its last tokens, so that a response can be taken back
+to between them; which token says what can only be guessed. Some servers tell of a step's ids only in the last of several
+chunks; what came before waits for it.
 """
 
 from __future__ import annotations
@@ -71,12 +72,23 @@ def _parts(chunk: Chunk) -> list[Part]:
 def _placed(ids: tuple[int, ...], parts: list[Part], scored: tuple[Scored, ...]) -> Iterator[Token]:
     if len(parts) == 1 and len(scored) == len(ids) and "".join(each.text for each in scored) == parts[0].text:
         parts = [Part(parts[0].channel, each.text, parts[0].index, parts[0].name) for each in scored]
+    elif len(parts) == 1 and len(ids) > 1:
+        parts = _cut(parts[0], len(ids))
     silent = max(0, len(ids) - len(parts))
     crowded = max(0, len(parts) - len(ids))
     for place, number in enumerate(ids):
         first = place - silent
         said = () if first < 0 else tuple(parts[: crowded + 1] if first == 0 else parts[crowded + first :][:1])
         yield _token(number, said, scored[place] if len(scored) == len(ids) else None)
+
+
+def _cut(part: Part, most: int) -> list[Part]:
+    """In at most so many pieces, the last of them the smallest."""
+    pieces = _PIECES.findall(part.text)
+    if part.name or len(pieces) < 2:
+        return [part]
+    first = max(1, len(pieces) - most + 1)
+    return [Part(part.channel, text, part.index) for text in ("".join(pieces[:first]), *pieces[first:])]
 
 
 def _made(parts: list[Part], scored: tuple[Scored, ...]) -> Iterator[Token]:

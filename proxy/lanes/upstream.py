@@ -213,6 +213,8 @@ class UpstreamStream:
                         raise self._upstream._error(
                             "too_large", f"sent an event of more than {limits.event_bytes} bytes"
                         )
+                    if self._reader.garbled:
+                        raise self._upstream._error("malformed", "sent bytes that are no text")
                     if loop.time() > self._started + limits.total_s:
                         raise TimeoutError
         except TimeoutError:

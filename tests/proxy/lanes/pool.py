@@ -62,8 +62,14 @@ class Pool:
 
     async def post(self, path: str, body: Any, **headers: str) -> tuple[int, bytes]:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = bytearray()
         async with self.http.post(self.base + path, json=body, headers=names) as response:
-            return response.status, await response.read()
+            try:
+                async for piece in response.content.iter_any():
+                    answer += piece
+            except aiohttp.ClientError:
+                pass  # it was broken off, as it is behind an error
+            return response.status, bytes(answer)
 
     async def incidents(self) -> Sequence[Record]:
         await asyncio.to_thread(self.service.incidents.flush)
