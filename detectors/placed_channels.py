@@ -3,9 +3,9 @@
 Must not: look for markup in order to split by it (what looks like a call in the text is text), or read a call.
 Invariant: the joined pieces of a channel and the bodies of the calls do not depend on how the parts were cut.
 
-A call ends where the next one begins, where text follows it, or with the response. White space around calls is
-theirs. The end of a text that may become the tag of a call, or the beginning of a call without its tag, is held until
-that is known, so that nothing of it leaves in part.
+A call ends where the next one begins, where text follows it, or with the response. White space between calls and
+behind the last one is theirs. The end of a text that may become the tag of a call, or the beginning of a call without
+its tag, is held until that is known, so that nothing of it leaves in part.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PlacedChannels:
         self._space: list[Piece] = []  # may stand between two calls
         self._before = "\n"  # the last character of the text that was let go
         self._body: list[str] = []
-        self._index = -1
+        self._index = self._number = -1  # the highest one, and that of the call that is open
         self._calls = -1
         self._opened = self._last = 0
         self.body_chars = 0
@@ -91,8 +91,7 @@ class PlacedChannels:
                 return
             if self._state == "call":
                 self._close(events)
-            elif self._space:
-                events += self._space
+            events += self._space
             self._space = []
         if piece.channel == "thinking":
             self._release(events)
@@ -122,7 +121,7 @@ class PlacedChannels:
             events.append(piece)
 
     def _call(self, position: int, part: Part, events: list[ChannelEvent]) -> None:
-        again = self._state == "call" and part.index == self._index
+        again = self._state == "call" and part.index == self._number
         if again and part.name and not self._body:  # told twice before anything else
             part = Part("call", part.text, part.index)
         if not again or part.name:
@@ -145,7 +144,7 @@ class PlacedChannels:
             misplaced = "unseen index"
         elif not part.name:
             misplaced = "arguments before a name" if part.index > self._index else "arguments after the end"
-        self._index = max(self._index, part.index)
+        self._index, self._number = max(self._index, part.index), part.index
         self._calls += 1
         self._state, self._opened, self._last = "call", position, position
         self._body, self.body_chars = [], 0

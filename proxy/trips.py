@@ -96,6 +96,7 @@ class Trips:
         trip = _Trip(new_incident_id(), finding, "observed", mode == PLAIN or decision == Start(PLAIN))
         match decision:
             case Rewind(to):
+                trip.outcome = "recovered"
                 self._comparing = trip.blame = self._compare(finding, decision, mode, transcript, lost)
                 if finding.detector in _OUTAGES:  # what was said until then is not what went wrong
                     trip.blame = self._comparing = None

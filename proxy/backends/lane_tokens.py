@@ -5,7 +5,7 @@ Invariant: the joined parts of the tokens are those of the chunks, in their orde
 as they are, ids that are made depend on the text alone.
 
 What a chunk says is cut into pieces of about a token and put on its last tokens, so that a response can be taken back
-to between them; which token says what can only be guessed. Some servers tell of a step's ids only in the last of several
+to between them; which token says what can only be guessed. Some servers tell a step's ids only in the last of several
 chunks; what came before waits for it.
 """
 
