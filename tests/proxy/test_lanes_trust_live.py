@@ -196,7 +196,11 @@ async def test_drafts_that_responses_tell_are_counted_for_the_lane_that_made_the
         section = {"fast": {"url": one.base}, "plain": {"url": other.base}}
         backend: Any = LanesBackend(Lanes.model_validate(section))
         async with serving(backend, lanes=section) as live:
-            assert (await live.post(CHAT, model="m")).status == 200
+            for _ in range(2):
+                assert (await live.post(CHAT, model="m")).status == 200
             lanes = (await ready(live))["lanes"]
+            second, first = [record.opened for record in await live.incidents()]
     assert lanes["fast"]["acceptance"]["verdict"] == "dead" and lanes["fast"]["acceptance"]["drafted"] > 50
     assert lanes["plain"]["acceptance"] is None
+    assert first["detector"].startswith("loop.") and second["detector"].startswith("loop.")
+    assert "lane_acceptance" not in first["evidence"] and second["evidence"]["lane_acceptance"] == 0.0
