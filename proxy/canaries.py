@@ -144,19 +144,21 @@ class Canaries:
     async def judge(self, key: Key, context: int) -> tuple[Outcome, str]:
         """Asks all questions at a context of so many tokens, in the suspected mode and in the sound ones."""
         mode = DecodeMode.parse(key.mode)
-        no_drafts = self._without_drafts(mode)
+        no_drafts = DecodeMode("none", mode.codec)
         needs_hit = self.settings.needs_hit and (self.checks is None or self.checks.tells_hits(mode))
-        if self.checks is not None and (why := await self.checks.unsound(mode)):
-            return "failed", why
+        if self.checks is not None:
+            if mode == self.checks.sound:
+                return "gave_up", "there is nothing sounder to hold it against"
+            if why := await self.checks.unsound(mode):
+                return "failed", why
         seed = 1000 + key.bucket
         at_least = EDGES[key.bucket - 1] + 1 if key.bucket else 1
         questions, tokens = await self.fitted(max(context, at_least), seed)
-        groups = [
-            [mode, no_drafts] if mode.speculates else [mode],
-            [PLAIN] if mode.codec != "full" and no_drafts != PLAIN else [],
-        ]
+        groups = [[mode, no_drafts] if mode.speculates else [mode], [] if mode.codec == "full" else [PLAIN]]
+        if self.checks is not None:  # a server of others is one mode as a whole
+            groups = [[mode, self.checks.sound]]
         asked = len(questions) * sum(map(len, groups))
-        places = len(set().union(*groups)) if self.checks else sum(map(bool, groups))  # servers prefill each for itself
+        places = sum(map(bool, groups)) if self.checks is None else 2  # each server prefills for itself
         prefills = places if needs_hit else asked  # without kept prefixes, one for each
         cost = tokens * prefills + asked * 2 * self._most
         if cost > self.settings.most_tokens:
@@ -178,9 +180,11 @@ class Canaries:
             return "gave_up", "no answer came from a kept prefix, so it would show nothing"
         bitwise = self.backend.capabilities.exactness == "bitwise"
         halves: list[tuple[Outcome, str]] = []
-        if mode.speculates:  # a device that does not repeat bits is held to the checks alone
+        if self.checks is not None:
+            halves.append(_no_worse(questions, answers, mode, self.checks.sound))
+        elif mode.speculates:  # a device that does not repeat bits is held to the checks alone
             halves.append((_same if bitwise else _no_worse)(questions, answers, mode, no_drafts))
-        if mode.codec != "full" and no_drafts != PLAIN:
+        if mode.codec != "full" and self.checks is None:
             halves.append(_no_worse(questions, answers, no_drafts, PLAIN))
         for wanted in ("failed", "gave_up"):
             for outcome, why in halves:
@@ -192,11 +196,6 @@ class Canaries:
     @property
     def _most(self) -> int:
         return ANSWER_TOKENS if self.answer_tokens is None else self.answer_tokens
-
-    def _without_drafts(self, mode: DecodeMode) -> DecodeMode:
-        """A server of others is one mode as a whole: where it has no half of it, it is held against plain decoding."""
-        half, modes = DecodeMode("none", mode.codec), self.backend.capabilities.modes
-        return half if not modes or str(half) in modes or self.checks is None else PLAIN
 
     async def fitted(self, context: int, seed: int) -> tuple[tuple[Canary, ...], int]:
         """Questions whose prompts have about `context` tokens, and how many they have."""

@@ -11,7 +11,10 @@ from policies.modes import DecodeMode
 
 
 class ModeChecks(Protocol):
-    """Of all modes that a backend of lanes has."""
+    """Of all modes that a backend of lanes has. sound: that of the plain lane, against which others are held."""
+
+    @property
+    def sound(self) -> DecodeMode: ...
 
     def tells_hits(self, mode: DecodeMode) -> bool:
         """Whether a response's `cached_tokens` are what the server says of itself."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
-from policies.modes import PLAIN, DecodeMode
+from policies.modes import DecodeMode
 from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.incidents import Closure, Incident, Judgement
@@ -35,6 +35,10 @@ log = structlog.get_logger()
 SUSPICIOUS = ("loop.", "struct.", "stall.", "drift.collapse", "drift.nonfinite", "lane.swallowed")
 """What a poisoned server's responses trip; `loop.history` is about the client's messages."""
 ASK_AGAIN_S = 30.0
+
+
+PLAIN_LANE = "plain"
+"""Its name; its mode may be another one than `plain`, where its cache is compressed."""
 
 
 class WatchedLane(Protocol):
@@ -95,8 +99,8 @@ class LaneWatch:
         """The keeper knows the model now. window: of the context, in tokens."""
         for lane in self.lanes:
             capabilities = lane.probed.capabilities
-            distrust(self._keeper, lane.mode, lane.name, capabilities, window)
-            if lane.mode == PLAIN and capabilities.speculates:
+            distrust(self._keeper, lane.mode, lane.name, capabilities, window, plain=self._is_last(lane))
+            if lane.name == PLAIN_LANE and capabilities.speculates:
                 log.warning("lane.not_plain", lane=lane.name, speculation=capabilities.speculation, remedy=NOT_PLAIN)
             if self._settings.metrics_s and "metrics" in (capabilities.draft_statistics, capabilities.cache_hits):
                 self.signals[lane.name] = signal = MetricsSignal(
@@ -114,7 +118,8 @@ class LaneWatch:
     def chooses(self, request: ChatRequest, mode: DecodeMode) -> bool:
         """Whether a turn that begins is for the meter; what the plain lane says is not held against itself."""
         lane = self._by_mode.get(str(mode))
-        return self.meter is not None and lane is not None and mode != PLAIN and self.meter.chooses(request)
+        told = self.meter is not None and lane is not None and lane.name != PLAIN_LANE
+        return told and self.meter is not None and self.meter.chooses(request)
 
     def finished(
         self, request: ChatRequest, mode: DecodeMode, prompt_ids: Sequence[int], token_ids: Sequence[int]
@@ -140,6 +145,11 @@ class LaneWatch:
         """Evidence for a loop that was found in what a lane says."""
         lane = self._by_mode.get(str(mode))
         return {} if lane is None else beside_loop(self.acceptance(lane.name))
+
+    @property
+    def sound(self) -> DecodeMode:
+        """Of a pool of one lane its own: there is nothing else."""
+        return next((lane.mode for lane in self.lanes if lane.name == PLAIN_LANE), self.lanes[0].mode)
 
     def tells_hits(self, mode: DecodeMode) -> bool:
         """`cached_tokens` of a response are the server's own word only where its usage or timings have it."""
@@ -202,10 +212,14 @@ class LaneWatch:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _is_last(self, lane: WatchedLane) -> bool:
+        """Is it what others fall back to, or all there is?"""
+        return lane.name == PLAIN_LANE or len(self.lanes) == 1
+
     async def _look(self, lane: WatchedLane) -> None:
         verdict = await self.poison.ask(lane.name)
         if verdict.state == "poisoned":
-            quarantine(self._keeper, lane.mode, lane.name, verdict.why)
+            quarantine(self._keeper, lane.mode, lane.name, verdict.why, plain=self._is_last(lane))
 
     def _changed(self, name: str) -> Callable[[AcceptanceVerdict, Acceptance], None]:
         def changed(verdict: AcceptanceVerdict, found: Acceptance) -> None:
@@ -220,8 +234,8 @@ class LaneWatch:
 
     def _meter(self, idle: asyncio.Event, spare: asyncio.Lock) -> tuple[LosslessMeter | None, str]:
         settings = self._settings.meter
-        plain = next((lane for lane in self.lanes if lane.mode == PLAIN), None)
-        others = [lane for lane in self.lanes if lane.mode != PLAIN]
+        plain = next((lane for lane in self.lanes if lane.name == PLAIN_LANE), None)
+        others = [lane for lane in self.lanes if lane is not plain]
         if not settings.share:
             return None, "lanes.meter_share is 0"
         if plain is None or not others:

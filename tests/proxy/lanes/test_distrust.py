@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from policies.breaker import BreakerSettings, bucket_of
-from policies.modes import PLAIN, DecodeMode
+from policies.modes import DecodeMode
 from policies.trust import Served
 from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.distrust import POISONED, contexts_of, distrust, quarantine
 from proxy.trust_keeper import TrustKeeper
 from proxy.trust_store import TrustStore
 
-FAST = DecodeMode("mtp", "full")
+FAST, COMPRESSED = DecodeMode("mtp", "full"), DecodeMode("none", "k8v8")
 BAD = LaneCapabilities("vllm", "0.33.0", speculation="mtp, 3 tokens", kv="turboquant_k8v4", prefix_cache=True)
 GOOD = LaneCapabilities("vllm", "0.33.0", speculation="eagle3", kv="fp8", prefix_cache=True)
 
@@ -75,7 +75,7 @@ async def test_a_failed_canary_keeps_it_out(keeper: TrustKeeper) -> None:
 
 async def test_nothing_speaks_against_a_sound_lane_or_a_plain_one(keeper: TrustKeeper) -> None:
     assert not distrust(keeper, FAST, "fast", GOOD, 8192)
-    distrust(keeper, PLAIN, "plain", BAD, 8192)
+    assert distrust(keeper, COMPRESSED, "plain", BAD, 8192, plain=True)  # told, and serves all the same
     assert not keeper.records
 
 
@@ -94,7 +94,7 @@ async def test_a_poisoned_lane_cools_down_first_and_is_out_at_every_length(keepe
 
 
 async def test_a_poisoned_plain_lane_is_told_and_still_serves(keeper: TrustKeeper) -> None:
-    quarantine(keeper, PLAIN, "plain", "it says token 0")
+    quarantine(keeper, COMPRESSED, "plain", "it says token 0", plain=True)
     assert not keeper.records
 
 

@@ -121,6 +121,27 @@ async def test_a_poisoned_server_fails_a_canary_before_a_question_is_asked(keepe
         assert await watch.unsound(PLAIN) == "" and await watch.unsound(DecodeMode("ngram", "full")) == ""
 
 
+async def test_the_plain_lane_is_one_by_its_name_not_by_its_mode(keeper: TrustKeeper) -> None:
+    """Its own cache may be compressed."""
+    packed = DecodeMode("none", "k8v8")
+    async with two_lanes() as (servers, _, _):
+        watch = watching((servers[0], replace(servers[1], mode=packed)), keeper)
+        assert watch.sound == packed and watch.meter is not None
+        assert watch.chooses(REQUEST, FAST) and not watch.chooses(REQUEST, packed)
+
+
+async def test_of_a_single_lane_all_is_told_and_it_serves_all_the_same(keeper: TrustKeeper) -> None:
+    async with two_lanes() as (servers, up, _):
+        watch = watching((able_to(servers[0], kv="turboquant_k8v4"),), keeper)
+        watch.start(8192)
+        up.lanes["m"] = Lane(Reply((Text("!" * 99),)))
+        watch.opened(replace(INCIDENT, detector="loop.period"))
+        await settled(watch)
+        await watch.close()
+    assert not keeper.records and watch.sound == FAST
+    assert watch.plain()["lanes"]["fast"]["poisoned"]["state"] == "poisoned"
+
+
 @pytest.mark.parametrize(("hits", "tells"), [("usage", True), ("timings", True), ("metrics", False), ("none", False)])
 async def test_whose_hits_can_be_believed(keeper: TrustKeeper, hits: str, tells: bool) -> None:
     async with two_lanes() as (servers, _, _):
