@@ -13,9 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import orjson
+
+from proxy.lanes.settings import Lane
 
 SECONDS = 20.0
 MOST_BYTES = 1 << 20
@@ -47,14 +50,25 @@ class Target:
     kind: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, name: str, lane: Lane, environment: Mapping[str, str]) -> Target:
+        """A lane of the configuration."""
+        key = environment.get(lane.key_env, "") if lane.key_env else ""
+        kind = "" if lane.kind == "auto" else lane.kind
+        return cls(name, lane.url, lane.model, key, lane.metrics_urls, kind, lane.header_map())
+
     @property
     def root(self) -> str:
         """Without `/v1`: where the endpoints lie that are a server's own."""
-        return self.url.rstrip("/").removesuffix("/v1")
+        return self.url.rstrip("/").removesuffix("/v1").rstrip("/")
 
     @property
     def scraped(self) -> tuple[str, ...]:
-        return self.metrics_urls or (f"{self.root}/metrics",)
+        if self.metrics_urls:
+            return self.metrics_urls
+        # a router of llama.cpp answers for one model at a time; others do not look at the query
+        query = f"?model={quote(self.model, safe='')}" if self.model else ""
+        return (f"{self.root}/metrics{query}",)
 
 
 class Asker:
