@@ -109,6 +109,19 @@ class Channels:
             self._settle(events, at_end=False)
         return events
 
+    @property
+    def is_settled(self) -> bool:
+        """No text waits to be known as a tag."""
+        return not self._undecided
+
+    def lengthen_call(self, text: str, said: int, last: int) -> CallText:
+        """The same for several tokens at once, in an open call while all is settled. text: of all of them, not empty
+        and without `<`; said: the last one that has text; last: the last one."""
+        self._last = last
+        self._body.append(text)
+        self.body_chars += len(text)
+        return CallText(self._calls, text, said)
+
     def finish(self, tail: str = "") -> list[ChannelEvent]:
         """The response is over: releases what was held, tells of an open call. tail: text after the last token's."""
         events = self.feed(self._last, tail)

@@ -26,6 +26,9 @@ _TORN = re.compile(r"[=<>\n]")
 class JsonCall:
     """One call. `violation`: what is wrong already, it stays; began: the token that the call began in."""
 
+    is_in_free_text = False
+    """Every piece is looked at by itself."""
+
     def __init__(self, opened: NamedCall, schemas: ToolSchemas, elements: ElementSettings) -> None:
         self.name, self.began = opened.name, opened.position
         self.repeated: ElementRun | None = None  # what the last feed found

@@ -79,6 +79,17 @@ class QwenStream:
         return self._state
 
     @property
+    def is_in_free_text(self) -> bool:
+        """In a value of any number of lines that is text and may be any text: nothing without a `<` can be wrong."""
+        return (
+            self._state == "long"
+            and self._value.mode == "text"
+            and not (self._nesting or self._line or "<" in self._buffer)
+            and self._json is not None
+            and self._json.is_in_free_string
+        )
+
+    @property
     def pending(self) -> str:
         """Text that is not yet known to be markup or value; in a tag, all of it so far."""
         return self._buffer

@@ -90,6 +90,11 @@ class StructureDetector:
         """As `channels` names it: `thinking`, `text` or `tool:N`."""
         return f"tool:{self._calls}" if self._state == "call" else self._state
 
+    @property
+    def is_settled(self) -> bool:
+        """No text waits to be known as a tag."""
+        return not self._open
+
     def feed(self, position: int, text: str) -> Finding | None:
         """Takes one token's text; answers once per kind and grade, with the gravest if there are several."""
         if not self._open and "<" not in text:

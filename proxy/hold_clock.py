@@ -26,7 +26,8 @@ class HoldClock:
 
     def __enter__(self) -> None:
         """The engine works from here on."""
-        self._began = self._clock()
+        if self._holding:
+            self._began = self._clock()
 
     def __exit__(self, *_: object) -> None:
         if self._holding:

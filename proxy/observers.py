@@ -70,7 +70,16 @@ class Observers:
         trips.died(self._drift.take_dead())
         if delta.found is not None:
             yield [], delta.found
-        for position, token in enumerate(delta.tokens, delta.position):
+        done = 0
+        while done < len(delta.tokens):
+            if run := self._observe_run(delta, done, transcript, trips):
+                count, finding = run
+                done += count
+                if finding is not None:
+                    yield from self._judged([], finding, delta)
+                continue
+            position, token = delta.position + done, delta.tokens[done]
+            done += 1
             if (bad := nonfinite_finding(position, token.finite)) is not None:
                 yield [], bad
             transcript.append(token)
@@ -79,7 +88,7 @@ class Observers:
                 said, finding = self.watch.feed(position, token.id, token.text)
             else:
                 said, finding = self._feed_parts(position, token)
-            if finding is None and all(type(each) is Piece for each in said):  # nearly every token
+            if finding is None and all(type(each) is Piece for each in said):  # nearly every token of text
                 yield said, None
             else:
                 yield from self._judged(said, finding, delta)
@@ -88,6 +97,26 @@ class Observers:
         if delta.end == "stop":
             trips.redecoded(len(transcript), END_OF_TURN)
         yield from self._judged(*self.watch.finish(delta.end, delta.tail), delta)
+
+    def _observe_run(
+        self, delta: Delta, done: int, transcript: Transcript, trips: Trips
+    ) -> tuple[int, Finding | None] | None:
+        """As many tokens at once as the watch can take so, and what was found at the last; None = not even one."""
+        if self._placed:
+            return None
+        tokens = delta.tokens[done:] if done else delta.tokens
+        if any(token.finite is False for token in tokens):
+            return None
+        position = delta.position + done
+        count, finding = self.watch.feed_run(position, tokens)
+        if not count:
+            return None
+        taken = tokens[:count]
+        transcript.extend(taken)
+        if trips.is_comparing:
+            for at, token in enumerate(taken, position):
+                trips.redecoded(at, token.id)
+        return count, finding
 
     def _judged(self, said: Sequence[Said], finding: Finding | None, delta: Delta) -> Iterator[Observation]:
         """With what is known beside it: how often calls are valid, before whoever refuses one stops listening."""

@@ -36,6 +36,7 @@ from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDel
 from proxy.hold_clock import HoldClock
 from proxy.holdback import HoldBack
 from proxy.incidents import IncidentSink, Origin, Outcome
+from proxy.lag import Lag
 from proxy.logprobs import LogprobLedger
 from proxy.observers import Observers, text_of
 from proxy.session_budget import SessionBudget
@@ -95,6 +96,7 @@ class GuardedResponse:
         self._mended: dict[int, ReadCall] = {}
         self._watchdog = Watchdog(self._gives_up(), StallDetector(setting.stall))
         self._stalled = False
+        self._lag = Lag(setting.clock)
 
     def begin(self, finding: Finding, start: Continue | Start | End, mode: DecodeMode) -> None:
         """What was known before the first token, and what follows from it. mode: that was asked for."""
@@ -113,6 +115,9 @@ class GuardedResponse:
         try:
             decision: Decision = self._ending or Continue()
             while delta is not None:
+                if self._may_wait(delta):
+                    delta = await self._next()
+                    continue
                 decision = await self._take(delta)
                 if isinstance(decision, End):
                     break
@@ -149,14 +154,17 @@ class GuardedResponse:
     async def _next(self) -> Delta | None:
         try:
             with self._hold_clock:
-                return await self._watchdog.wait(self._generation.next(), len(self._transcript), self._late)
+                delta = await self._watchdog.wait(self._generation.next(), self._transcript.reach, self._late)
         except Stalled as stalled:
             self._stalled = True
             self._late(stalled.finding)
             raise
         except EngineLost as lost:
-            self._late(engine_finding(len(self._transcript), lost.trouble.reason))
+            self._late(engine_finding(self._transcript.reach, lost.trouble.reason))
             raise
+        if delta is not None:
+            self._transcript.count(delta)
+        return delta
 
     def _late(self, finding: Finding) -> None:
         """A step does not come. Nothing can be done but to tell, and to end what cannot be completed."""
@@ -169,18 +177,26 @@ class GuardedResponse:
         lost = Finding("stall.step", Grade.ABORT, "engine", 0, 0, "")
         return isinstance(decide(lost, self._situation(lost, can_rewind=False), self._policy), End)
 
-    async def _take(self, delta: Delta) -> Decision:
-        """Watches the tokens of one step. Nothing of a step leaves before all of it was watched."""
-        self._transcript.count(delta)
-        for said, finding in self._observers.observe(delta, self._transcript, self._trips):
-            if finding is None and self._awaited is None:  # nearly every token
-                self._push(said)
-                continue
-            decision = await self._weigh(said, finding, delta)
-            if not isinstance(decision, Continue):
-                return decision
-        if delta.end is None and (late := self._held_too_long()) is not None:
-            return await self._act(late, delta, [])
+    def _may_wait(self, delta: Delta) -> bool:
+        """Nothing of this step could leave, since a call is open, and nothing in it is urgent."""
+        if self._observers.watch.call_began is None:
+            return False
+        within = self._limit is None or delta.step.context + NEXT_STEP <= self._limit.tokens
+        return within and self._lag.takes(delta)
+
+    async def _take(self, last: Delta) -> Decision:
+        """Watches the tokens of this step and of those before it that could wait. Nothing of a step leaves before all
+        of it was watched."""
+        for delta in self._lag.take(last):
+            for said, finding in self._observers.observe(delta, self._transcript, self._trips):
+                if finding is None and self._awaited is None:  # nearly every token
+                    self._push(said)
+                    continue
+                decision = await self._weigh(said, finding, last)
+                if not isinstance(decision, Continue):
+                    return decision
+        if last.end is None and (late := self._held_too_long()) is not None:
+            return await self._act(late, last, [])
         return Continue()
 
     async def _weigh(self, said: Sequence[Said], finding: Finding | None, delta: Delta) -> Decision:
@@ -262,7 +278,7 @@ class GuardedResponse:
     def _lost(self, to: int, delta: Delta) -> tuple[int, ...]:
         """Ids that a rewind discards, the end of the turn and what was not yet observed among them."""
         end = (END_OF_TURN,) if delta.end == "stop" else ()
-        return (*self._transcript.ids[to:], *self._transcript.end_of(delta), *end)
+        return (*self._transcript.ids[to:], *self._transcript.coming, *end)
 
     async def _rewind(self, decision: Rewind) -> None:
         self._recomputed = self._recomputed or decision.mode == self._mode
@@ -343,7 +359,7 @@ class GuardedResponse:
     def _finished(self, reason: FinishReason, stop: str | None, outcome: Outcome) -> Finished:
         if self._holdback.calls:
             reason, stop = "tool_calls", None
-        watch = self._observers.watch
+        watch, totals = self._observers.watch, self._transcript.totals
         self._trips.called(watch.calls.digest)
         self._trips.close(outcome, reason, self._transcript)
         return Finished(
@@ -354,9 +370,9 @@ class GuardedResponse:
             stop_sequence=stop,
             incidents=self._trips.ids,
             token_ids=self._transcript.ids,
-            drafts=self._transcript.drafts,
-            longest_draft=self._transcript.longest_draft,
-            by_position=self._transcript.by_position,
+            drafts=totals.by_source,
+            longest_draft=totals.longest_draft,
+            by_position=tuple(totals.by_position),
         )
 
     def _fail(self, kind: str, message: str) -> Finished | Failed:

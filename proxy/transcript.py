@@ -8,20 +8,21 @@ Invariant: `ids` are the kept tokens from index 0 on, without a gap.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from statistics import fmean
 from typing import Any
 
 from policies.modes import DecodeMode
-from proxy.backends.base import Delta, Generation, RewindReport, Token
+from proxy.backends.base import Delta, Generation, RewindReport, StepStats, Token
 from proxy.backends.counted import Counted
 from proxy.events import Timings, Usage
 from proxy.spelling import Spelling
 
 RING = 16
 """Steps whose numbers are kept for an incident."""
+MOST_UNCOUNTED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +54,53 @@ class Step:
     value_cosine: float | None
 
 
+class StepTotals:
+    """What steps cost, all together. by_source: (drafted, accepted) by who drafted; by_position: of every first draft
+    of a step, every second one, and so on."""
+
+    __slots__ = (
+        "accepted", "audits", "by_position", "by_source", "decode_ms", "drafted", "filtered", "longest_draft",
+        "mismatches",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.drafted = self.accepted = self.longest_draft = 0
+        self.audits = self.mismatches = self.filtered = 0
+        self.decode_ms = 0.0
+        self.by_source: dict[str, tuple[int, int]] = {}
+        self.by_position: list[tuple[int, int]] = []
+
+    def add(self, step: StepStats) -> None:
+        """Takes one more."""
+        self.filtered += step.filtered
+        self.decode_ms += step.milliseconds
+        if step.audit is not None:
+            self.audits += 1
+            self.mismatches += step.audit.mismatch is not None
+        if not step.drafted:
+            return
+        self.drafted += step.drafted
+        self.accepted += step.accepted
+        self.longest_draft = max(self.longest_draft, step.drafted)
+        drafted, accepted = self.by_source.get(step.source, (0, 0))
+        self.by_source[step.source] = drafted + step.drafted, accepted + step.accepted
+        self.by_position += [(0, 0)] * (step.drafted - len(self.by_position))
+        for place in range(step.drafted):
+            drafted, accepted = self.by_position[place]
+            self.by_position[place] = drafted + 1, accepted + (place < step.accepted)
+
+
 class Transcript:
     """Of one generation. All counts include what was discarded, except those over kept tokens."""
 
     def __init__(self) -> None:
         self._tokens: list[Token] = []
         self.discarded = 0
-        self.drafted = 0
-        self.accepted = 0
-        self.audits = 0
-        self.mismatches = 0
-        self.context = 0
-        self.decode_ms = 0.0
-        self.filtered = 0
         self._steps: deque[Delta] = deque(maxlen=RING)
-        self._latest: Delta | None = None
+        self._coming: list[Delta] = []  # of which tokens may not stand yet, and what stood when they came
         self._modes: list[tuple[int, DecodeMode]] = []
-        self.drafts: dict[str, tuple[int, int]] = {}
-        self.longest_draft = 0
-        self._by_position: list[tuple[int, int]] = []
+        self._totals = StepTotals()
+        self._uncounted: list[StepStats] = []
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -99,60 +128,68 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """What the tokens say that stand, and those of the last step that do not yet."""
-        last = self._latest
-        coming = () if last is None else last.tokens[max(0, len(self) - last.position) :]
-        return "".join(token.text for token in (*self._tokens, *coming))
+        """What the tokens say that stand, and those that came and do not yet."""
+        return "".join(token.text for token in (*self._tokens, *self._arriving()))
 
     @property
-    def by_position(self) -> tuple[tuple[int, int], ...]:
-        """(drafted, accepted) of every first draft of a step, every second one, and so on."""
-        return tuple(self._by_position)
+    def coming(self) -> tuple[int, ...]:
+        """Ids of the tokens that came and do not stand yet."""
+        return tuple(token.id for token in self._arriving())
+
+    @property
+    def reach(self) -> int:
+        """Index of the token that comes next."""
+        last = self._coming[-1] if self._coming else None
+        return len(self) if last is None else max(len(self), last.position + len(last.tokens))
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and response at the last step's end."""
+        return self._steps[-1].step.context if self._steps else 0
+
+    @property
+    def totals(self) -> StepTotals:
+        """Counted when asked for, or when many steps wait for it: a step at a time would cost twice as much."""
+        for step in self._uncounted:
+            self._totals.add(step)
+        self._uncounted.clear()
+        return self._totals
 
     def count(self, delta: Delta) -> None:
-        """Takes what a step cost, whatever becomes of its tokens."""
-        step = delta.step
+        """Takes a step as it comes, whatever becomes of its tokens."""
         self._steps.append(delta)
-        self._latest = delta
+        if self._coming and self._coming[-1].position + len(self._coming[-1].tokens) <= len(self._tokens):
+            self._coming.clear()
+        self._coming.append(delta)
+        step = delta.step
         if not self._modes or self._modes[-1][1] != step.mode:
             self._modes.append((delta.position, step.mode))
-        self.drafted += step.drafted
-        self.longest_draft = max(self.longest_draft, step.drafted)
-        self.accepted += step.accepted
-        self.context = step.context
-        self.filtered += step.filtered
-        self.decode_ms += step.milliseconds
-        if step.drafted:
-            drafted, accepted = self.drafts.get(step.source, (0, 0))
-            self.drafts[step.source] = drafted + step.drafted, accepted + step.accepted
-            self._by_position += [(0, 0)] * (step.drafted - len(self._by_position))
-            for place in range(step.drafted):
-                drafted, accepted = self._by_position[place]
-                self._by_position[place] = drafted + 1, accepted + (place < step.accepted)
-        if step.audit is not None:
-            self.audits += 1
-            self.mismatches += step.audit.mismatch is not None
+        self._uncounted.append(step)
+        if len(self._uncounted) >= MOST_UNCOUNTED:
+            _ = self.totals
+
+    def _arriving(self) -> Iterator[Token]:
+        for delta in self._coming:
+            yield from delta.tokens[max(0, len(self) - delta.position) :]
 
     def append(self, token: Token) -> None:
         self._tokens.append(token)
 
     def spelt(self, start: int) -> tuple[int, ...]:
-        """What the tokens from `start` on say, and those of the last step that do not stand yet."""
-        last, spelling = self._latest, Spelling()
-        coming = () if last is None else last.tokens[max(0, len(self) - last.position) :]
-        return tuple(letter for token in (*self._tokens[start:], *coming) for letter in spelling.spell(token))
+        """What the tokens from `start` on say, and those that do not stand yet."""
+        spelling = Spelling()
+        return tuple(letter for token in (*self._tokens[start:], *self._arriving()) for letter in spelling.spell(token))
 
-    def end_of(self, delta: Delta) -> tuple[int, ...]:
-        """Ids of the tokens of a delta that were not appended yet."""
-        return tuple(token.id for token in delta.tokens[max(0, len(self) - delta.position) :])
+    def extend(self, tokens: Sequence[Token]) -> None:
+        self._tokens += tokens
 
     def rewound(self, report: RewindReport) -> None:
         """Drops what the backend has discarded."""
         del self._tokens[report.position :]
-        self._latest = None
+        self._coming.clear()
         self._modes = [(at, mode) for at, mode in self._modes if at < report.position]
         self.discarded += report.tokens
-        self.decode_ms += report.milliseconds
+        self.totals.decode_ms += report.milliseconds
 
     def usage(self, generation: Generation, reasoning: int) -> Usage:
         counted = _counted(generation)
@@ -162,7 +199,7 @@ class Transcript:
             completion_tokens=len(self) if counted is None or counted.completion is None else counted.completion,
             reasoning_tokens=reasoning,
             discarded_tokens=self.discarded,
-            filtered_tokens=self.filtered,
+            filtered_tokens=self.totals.filtered,
         )
 
     def timings(self, generation: Generation) -> Timings:
@@ -171,9 +208,9 @@ class Transcript:
             prompt_n=generation.prompt_tokens - generation.cached_tokens,
             prompt_ms=generation.prompt_ms,
             predicted_n=len(self) if counted.completion is None else counted.completion,
-            predicted_ms=self.decode_ms,
-            draft_n=self.drafted if counted.drafted is None else counted.drafted,
-            draft_n_accepted=self.accepted if counted.accepted is None else counted.accepted,
+            predicted_ms=self.totals.decode_ms,
+            draft_n=self.totals.drafted if counted.drafted is None else counted.drafted,
+            draft_n_accepted=self.totals.accepted if counted.accepted is None else counted.accepted,
         )
 
 

@@ -151,6 +151,11 @@ class Trips:
         """The rewind that the last incident asked for has happened."""
         self._trips[-1].report = report
 
+    @property
+    def is_comparing(self) -> bool:
+        """Somebody listens to `redecoded`."""
+        return self._comparing is not None
+
     def redecoded(self, position: int, token: int, said: Token | None = None) -> None:
         """A token was decoded; the last incident with a rewind compares it with what it discarded. said: the token with
         its text, None = the turn has ended; it is what counts where the backend knows no ids."""
@@ -261,7 +266,7 @@ class Trips:
         request, generation, finding = self._request, self._generation, trip.finding
         rewind = decision if isinstance(decision, Rewind) else None
         after = decision.mode if isinstance(decision, Rewind | Start) else mode
-        tool = finding.evidence.get("tool")
+        tool, totals = finding.evidence.get("tool"), transcript.totals
         return Incident(
             id=trip.id,
             request_id=request.request_id,
@@ -289,8 +294,8 @@ class Trips:
             rebuild=rewind.rebuild if rewind else "",
             tool=next((declared.name for declared in request.tools if declared.name == tool), ""),
             evidence=dict(finding.evidence),
-            audits={"audited": transcript.audits, "mismatches": transcript.mismatches},
-            drafts={"drafted": transcript.drafted, "accepted": transcript.accepted},
+            audits={"audited": totals.audits, "mismatches": totals.mismatches},
+            drafts={"drafted": totals.drafted, "accepted": totals.accepted},
             steps=transcript.steps,
             capabilities=asdict(self._backend.capabilities),
             origin=self._origin,

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from math import inf
+from typing import Any, TypeVar
 
 from detectors.finding import Finding
 from detectors.stall import StallDetector
 from proxy.backends.base import BackendError
 
 T = TypeVar("T")
+TIMER_SLACK_S = 1e-6
+"""A timer may fire by a clock's resolution too early."""
 
 
 class Stalled(BackendError):
@@ -29,38 +33,77 @@ class Stalled(BackendError):
 
 
 class Watchdog:
-    """Of one response, of which it holds nothing: a cycle would keep its cache in memory for longer than it lives.
+    """Of one response, of which it holds nothing but while it waits: a cycle would keep its cache in memory for longer
+    than it lives.
 
     gives_up: False waits for ever, as an observer does.
+
+    One timer serves all steps: nearly every step comes in time, and setting two timers for each would cost more than
+    all else that happens here.
     """
 
     def __init__(self, gives_up: bool, stall: StallDetector | None = None) -> None:
         self._gives_up = gives_up
         self._stall = stall or StallDetector()
+        self._timer: asyncio.TimerHandle | None = None
+        self._wait: _Wait | None = None
 
     async def wait(self, step: Awaitable[T], position: int, late: Callable[[Finding], None]) -> T:
         """The step's result. position: the token that it begins with. late: is told of it when it is late. Raises
         Stalled."""
-        loop = asyncio.get_running_loop()
-        late_s, lost_s = self._stall.late_s, self._stall.lost_s
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
         asked = loop.time()
-
-        def tell() -> None:
-            finding = self._stall.waiting(max(loop.time() - asked, late_s), position)
-            if finding is not None:
-                late(finding)
-
-        timer = loop.call_later(late_s, tell)
-        patience = asyncio.timeout(lost_s if self._gives_up else None)
+        wait = self._wait = _Wait(task, asked, position, late)
+        self._look_at(loop, self._due(wait))
+        cancelling = task.cancelling()
         try:
-            async with patience:
-                result = await step
-        except TimeoutError:
-            finding = self._stall.waiting(max(loop.time() - asked, lost_s), position)
-            if not patience.expired() or finding is None:
-                raise  # the backend's own
-            raise Stalled(finding) from None
+            result = await step
+        except asyncio.CancelledError:
+            if wait.lost is not None and task.uncancel() <= cancelling:
+                raise Stalled(wait.lost) from None
+            raise
         finally:
-            timer.cancel()
+            self._wait = None
         self._stall.stepped(loop.time() - asked)
         return result
+
+    def _due(self, wait: _Wait) -> float:
+        """When there is something to do about it."""
+        lost_s = self._stall.lost_s if self._gives_up else inf
+        return wait.asked + (lost_s if wait.told else min(self._stall.late_s, lost_s))
+
+    def _look_at(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        """At the latest; sooner does no harm."""
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer, wait = None, self._wait
+        if wait is None:
+            return
+        waited = loop.time() - wait.asked + TIMER_SLACK_S
+        if not wait.told and waited >= self._stall.late_s:
+            wait.told = True
+            if (finding := self._stall.waiting(waited, wait.position)) is not None:
+                wait.late(finding)
+        if self._gives_up and waited >= self._stall.lost_s:
+            wait.lost = self._stall.waiting(waited, wait.position)
+            wait.task.cancel()
+        elif (due := self._due(wait)) < inf:
+            self._look_at(loop, due)
+
+
+@dataclass(slots=True)
+class _Wait:
+    """One step that is waited for. lost: what is said of it once it was given up."""
+
+    task: asyncio.Task[Any]
+    asked: float
+    position: int
+    late: Callable[[Finding], None]
+    told: bool = False
+    lost: Finding | None = None

@@ -21,6 +21,11 @@ class Collapse:
         self._token: int | None = None
         self._open = True
 
+    @property
+    def is_open(self) -> bool:
+        """The response may still be one and the same token."""
+        return self._open
+
     def feed(self, position: int, token: int, top1_prob: float, margin: float, entropy: float) -> Finding | None:
         """Takes the next token with the model's own numbers (temperature 1). entropy in nats."""
         if not self._open:

@@ -127,13 +127,7 @@ class DriftMonitor:
 
         A step is judged as a whole, before its tokens are taken in: a finding begins at its first token or earlier.
         """
-        found = [
-            *self._stored(position, step),
-            *self._tokens(position, tokens),
-            *self._drafts(position, step),
-            *self._clean(step),
-        ]
-        dead = self._alive.feed(step.source, step.drafted, step.accepted)
+        dead = self._alive.feed(step.source, step.drafted, step.accepted) if step.drafted else None
         if step.dead_drafter is not None:
             dead = DeadDrafter(step.dead_drafter, self._settings.dead_drafts)
         if dead is not None:
@@ -141,8 +135,22 @@ class DriftMonitor:
         known = [token.entropy for token in tokens if token.entropy is not None]
         if step.drafted and known:
             self._saturation.feed(step.accepted, sum(known) / len(known))
+        if self._is_plain(tokens, step):
+            return None
+        found = [
+            *self._stored(position, step),
+            *self._tokens(position, tokens),
+            *self._drafts(position, step),
+            *self._clean(step),
+        ]
         worst = max(found, key=lambda finding: finding.grade, default=None)
         return None if worst is None else replace(worst, began=min(worst.began, position))
+
+    def _is_plain(self, tokens: Sequence[TokenNumbers], step: StepNumbers) -> bool:
+        """Nothing in this step is looked at: most are of this kind, so the looking is not begun."""
+        if step.cache is not None or step.shadow is not None or step.expected or self._collapse.is_open:
+            return False
+        return all(token.drawn is None for token in tokens)
 
     def take_dead(self) -> list[DeadDrafter]:
         """Performance events since the last call."""

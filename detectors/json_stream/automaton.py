@@ -111,6 +111,11 @@ class JsonStream(OpenNumber):
         return self._number if self._state == S_NUMBER else b""
 
     @property
+    def is_in_free_string(self) -> bool:
+        """In a string value of which nothing is demanded any more."""
+        return self._state == S_STRING and not (self._watching or self._in_key or self._high)
+
+    @property
     def depth(self) -> int:
         """Open containers."""
         return len(self._stack)

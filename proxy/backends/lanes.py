@@ -211,8 +211,11 @@ class LanesBackend:
     def _adopt(self, servers: tuple[Server, ...]) -> None:
         fast, plain = servers[0], servers[-1]
         if len(servers) > 1 and fast.mode == plain.mode:
-            log.warning("lanes.alike", mode=str(fast.mode), remedy="declare lanes.fast.mode, or swap the lanes")
-            fast = replace(fast, mode=DecodeMode("mtp", fast.mode.codec))
+            log.warning("lanes.alike", mode=str(fast.mode), remedy="declare the mode of both lanes, or swap them")
+            if fast.mode.speculates:
+                plain = replace(plain, mode=DecodeMode("none", plain.mode.codec))
+            else:
+                fast = replace(fast, mode=DecodeMode("mtp", fast.mode.codec))
             servers = (fast, plain)
         self._servers = servers
         can = [server.can for server in servers]

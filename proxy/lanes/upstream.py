@@ -1,14 +1,15 @@
-"""The client of one lane: streamed chat/completions, one connection per response.
+"""The client of one lane: streamed chat/completions.
 
 Must not: send a request again once it has begun to be answered, follow a redirect, use a proxy of the environment, keep
 a cookie, or buffer more than one event.
-Invariant: a stream ends in exactly one way, a normal end or an UpstreamError; after `close` its connection is closed,
-so that the server stops generating.
+Invariant: a stream ends in exactly one way, a normal end or an UpstreamError; a stream that is closed before its end
+has its connection cut, so that the server stops generating.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 from collections import deque
@@ -33,6 +34,7 @@ AGAIN = frozenset({502, 503, 504})
 """What a router answers while an engine behind it is away."""
 ANSWER_BYTES = 1 << 20
 FIRST_PAUSE_S = 0.05
+READ_OUT_S = 0.05
 
 
 class UpstreamError(Exception):
@@ -171,6 +173,7 @@ class UpstreamStream:
                     return None
             data = self._ready.popleft()
             if data == DONE:
+                await self._read_out()
                 self._end()
                 return None
             chunk = read_chunk(data)
@@ -189,6 +192,13 @@ class UpstreamStream:
         self._over = True
         self._ready.clear()
         self._response.close()
+
+    async def _read_out(self) -> None:
+        """The end of the body, which is at hand: the connection can serve another request then."""
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            async with asyncio.timeout(READ_OUT_S):
+                if not await self._response.content.readany():
+                    self._response.release()
 
     def _end(self) -> None:
         """Of the stream: a normal one, or it has died."""

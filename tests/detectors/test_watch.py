@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import dataclass
 from itertools import accumulate
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -306,3 +308,117 @@ def in_text(pieces: list[str], thinking: bool) -> list[Finding]:
     found = [observer.feed(i, token_id(piece), piece)[1] for i, piece in enumerate(pieces)]
     found.append(observer.finish("length")[1])
     return [each for each in found if each is not None and each.detector not in BY_TOKENS]
+
+
+FREE = ToolSchemas.compile(
+    [
+        ("ls", {"properties": {"path": {"type": "string"}}, "required": ["path"]}),
+        ("put", {"properties": {"text": {"type": "string", "maxLength": 9}, "any": {}, "all": {"type": "array"}}}),
+    ]
+)
+OPENINGS = ["<tool_call>\n<function=ls>\n<parameter=path>", "<tool_call>\n<function=put>\n<parameter=text>"]
+IN_CALLS = st.sampled_from(
+    [
+        *OPENINGS,
+        "<parameter=any>\n",
+        "<parameter=all>\n",
+        "\n",
+        "def f(x):\n    return x + 1\n",
+        "\n</parameter>",
+        "</parameter>\n",
+        "</function>\n</tool_call>",
+        " <",
+        "<param",
+        "<parameter=path>",
+        "<function=x>",
+        "<tool_call>",
+        "eter=x>\n",
+        "over and over " * 60,
+        "'\"\\ \u2028 \U0001f600 \x01",
+        "[1, 2, 3, ",
+        "a",
+    ]
+)
+
+
+@given(
+    st.sampled_from(OPENINGS),
+    st.lists(IN_CALLS, max_size=12).map("".join),
+    st.integers(40, 4_000),
+    st.integers(0, 1 << 32),
+)
+def test_a_run_of_tokens_is_what_they_are_one_by_one(opening: str, rest: str, call_chars: int, seed: int) -> None:
+    """Tokens with and without text, in steps of any width; the state behind them is the same too."""
+    text, random = f"so {opening}\n{rest}", Random(seed)
+    tokens: list[Said1] = []
+    while text:
+        size = random.randint(0, 12)
+        tokens, text = [*tokens, Said1(token_id(text[:size]), text[:size])], text[size:]
+    apart, together = Watch(FREE, call_chars), Watch(FREE, call_chars)
+    one_by_one = [apart.feed(position, token.id, token.text) for position, token in enumerate(tokens)]
+    at = 0
+    while at < len(tokens):
+        width = random.randint(1, 9)
+        count, finding = together.feed_run(at, tokens[at : at + width])
+        if count:
+            silent: list[tuple[list[Said], Finding | None]] = [([], None)] * (count - 1)
+            assert [*silent, ([], finding)] == one_by_one[at : at + count]
+        else:
+            count = 1
+            assert together.feed(at, tokens[at].id, tokens[at].text) == one_by_one[at]
+        at += count
+    assert (apart.call_began, apart.call_name, apart.call_chars) == (
+        together.call_began,
+        together.call_name,
+        together.call_chars,
+    )
+    assert apart.finish("length") == together.finish("length")
+
+
+@dataclass(frozen=True)
+class Said1:
+    id: int
+    text: str
+
+
+def test_a_long_text_argument_is_taken_in_runs() -> None:
+    tokens = [Said1(token_id(piece), piece) for piece in cut(f"{OPENINGS[0]}\n" + "one two three\n" * 20)]
+    observer, taken, at = Watch(FREE, 10_000), 0, 0
+    while at < len(tokens):
+        count, finding = observer.feed_run(at, tokens[at : at + 8])
+        if not count:
+            _, finding = observer.feed(at, tokens[at].id, tokens[at].text)
+        assert finding is None
+        taken, at = taken + count, at + (count or 1)
+    assert taken > 80
+
+
+def test_a_text_argument_of_which_something_is_demanded_is_not() -> None:
+    tokens = [Said1(token_id(piece), piece) for piece in cut(f"{OPENINGS[1]}\none two three")]
+    observer = Watch(FREE, 10_000)
+    found = []
+    for at in range(len(tokens)):
+        assert observer.feed_run(at, tokens[at:]) == (0, None)
+        found += [observer.feed(at, tokens[at].id, tokens[at].text)[1]]
+    assert [each.detector for each in found if each] == ["tool.schema"]
+
+
+@pytest.mark.parametrize(
+    ("begun", "rest", "found"),
+    [
+        (["a\n", "<parameter=q>"], ["\n", "b", "c"], ""),
+        (["a ", "<|im_", "start|>", "<|im_"], ["start|>", "b", "c"], ""),
+        (["a ", *["<fim_", "prefix>"] * 7, "<fim_"], ["prefix>", "b", "c"], "struct.run"),
+        (["a\n", "</para"], ["meter>\n", "b", "c"], ""),
+    ],
+)
+def test_what_is_open_is_read_to_its_end_first(begun: list[str], rest: list[str], found: str) -> None:
+    texts = [OPENINGS[0], "\n", *begun, *rest]
+    tokens = [Said1(token_id(text), text) for text in texts]
+    observer = Watch(FREE, 10_000)
+    for at in range(len(texts) - len(rest)):
+        observer.feed(at, tokens[at].id, tokens[at].text)
+    at = len(texts) - len(rest)
+    assert observer.feed_run(at, tokens[at:]) == (0, None)
+    finding = observer.feed(at, tokens[at].id, tokens[at].text)[1]
+    assert (finding.detector if finding else "") == found

@@ -68,7 +68,7 @@ class Script:
     audited: steps that start at these positions are audited; `"all"` = every one.
     An audit is truthful: its mismatch is the first row whose token decoding without drafts would not have given.
     fail_at: position at which `next` raises `failure`. nonfinite: positions whose logits were not finite.
-    tail: text that a normal end releases.
+    tail: text that a normal end releases. step_ms: that a step says it took; short ones may wait for each other.
     """
 
     plain: str
@@ -81,6 +81,7 @@ class Script:
     failure: BackendError = field(default_factory=lambda: BackendError("the engine stopped"))
     nonfinite: frozenset[int] = frozenset()
     tail: str = ""
+    step_ms: float = 30.0
 
 
 class ScriptedGeneration:
@@ -144,7 +145,7 @@ class ScriptedGeneration:
             "mtp" if drafted else "none",
             drafted,
             max(0, len(tokens) - 1),
-            0.5,
+            self._script.step_ms,
             self.prompt_tokens + len(self.kept),
             self._audit(start, len(tokens)),
         )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from policies.modes import PLAIN, DecodeMode
 from proxy.backends.base import Audit, CacheFault, CacheHealth, Coding, Delta, RewindReport, StepStats, Token
-from proxy.transcript import RING, Transcript
+from proxy.transcript import MOST_UNCOUNTED, RING, Transcript
 from tests.proxy.scripted import FAST
 
 
@@ -31,7 +31,7 @@ def test_tokens_stand_until_they_are_rewound() -> None:
     transcript.rewound(RewindReport(2, 3, 2, 7.0, PLAIN))
     assert transcript.ids == (0, 1)
     assert [token.text for token in transcript.tokens] == ["0", "1"]
-    assert (len(transcript), transcript.discarded, transcript.decode_ms) == (2, 3, 7.0)
+    assert (len(transcript), transcript.discarded, transcript.totals.decode_ms) == (2, 3, 7.0)
 
 
 def test_steps_are_counted_whatever_becomes_of_them() -> None:
@@ -39,16 +39,37 @@ def test_steps_are_counted_whatever_becomes_of_them() -> None:
     transcript.count(delta(audit=Audit(4, None)))
     transcript.count(delta(audit=Audit(4, 1)))
     transcript.count(delta())
-    assert (transcript.drafted, transcript.accepted, transcript.decode_ms) == (9, 6, 15.0)
-    assert (transcript.audits, transcript.mismatches, transcript.context) == (2, 1, 40)
-    assert transcript.by_position == ((3, 3), (3, 3), (3, 0)), "two of three drafts accepted, thrice"
+    totals = transcript.totals
+    assert (totals.drafted, totals.accepted, totals.decode_ms) == (9, 6, 15.0)
+    assert (totals.audits, totals.mismatches, transcript.context) == (2, 1, 40)
+    assert totals.by_position == [(3, 3), (3, 3), (3, 0)], "two of three drafts accepted, thrice"
+    assert totals.by_source == {"mtp": (9, 6)}
 
 
-def test_the_rest_of_a_delta() -> None:
-    last = delta(3, Token(3, ""), Token(4, ""), Token(5, ""))
-    assert filled(3).end_of(last) == (3, 4, 5)
-    assert filled(5).end_of(last) == (5,)
-    assert filled(6).end_of(last) == ()
+def test_steps_are_counted_once_however_often_the_totals_are_read() -> None:
+    transcript = Transcript()
+    for count in range(1, 3 * MOST_UNCOUNTED):
+        transcript.count(delta(count))
+        if count % 50 == 0:
+            assert transcript.totals.drafted == 3 * count
+    assert transcript.totals.drafted == transcript.totals.drafted == 3 * count
+
+
+def test_what_came_and_does_not_stand_yet() -> None:
+    transcript = filled(3)
+    transcript.count(delta(3, Token(3, ""), Token(4, "d"), Token(5, "")))
+    assert (transcript.coming, transcript.reach) == ((3, 4, 5), 6)
+    transcript.count(delta(6, Token(6, "f")))
+    assert (transcript.coming, transcript.reach, transcript.text) == ((3, 4, 5, 6), 7, "012df")
+    for id in (3, 4):
+        transcript.append(Token(id, ""))
+    assert (transcript.coming, transcript.reach) == ((5, 6), 7)
+    transcript.extend((Token(5, ""), Token(6, "f")))
+    assert (transcript.coming, transcript.reach) == ((), 7)
+    transcript.count(delta(7, Token(7, "g")))
+    assert (transcript.coming, transcript.reach) == ((7,), 8)
+    transcript.rewound(RewindReport(2, 6, 2, 7.0, PLAIN))
+    assert (transcript.coming, transcript.reach) == ((), 2)
 
 
 def test_the_last_steps_are_kept_as_numbers() -> None:

@@ -33,7 +33,9 @@ FULL: dict[Kind, LaneCapabilities] = {
     "vllm": LaneCapabilities(
         "vllm", "0.33.0", token_ids=True, logprobs=True, prefill=True, cache_salt=True, usage=True, prompt_ids=True
     ),
-    "sglang": LaneCapabilities("sglang", "0.5.23", token_ids=True, logprobs=True, prefill=True, usage=True),
+    "sglang": LaneCapabilities(
+        "sglang", "0.5.23", token_ids=True, logprobs=True, prefill=True, cache_salt=True, usage=True
+    ),
     "llamacpp": LaneCapabilities(
         "llamacpp", "b1", logprobs=True, logprobs_under_speculation=False, draft_statistics="timings", prefill=True,
         usage=True,

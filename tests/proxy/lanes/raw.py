@@ -29,14 +29,17 @@ def data(value: Any) -> bytes:
 
 @dataclass(slots=True)
 class Asked:
-    """One request. gone: set when the client has closed the connection."""
+    """One request. gone: set when the client has closed the connection. closes: we do, behind the answer."""
 
     headers: dict[str, str]
     body: dict[str, Any]
     write: asyncio.StreamWriter
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    closes: bool = True
 
     async def send(self, piece: bytes) -> None:
+        if piece.endswith(b"\r\n0\r\n\r\n"):  # a chunked body that is complete
+            self.closes = False
         self.write.write(piece)
         await self.write.drain()
 
@@ -57,16 +60,20 @@ async def raw(answer: Callable[[Asked], Awaitable[None]]) -> AsyncIterator[Raw]:
         assert task is not None
         running.add(task)
         try:
-            head = (await read.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:] if line)}
-            body = await read.readexactly(int(headers.get("content-length", 0)))
-            asked = Asked(headers, json.loads(body or b"{}"), write)
-            found.asked.append(asked)
-            watch = asyncio.ensure_future(_until_closed(read, asked.gone))
-            try:
-                await answer(asked)
-            finally:
-                watch.cancel()
+            while True:
+                head = (await read.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+                headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:] if line)}
+                body = await read.readexactly(int(headers.get("content-length", 0)))
+                asked = Asked(headers, json.loads(body or b"{}"), write)
+                found.asked.append(asked)
+                watch = asyncio.ensure_future(_until_closed(read, asked.gone))
+                try:
+                    await answer(asked)
+                finally:
+                    watch.cancel()
+                    await asyncio.gather(watch, return_exceptions=True)
+                if asked.closes:
+                    break
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:

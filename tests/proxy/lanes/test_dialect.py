@@ -33,7 +33,7 @@ def test_nothing_beyond_the_standard_is_asked_of_a_server_of_which_nothing_is_kn
 def test_every_field_has_its_capability(kind: Kind) -> None:
     found = body(kind, salt="s", fresh=True)
     assert ("return_token_ids" in found) == (kind in ("vllm", "sglang"))
-    assert ("cache_salt" in found) == (kind == "vllm")
+    assert ("cache_salt" in found) == (kind in ("vllm", "sglang"))
     assert (found.get("cache_prompt") is False) == (kind == "llamacpp")
     assert ("timings_per_token" in found) == (kind == "llamacpp")
     assert found["stream_options"]["include_usage"]

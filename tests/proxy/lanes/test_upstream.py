@@ -246,3 +246,17 @@ async def test_small_questions_are_answered_or_refused() -> None:
         with pytest.raises(UpstreamError) as caught:
             await upstream.ask("/tokenize", {}, 5.0)
         assert caught.value.status == 404
+
+
+async def test_a_connection_whose_stream_was_read_to_its_end_is_used_again() -> None:
+    head = HEAD.replace(b"connection: close", b"transfer-encoding: chunked")
+    peers = []
+
+    async def answer(asked: Asked) -> None:
+        peers.append(asked.write.get_extra_info("peername"))
+        await asked.send(head + b"%x\r\n" % len(SAID) + SAID + b"\r\n0\r\n\r\n")
+
+    async with asking(answer) as (upstream, _):
+        for _ in range(3):
+            assert len(await read(upstream)) == 2
+    assert len(set(peers)) == 1
