@@ -114,7 +114,7 @@ def _show(found: Sequence[Probed], configured: int) -> None:
                 f"\n[bold red]the plain lane drafts[/] ({escape(each.capabilities.speculation or '')}): {NOT_PLAIN}"
             )
     if configured == 1:
-        console.print("\nthere is no plain lane: nothing to fall back to; name one below [lanes.plain]")
+        console.print("\nthere is no plain lane: nothing to fall back to; name one below \\[lanes.plain]")
 
 
 def _show_costs(console: Console, found: Probed) -> None:

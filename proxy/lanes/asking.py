@@ -18,6 +18,7 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
+from proxy.lanes.reading import error_text
 from proxy.lanes.settings import Lane
 
 SECONDS = 20.0
@@ -26,6 +27,9 @@ METRICS_BYTES = 8 << 20
 """A data-parallel server has some thousand lines of histograms for each engine."""
 TOLD = 200
 """Characters of what a server says that are repeated in a message of ours."""
+
+
+UNTOLD = error_text({})
 
 
 class Unanswered(Exception):
@@ -142,8 +146,8 @@ class Asker:
                 self._http.request(method, url, data=data, headers=headers, allow_redirects=False) as response,
             ):
                 if response.status != 200:
-                    told = (await self._body(response, self._most))[: 4 * TOLD].decode("utf-8", "replace")
-                    raise Unanswered(f"{path} answers {response.status}", response.status, _short(told))
+                    told = _told(await self._body(response, self._most))
+                    raise Unanswered(f"{path} answers {response.status}", response.status, told)
                 yield response
         except TimeoutError:
             raise Unanswered(f"{path} does not answer within {self._seconds:g} s") from None
@@ -179,6 +183,16 @@ def _object(data: bytes, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Unanswered(f"{path} answers no JSON object")
     return value
+
+
+def _told(body: bytes) -> str:
+    """What an error body says: its message where there is one, else as it stands."""
+    try:
+        value = orjson.loads(body)
+    except ValueError:
+        value = None
+    message = error_text(value) if isinstance(value, dict) else UNTOLD
+    return _short(body[: 4 * TOLD].decode("utf-8", "replace") if message == UNTOLD else message)
 
 
 def _short(text: str) -> str:

@@ -72,7 +72,7 @@ async def test_one_lane_and_a_key_that_stays_secret(
         status, table, _ = await shown(file)
         monkeypatch.delenv("LANE_KEY")
         refused, _, errors = await shown(file)
-    assert status == 0 and "there is no plain lane" in table and "s3cret" not in table
+    assert status == 0 and "name one below [lanes.plain]" in table and "s3cret" not in table
     assert refused == 1 and "set the lane's key" in errors
 
 

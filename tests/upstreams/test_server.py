@@ -176,7 +176,7 @@ CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
         ("vllm", {}, "I list it.\n"),
         ("sglang", {"continue_final_message": True}, " it.\n"),
         ("sglang", {}, "I list it.\n"),
-        ("llamacpp", {}, " it.\n"),
+        ("llamacpp", {}, "I list it.\n"),
         ("openai", CONTINUE, "I list it.\n"),
     ],
 )
@@ -186,6 +186,14 @@ async def test_a_trailing_assistant_message_is_continued_or_answered(
     async with Upstream(kind, {"m": Lane(REPLY)}).running() as up:
         chunks = await raw(up, messages=PREFILLED, **fields)
         assert "".join(delta.get("content") or "" for delta in deltas(chunks)) == text
+
+
+async def test_llamacpp_says_again_what_it_continues() -> None:
+    async with Upstream("llamacpp", {"m": Lane(REPLY)}).running() as up:
+        said = [delta["content"] for delta in deltas(await raw(up, messages=PREFILLED)) if delta.get("content")]
+        assert said[:2] == ["I list", " it"]
+        prompt = (await page(up, "/apply-template", {"messages": PREFILLED}))["prompt"]
+        assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\nI list")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,22 @@ async def test_what_is_no_answer_is_told_as_one_kind(page: Any, words: str) -> N
     assert "\x1b" not in caught.value.told
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"error": {"message": "cache_salt: too long"}}, "cache_salt: too long"),
+        ({"object": "error", "message": "no such model"}, "no such model"),
+        ({"detail": [{"loc": ["body", "cache_salt"]}]}, '{"detail": [{"loc": ["body", "cache_salt"]}]}'),
+        ([1], "[1]"),
+    ],
+)
+async def test_what_an_error_says(body: Any, told: str) -> None:
+    async with serving(x=web.json_response(body, status=400)) as url, Asker(Target("fast", url)) as asker:
+        with pytest.raises(Unanswered) as caught:
+            await asker.post("/x", {})
+    assert (caught.value.status, caught.value.told) == (400, told)
+
+
 async def test_a_stream_without_an_end_is_bounded() -> None:
     async with serving(x=endless) as url, Asker(Target("fast", url), 5, 4096) as asker:
         with pytest.raises(Unanswered, match="streams more than 4096 bytes"):
