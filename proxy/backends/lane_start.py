@@ -14,12 +14,13 @@ SHORTEST_ECHO = 8
 
 
 class Continuation:
-    """delivered: text that the client has. `prefill` is what the lane is given of it."""
+    """delivered: text that the client has. `prefill` is what the lane is given of it. repeats: the server is of a kind
+    that says it again, however short it is (llama.cpp, since autumn 2026)."""
 
-    def __init__(self, delivered: str) -> None:
+    def __init__(self, delivered: str, *, repeats: bool = False) -> None:
         self.prefill = delivered.rstrip()
         self._space = delivered[len(self.prefill) :]
-        self._echo = self.prefill if len(self.prefill) >= SHORTEST_ECHO else ""
+        self._echo = self.prefill if repeats or len(self.prefill) >= SHORTEST_ECHO else ""
         self._held = ""
 
     @property
