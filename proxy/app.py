@@ -23,6 +23,9 @@ from proxy.canaries import Canaries, CanarySettings
 from proxy.config import Config, ConfigProblem
 from proxy.config_needs import read_qualification, require_telemetry
 from proxy.incidents import IncidentSink, IncidentStore
+from proxy.lanes.gauges import LaneGauges
+from proxy.lanes.meter import MeterSettings
+from proxy.lanes.watch import LaneWatch, WatchedBackend, WatchSettings
 from proxy.metrics import Metrics
 from proxy.policy_source import load_policy
 from proxy.replay import AutomaticReplay, AutomaticSettings
@@ -37,6 +40,8 @@ from proxy.versions import own_version
 
 log = structlog.get_logger()
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+LANE_ANSWER_TOKENS = 512
+"""Of a canary's answer: other people's models may think before they say it."""
 CLEANUP_S = 1.0
 """What responses get once their time to end is over; it is `server.drain_s` that gives them time."""
 
@@ -159,12 +164,34 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     await asyncio.gather(*tasks, return_exceptions=True)
     if service.replays is not None:
         await service.replays.close()
+    if service.lane_watch is not None:
+        await service.lane_watch.close()
     await service.backend.stop()
     await asyncio.to_thread(service.incidents.close)
     if service.keeper is not None:
         await asyncio.to_thread(service.keeper.close)
     if service.telemetry is not None:
         await service.telemetry.close()
+
+
+def _watch_lanes(service: Service, keeper: TrustKeeper) -> None:
+    """Where the backend is made of other people's servers."""
+    backend, canaries = service.backend, service.canaries
+    if not isinstance(backend, WatchedBackend):
+        return
+    lanes = service.config.lanes
+    meter = MeterSettings(lanes.meter_share, tokens_per_hour=lanes.meter_tokens, quiet_s=service.config.replay.quiet_s)
+    spare = asyncio.Lock() if canaries is None else canaries.spare
+    watch = LaneWatch(backend.servers, keeper, service.idle, spare, WatchSettings(lanes.metrics_s, meter))
+    service.lane_watch = backend.watch = watch
+    if canaries is not None:
+        canaries.checks = watch
+        canaries.answer_tokens = min(LANE_ANSWER_TOKENS, backend.info.context_window // 8)
+    if service.sinks is not None:
+        service.sinks = Sinks((*service.sinks.members, watch))
+    if service.metrics is not None:
+        service.metrics.registry.register(LaneGauges(watch))
+    watch.start(backend.info.context_window)
 
 
 async def _look_after(service: Service, canaries: Canaries) -> None:
@@ -191,6 +218,7 @@ async def _start(service: Service) -> None:
             for key, record in service.keeper.records.items():
                 if record.state != "closed":
                     log.warning("breaker.still_open", key=str(key), accused=record.axis, trips=len(record.trips))
+            _watch_lanes(service, service.keeper)
     except (BackendError, ConfigProblem) as error:
         service.failure = str(error)
         log.error("model.failed", reason=str(error))

@@ -195,6 +195,8 @@ class Handlers:
             body["trust"] = service.keeper.detail(service.mode)
         if service.canaries is not None:
             body["canary"] = service.canaries.last or None
+        if service.lane_watch is not None:
+            body |= service.lane_watch.plain()
         return _json(body, 503 if reason else 200)
 
     async def metrics(self, http: web.Request) -> web.StreamResponse:

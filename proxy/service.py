@@ -29,6 +29,7 @@ from proxy.conversation import ChatRequest
 from proxy.ending import Ending
 from proxy.errors import RequestError
 from proxy.incidents import IncidentStore, Origin
+from proxy.lanes.watch import LaneWatch
 from proxy.loop_ledger import LoopLedger
 from proxy.metrics import Metrics, Present
 from proxy.policy_source import policy_sha256
@@ -53,8 +54,9 @@ class Service:
 
     shadow: what clean recomputations have shown, of all responses. sinks: everybody who hears of incidents, the store
     first; None = the store alone. keeper: of breakers and trust, None = every mode is used everywhere. replays: of
-    incidents, off the requests' path. overrides: of the policy, for some requests; rewinds: of each session.
-    loops: that were cut in earlier responses. in_flight, served: responses, now and so far.
+    incidents, off the requests' path. lane_watch: where the backend is other people's servers. overrides: of the
+    policy, for some requests; rewinds: of each session. loops: that were cut in earlier responses. in_flight, served:
+    responses, now and so far.
     """
 
     config: Config
@@ -75,6 +77,7 @@ class Service:
     sinks: Sinks | None = None
     keeper: TrustKeeper | None = None
     canaries: Canaries | None = None
+    lane_watch: LaneWatch | None = None
     metrics: Metrics | None = None
     loops: LoopLedger = field(default_factory=LoopLedger)
     replays: AutomaticReplay | None = None
@@ -138,6 +141,8 @@ class Service:
         session = self.session(request, owner, headers)
         if self.canaries is not None:
             await self.canaries.make_way()
+        if self.lane_watch is not None:
+            await self.lane_watch.make_way()
         if self.keeper is None or session.policy.action == "observe":
             return session, ""
 

@@ -28,11 +28,13 @@ from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.incidents import NOWHERE, Action, Closure, Incident, IncidentSink, Origin, Outcome, new_incident_id
 from proxy.lane_blame import LaneBlame
+from proxy.lanes.watch import WatchedBackend
 from proxy.transcript import Transcript
 from proxy.versions import versions
 
 log = structlog.get_logger()
-
+LOOPS = ("loop.", "struct.")
+"""What the acceptance of drafts says something about."""
 _OUTAGES = frozenset({"lane.failed", "lane.empty", "lane.finish"})
 """Findings about a lane that are not about what it said."""
 _ACTIONS: Mapping[type, Action] = {Start: "start", Rewind: "rewind", Repair: "repair", End: "end"}
@@ -111,6 +113,8 @@ class Trips:
         self._trips.append(trip)
         incident = self._describe(trip, decision, mode, transcript, lost)
         incident = replace(incident, rule=decision.rule, situation=self._stood(situation))
+        if isinstance(self._backend, WatchedBackend) and self._backend.watch and finding.detector.startswith(LOOPS):
+            incident = replace(incident, evidence={**incident.evidence, **self._backend.watch.beside_loop(mode)})
         if mended is not None:
             evidence = {**incident.evidence, "mended": list(mended.mended)}
             incident = replace(incident, evidence=evidence, texts={"before": mended.before, "after": mended.arguments})

@@ -66,6 +66,8 @@ class LaneGeneration:
         self.prompt_tokens = self.cached_tokens = 0
         self.prompt_ms = 0.0
         self.seed = seed
+        self._metered = backend.watch is not None and backend.watch.chooses(request, server.mode)
+        self._prompt_ids: tuple[int, ...] = ()
         backend.began()
 
     @property
@@ -129,6 +131,7 @@ class LaneGeneration:
                 raise as_backend_error(error) from None
         if self._closed:  # meanwhile
             stream.close()
+        self._tell_drafts()
         self._stream, self._server, self._reader = stream, server, LaneTokens(server.can.token_ids)
         self._tokens, self._kept = kept, len(kept)
         self._ready.clear()
@@ -141,6 +144,11 @@ class LaneGeneration:
         if not self._closed:
             self._closed = True
             self._backend.ended()
+            self._tell_drafts()
+            watch = self._backend.watch
+            if self._metered and self._ended and not self._attempts and watch is not None:
+                ids = [token.id for token in self._tokens]
+                watch.finished(self._request, self._server.mode, self._prompt_ids, ids)
             self._leave()
 
     def _leave(self) -> None:
@@ -149,6 +157,11 @@ class LaneGeneration:
             self._stream.close()
         if self._closed and self._reserve is not None:
             self._reserve.close()
+
+    def _tell_drafts(self) -> None:
+        watch, counts = self._backend.watch, self._counts
+        if watch is not None and counts.drafted and counts.accepted is not None:
+            watch.drafted(self._server.mode, counts.drafted, counts.accepted)
 
     def _delivered(self, kept: Sequence[Token], server: Server) -> str:
         """The text among what was delivered, for the lane to go on behind it. Thinking is begun anew. Raises
@@ -172,6 +185,8 @@ class LaneGeneration:
         """Makes deltas of a chunk."""
         now = time.perf_counter()
         self.prompt_tokens = self.prompt_tokens or chunk.prompt_tokens or 0
+        if self._metered and chunk.prompt_ids:
+            self._prompt_ids = chunk.prompt_ids
         if chunk.counts is not None:
             self._count(chunk.counts)
         if self._start is not None:

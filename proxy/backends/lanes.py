@@ -33,6 +33,7 @@ from proxy.lanes.probe import Probed, probe
 from proxy.lanes.running_mode import running_mode
 from proxy.lanes.settings import Lane, Lanes
 from proxy.lanes.upstream import Upstream, UpstreamError, UpstreamStream
+from proxy.lanes.watch import LaneWatch
 
 log = structlog.get_logger()
 UNKNOWN_WINDOW = 32_768
@@ -64,7 +65,8 @@ class Server:
 
 
 class LanesBackend:
-    """name: that clients ask for, "" = the model's own. prober: finds out what a server can do."""
+    """name: that clients ask for, "" = the model's own. prober: finds out what a server can do. watch: over the lanes,
+    None = nobody does."""
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class LanesBackend:
     ) -> None:
         self._lanes, self._name, self._prober, self._environment = lanes, name, prober, environment
         self._servers: tuple[Server, ...] = ()
+        self.watch: LaneWatch | None = None
         self._steps = self._running = 0
         self.info = ModelInfo(name or lanes.fast.model or "lanes", "", 0, "json")
         self.capabilities = Capabilities(False, False, False, False, "unknown", constraints=True)

@@ -13,9 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import orjson
+
+from proxy.lanes.reading import error_text
+from proxy.lanes.settings import Lane
 
 SECONDS = 20.0
 MOST_BYTES = 1 << 20
@@ -23,6 +27,9 @@ METRICS_BYTES = 8 << 20
 """A data-parallel server has some thousand lines of histograms for each engine."""
 TOLD = 200
 """Characters of what a server says that are repeated in a message of ours."""
+
+
+UNTOLD = error_text({})
 
 
 class Unanswered(Exception):
@@ -47,14 +54,25 @@ class Target:
     kind: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, name: str, lane: Lane, environment: Mapping[str, str]) -> Target:
+        """A lane of the configuration."""
+        key = environment.get(lane.key_env, "") if lane.key_env else ""
+        kind = "" if lane.kind == "auto" else lane.kind
+        return cls(name, lane.url, lane.model, key, lane.metrics_urls, kind, lane.header_map())
+
     @property
     def root(self) -> str:
         """Without `/v1`: where the endpoints lie that are a server's own."""
-        return self.url.rstrip("/").removesuffix("/v1")
+        return self.url.rstrip("/").removesuffix("/v1").rstrip("/")
 
     @property
     def scraped(self) -> tuple[str, ...]:
-        return self.metrics_urls or (f"{self.root}/metrics",)
+        if self.metrics_urls:
+            return self.metrics_urls
+        # a router of llama.cpp answers for one model at a time; others do not look at the query
+        query = f"?model={quote(self.model, safe='')}" if self.model else ""
+        return (f"{self.root}/metrics{query}",)
 
 
 class Asker:
@@ -128,8 +146,8 @@ class Asker:
                 self._http.request(method, url, data=data, headers=headers, allow_redirects=False) as response,
             ):
                 if response.status != 200:
-                    told = (await self._body(response, self._most))[: 4 * TOLD].decode("utf-8", "replace")
-                    raise Unanswered(f"{path} answers {response.status}", response.status, _short(told))
+                    told = _told(await self._body(response, self._most))
+                    raise Unanswered(f"{path} answers {response.status}", response.status, told)
                 yield response
         except TimeoutError:
             raise Unanswered(f"{path} does not answer within {self._seconds:g} s") from None
@@ -165,6 +183,16 @@ def _object(data: bytes, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Unanswered(f"{path} answers no JSON object")
     return value
+
+
+def _told(body: bytes) -> str:
+    """What an error body says: its message where there is one, else as it stands."""
+    try:
+        value = orjson.loads(body)
+    except ValueError:
+        value = None
+    message = error_text(value) if isinstance(value, dict) else UNTOLD
+    return _short(body[: 4 * TOLD].decode("utf-8", "replace") if message == UNTOLD else message)
 
 
 def _short(text: str) -> str:

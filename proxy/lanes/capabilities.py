@@ -68,6 +68,7 @@ COSTS = {
     "prompt_logprobs": "it cannot check another lane's tokens: no drift figure",
     "speculation": "known-bad pairs with speculation are not noticed",
     "kv": "known-bad KV types are not noticed",
+    "prompt_ids": "its turns cannot be held against another lane: no drift figure of it",
     "cache_hits": "canaries prove nothing about its prefix cache",
 }
 """What it costs that a capability is missing."""

@@ -53,6 +53,7 @@ class Chunk:
     token_ids: tuple[int, ...] | None = None
     scored: tuple[Scored, ...] = ()
     prompt_tokens: int | None = None
+    prompt_ids: tuple[int, ...] = ()
     finish: str | None = None
     stop: str | None = None
     counts: Counts | None = None

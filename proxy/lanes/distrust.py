@@ -12,13 +12,15 @@ import structlog
 
 from policies.accusation import Axis
 from policies.breaker import EDGES
-from policies.modes import PLAIN, DecodeMode
+from policies.modes import DecodeMode
 from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.known_bad import KnownBad, distrusted
 from proxy.trust_keeper import TrustKeeper
 
 log = structlog.get_logger()
 POISONED = "poisoned"
+UNTIL_PASSED = "its canaries have passed; the plain lane serves meanwhile"
+UNTIL_SERVED = "you change it; there is no other lane to serve instead"
 
 
 def contexts_of(window: int) -> list[int]:
@@ -28,13 +30,14 @@ def contexts_of(window: int) -> list[int]:
 
 
 def distrust(
-    keeper: TrustKeeper, mode: DecodeMode, lane: str, capabilities: LaneCapabilities, window: int
+    keeper: TrustKeeper, mode: DecodeMode, lane: str, capabilities: LaneCapabilities, window: int, plain: bool = False
 ) -> Sequence[KnownBad]:
-    """Opens the breakers of a lane's mode for every context bucket, if a known-bad pair holds; the rows that do."""
+    """Opens the breakers of a lane's mode for every context bucket, if a known-bad pair holds; the rows that do.
+
+    plain: it is what others fall back to, or all there is, so it is told of and serves all the same.
+    """
     rows = distrusted(capabilities)
-    if not rows or mode == PLAIN:
-        return rows
-    for context in contexts_of(window):
+    for context in contexts_of(window) if rows and not plain else ():
         keeper.distrust(str(mode), context, f"known-bad:{rows[0].id}"[:64], _accused(rows))
     for row in rows:
         log.warning(
@@ -44,14 +47,14 @@ def distrust(
             consequence=row.consequence,
             source=list(row.source),
             remedy=row.remedy,
-            until="its canaries have passed; the plain lane serves meanwhile",
+            until=UNTIL_SERVED if plain else UNTIL_PASSED,
         )
     return rows
 
 
-def quarantine(keeper: TrustKeeper, mode: DecodeMode, lane: str, why: str) -> None:
+def quarantine(keeper: TrustKeeper, mode: DecodeMode, lane: str, why: str, plain: bool = False) -> None:
     """A poisoned server is wrong at every length, the shortest included."""
-    if mode == PLAIN:
+    if plain:
         log.error(
             "lane.poisoned", lane=lane, why=why, consequence="it is the plain lane: nothing is left to serve with"
         )

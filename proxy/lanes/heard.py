@@ -62,8 +62,8 @@ class Heard:
         """One JSON value of a stream, or a whole answer."""
         if not isinstance(value, dict):
             return
-        if value.get("error"):
-            self.errors.append(_message(value["error"]))
+        if value.get("error") or value.get("object") == "error":
+            self.errors.append(_message(value.get("error") or value))
         if isinstance(value.get("usage"), dict):
             self.usage = value["usage"]
         if isinstance(value.get("timings"), dict):

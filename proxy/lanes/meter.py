@@ -32,6 +32,8 @@ SCORE_S = 120.0
 SCORE_BYTES = 64 << 20
 """vLLM sends some 100 bytes for each token of the prompt, twice where the likeliest is another one."""
 MOST_TOKENS = 65536
+MADE_IDS = 1 << 31
+"""From here on ids are made from text, where a lane told none (`proxy.backends.lane_tokens`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,19 @@ class LosslessMeter:
     _came: asyncio.Event = field(default_factory=asyncio.Event)
     _scoring: asyncio.Task[bool] | None = None
 
-    def finished(self, request: ChatRequest, lane: str, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> bool:
-        """A turn has ended; whether it is kept to be looked at. Costs nothing for those that are not chosen."""
+    def chooses(self, request: ChatRequest) -> bool:
+        """Whether a turn that begins is to be looked at; by chance."""
         if not self.settings.share or self.chance() >= self.settings.share:
             return False
+        chosen = drawn_how(request) is not None
+        self.left_out += not chosen
+        return chosen
+
+    def finished(self, request: ChatRequest, lane: str, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> bool:
+        """A turn that was chosen has ended, all of it said by one lane; whether it is kept to be looked at."""
         drawn = drawn_how(request)
         too_long = len(prompt_ids) + len(token_ids) > self.settings.most_tokens
-        if drawn is None or too_long or not prompt_ids or not token_ids:
+        if drawn is None or too_long or not prompt_ids or not token_ids or max(token_ids) >= MADE_IDS:
             self.left_out += 1
             return False
         while len(self._turns) >= max(1, self.settings.waiting):

@@ -60,13 +60,6 @@ class Acceptance:
         return counts | {"rate": round(self.rate, 4), "seconds": round(self.seconds, 1), "verdict": self.verdict}
 
 
-def acceptance_of(drafted: int, accepted: int, seconds: float = 0.0) -> Acceptance | None:
-    """Of one response, as llama.cpp's `timings` count it; None for too few drafts."""
-    if drafted < ENOUGH or not 0 <= accepted <= drafted:
-        return None
-    return Acceptance(drafted, accepted, None, accepted / drafted, seconds)
-
-
 @dataclass(slots=True)
 class AcceptanceMeter:
     """Scrapes in, acceptance out. Pure: time is an argument."""
@@ -107,6 +100,39 @@ class AcceptanceMeter:
         return Acceptance(None, None, int(totals["verified"]), sum(rates) / len(rates), seconds)
 
 
+@dataclass(slots=True)
+class TimedAcceptance:
+    """Acceptance of a lane whose responses tell it themselves, as llama.cpp's `timings` do. Pure."""
+
+    window_s: float = WINDOW_S
+    _responses: deque[tuple[float, int, int]] = field(default_factory=deque)
+
+    def take(self, now: float, drafted: int, accepted: int) -> None:
+        """A response has ended. Numbers that cannot be are not counted."""
+        if drafted > 0 and 0 <= accepted <= drafted:
+            self._responses.append((now, drafted, accepted))
+        self._forget(now)
+
+    def read(self, now: float) -> Acceptance | None:
+        """None: too little was drafted within the window."""
+        self._forget(now)
+        drafted, accepted = (sum(column) for column in list(zip(*self._responses, strict=True))[1:] or ((), ()))
+        if drafted < ENOUGH:
+            return None
+        return Acceptance(int(drafted), int(accepted), None, accepted / drafted, now - self._responses[0][0])
+
+    def _forget(self, now: float) -> None:
+        while self._responses and now - self._responses[0][0] > self.window_s:
+            self._responses.popleft()
+
+
+def beside_loop(found: Acceptance | None) -> Mapping[str, Any]:
+    """Numbers to add to a loop that was found in the text; empty where they add nothing."""
+    if found is None or found.verdict == "normal":
+        return {}
+    return {"lane_acceptance": found.rate, "lane_drafted": found.drafted, "lane_seconds": found.seconds}
+
+
 class MetricsSignal:
     """Of one lane. problem: why there is nothing to read, "" = there is.
 
@@ -128,24 +154,6 @@ class MetricsSignal:
     @property
     def acceptance(self) -> Acceptance | None:
         return self._meter.read(self._clock())
-
-    @property
-    def is_dead(self) -> bool:
-        """Its drafts are worth nothing now."""
-        found = self.acceptance
-        return found is not None and found.verdict == "dead"
-
-    def beside_loop(self) -> Mapping[str, Any]:
-        """Evidence to add to a loop that was found in the text; empty where it adds nothing."""
-        found = self.acceptance
-        if found is None or found.verdict == "normal":
-            return {}
-        return {"lane_acceptance": found.plain()}
-
-    def plain(self) -> dict[str, Any]:
-        """For `/ready`."""
-        found = self.acceptance
-        return {"acceptance": None if found is None else found.plain(), "problem": self.problem or None}
 
     async def run(self) -> None:
         """For ever. Never raises but when it is cancelled."""

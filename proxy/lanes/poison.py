@@ -11,7 +11,7 @@ Qwen's), to every request and until they are restarted, while every health check
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,15 +39,21 @@ class Verdict:
 def judge(heard: Heard) -> Verdict:
     """Of what one short question brought back."""
     ids, text = heard.token_ids, "".join(heard.text.split())
-    if len(ids) >= SAME and len(set(ids)) == 1:
-        return Verdict("poisoned", f"it says token {ids[0]} and nothing else; {REMEDY}")
-    if len(text) >= SAME and len(set(text)) == 1:
+    if _is_stuck(ids):
+        return Verdict("poisoned", f"it says token {ids[-1]} and nothing else; {REMEDY}")
+    if _is_stuck(text):
         return Verdict("poisoned", f"it says one character again and again; {REMEDY}")
-    if heard.errors and not heard.text:
+    if heard.errors and not text:
         return Verdict("unknown", "its stream holds an error and no answer")
-    if not ids and not text:
+    if not text and len(ids) < SAME:
         return Verdict("unknown", "it says nothing at all")
     return Verdict("sound")
+
+
+def _is_stuck(said: Sequence[object]) -> bool:
+    """One thing from the beginning on, or for so long at the end that no sentence could."""
+    run = next((length for length, one in enumerate(reversed(said)) if one != said[-1]), len(said))
+    return run >= SAME and (run == len(said) or run >= 2 * SAME)
 
 
 REMEDY = "restart that server: it answers every request so until then"

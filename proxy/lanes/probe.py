@@ -16,6 +16,7 @@ from proxy.lanes import trials
 from proxy.lanes.asking import Asker, Target, Unanswered
 from proxy.lanes.capabilities import LaneCapabilities, missing
 from proxy.lanes.identity import Identity, LaneSilent, identify
+from proxy.lanes.known_bad import matches
 
 SECONDS = 90.0
 """For all of a lane's probes; each request has its own, shorter limit."""
@@ -40,6 +41,7 @@ class Probed:
             "capabilities": self.capabilities.plain(),
             "reasons": dict(self.reasons),
             "missing": missing(self.capabilities),
+            "known_bad": [row.id for row in matches(self.capabilities)],
         }
 
 

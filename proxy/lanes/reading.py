@@ -20,6 +20,7 @@ from proxy.lanes.chunks import CallPiece, Chunk, Counts, Scored
 
 DONE = "[DONE]"
 MOST_IDS = 4096
+MOST_PROMPT_IDS = 1 << 20
 MOST_CALLS = 128
 TOLD = 300
 """Characters of what a server says about itself that are told on."""
@@ -53,6 +54,7 @@ def read_chunk(data: str) -> Chunk:
         token_ids=_ids(first.get("token_ids")),
         scored=_scored(first.get("logprobs")) if first.get("logprobs") else (),
         prompt_tokens=len(prompt) if isinstance(prompt, list) else None,
+        prompt_ids=_ids(prompt, MOST_PROMPT_IDS) or (),
         finish=finish[:64] if isinstance(finish, str) else None,
         stop=stop[:256] if isinstance(stop, str) else None,
         counts=_counts(body) if "usage" in body or "timings" in body else None,
@@ -107,10 +109,10 @@ def _calls(value: Any) -> tuple[CallPiece, ...]:
     return tuple(pieces)
 
 
-def _ids(value: Any) -> tuple[int, ...] | None:
+def _ids(value: Any, most: int = MOST_IDS) -> tuple[int, ...] | None:
     if not isinstance(value, list):
         return None
-    if len(value) > MOST_IDS or not all(type(each) is int and 0 <= each < 1 << 31 for each in value):
+    if len(value) > most or not all(type(each) is int and 0 <= each < 1 << 31 for each in value):
         return None
     return tuple(value)
 

@@ -120,6 +120,14 @@ class Lanes(_Section):
     tokenize: bool = True
     """Let lanes count tokens where they can (/tokenize). false = they are estimated from the number of characters."""
 
+    metrics_s: float = Field(default=5.0, ge=0)
+    """Seconds between two looks at the lanes' metrics, from which the acceptance of drafts is read. 0 = none."""
+    meter_share: float = Field(default=0.02, ge=0, le=1)
+    meter_tokens: int = Field(default=500_000, ge=0)
+    """Share of the fast lane's turns that are held against the plain lane, token by token, when nobody waits, and how
+    many tokens that may take in an hour, prompts included. GET /ready and /metrics show the drift. The plain lane must
+    score given tokens (vLLM, SGLang). 0 = none."""
+
     @field_validator("pass_headers")
     @classmethod
     def _may_be_passed(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -134,16 +134,16 @@ def judge_prefill(text: str, alone: int | None, begun: int | None, longer: int |
     """Prompt tokens without a begun answer, with it, and with one about twice as long; None = not told."""
     said = re.search(r"\d+", text)
     first = said[0] if said else ""
-    if text.strip().startswith(BEGUN[:5]):
-        return Verdict(False, "what was begun is repeated, not continued")
+    counted = alone is not None and begun is not None and longer is not None
     if alone is not None and begun is not None and longer is not None:
         each = longer - begun
         if begun <= alone or each <= 0:
             return Verdict(False, "what was begun is dropped from the prompt")
         if (closing := begun - alone - each) > SLACK:
             return Verdict(False, f"the turn that was begun is closed and another one opened ({closing} tokens more)")
-        return Verdict(first != "1", "what was begun is begun anew" if first == "1" else "")
-    if first == NEXT:
+    if text.strip().startswith(BEGUN[:5]) or first == "1":
+        return Verdict(False, "what was begun is repeated, not continued")
+    if counted or first == NEXT:
         return Verdict(True)
     return Verdict(False, "the answer does not go on with 8, and prompt tokens are not told")
 

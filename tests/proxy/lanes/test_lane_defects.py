@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from proxy.lanes.watch import LaneWatch
 from tests.proxy.lanes.pool import FULL, Pool, pool, two_lanes
 from tests.proxy.lanes.told import APIS, Told, body, told
 from tests.upstreams.all_defects import DEFECTS
@@ -16,6 +17,12 @@ from tests.upstreams.replies import Call, Reply, Text
 
 CASES = [pytest.param(d, kind, id=f"{name}-{kind}") for name, d in DEFECTS.items() if not d.slow for kind in d.dialects]
 PATIENCE = {"first_s": 1.0, "between_s": 0.5, "total_s": 20.0, "connect_s": 2.0}
+
+
+@pytest.fixture(autouse=True)
+def each_response_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that answers everything with one token is asked whether it is poisoned, and then serves nobody."""
+    monkeypatch.setattr(LaneWatch, "opened", lambda *_: None)
 
 
 def text_of(reply: Reply) -> str:
