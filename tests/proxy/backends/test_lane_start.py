@@ -32,6 +32,12 @@ def test_what_is_new(delivered: str, pieces: tuple[str, ...], new: str) -> None:
     assert continued(delivered, *pieces) == new
 
 
+def test_of_a_kind_that_repeats_it_a_short_beginning_is_one_too() -> None:
+    assert Continuation("aha ", echoes=True).take("aha so") == "so"
+    assert Continuation("aha ").take("aha so") == "aha so"
+    assert Continuation("aha ", echoes=True).take("no") == "no"
+
+
 def test_what_the_lane_is_given() -> None:
     assert Continuation("I list it. \n").prefill == "I list it."
 
