@@ -10,7 +10,7 @@ servers repeat the whole message before they go on.
 from __future__ import annotations
 
 SHORTEST_ECHO = 8
-"""Characters below which a repetition of what was said is more likely meant than an echo, of servers without one."""
+"""Characters below which a repetition is more likely meant than an echo, of servers that are not known to echo."""
 
 
 class Continuation:
