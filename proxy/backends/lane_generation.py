@@ -110,7 +110,7 @@ class LaneGeneration:
         kept = self._tokens[:position]
         text = self._delivered(kept, server)
         discarded = len(self._tokens) - len(kept)
-        self._start = Continuation(text, repeats=server.can.kind == "llamacpp") if text else None
+        self._start = Continuation(text, echoes=server.can.kind == "llamacpp") if text else None
         self._attempts += 1
         limit = self._request.max_tokens
         stream, self._reserve = self._reserve, None

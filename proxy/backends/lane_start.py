@@ -10,17 +10,17 @@ servers repeat the whole message before they go on.
 from __future__ import annotations
 
 SHORTEST_ECHO = 8
-"""Characters below which a repetition of what was said is more likely meant than an echo."""
+"""Characters below which a repetition is more likely meant than an echo, of servers that are not known to echo."""
 
 
 class Continuation:
-    """delivered: text that the client has. `prefill` is what the lane is given of it. repeats: the server is of a kind
-    that says it again, however short it is (llama.cpp, since autumn 2026)."""
+    """delivered: text that the client has. `prefill` is what the lane is given of it. echoes: the lane is of a kind that
+    says it again (llama.cpp)."""
 
-    def __init__(self, delivered: str, *, repeats: bool = False) -> None:
+    def __init__(self, delivered: str, echoes: bool = False) -> None:
         self.prefill = delivered.rstrip()
         self._space = delivered[len(self.prefill) :]
-        self._echo = self.prefill if repeats or len(self.prefill) >= SHORTEST_ECHO else ""
+        self._echo = self.prefill if echoes or len(self.prefill) >= SHORTEST_ECHO else ""
         self._held = ""
 
     @property

@@ -32,6 +32,12 @@ def test_what_is_new(delivered: str, pieces: tuple[str, ...], new: str) -> None:
     assert continued(delivered, *pieces) == new
 
 
+def test_of_a_kind_that_repeats_it_a_short_beginning_is_one_too() -> None:
+    assert Continuation("aha ", echoes=True).take("aha so") == "so"
+    assert Continuation("aha ").take("aha so") == "aha so"
+    assert Continuation("aha ", echoes=True).take("no") == "no"
+
+
 def test_what_the_lane_is_given() -> None:
     assert Continuation("I list it. \n").prefill == "I list it."
 
@@ -47,8 +53,8 @@ def test_cuts_do_not_matter(delivered: str, more: str, echoes: bool, data: st.Da
 
 def test_a_server_that_repeats_does_so_however_little_was_said() -> None:
     """llama.cpp begins its first delta with all of the message that it continues."""
-    start = Continuation("I list", repeats=True)
+    start = Continuation("I list", echoes=True)
     assert [start.take("I list it"), start.take(".")] == [" it", "."]
-    silent = Continuation("I list", repeats=True)
+    silent = Continuation("I list", echoes=True)
     assert [silent.take(" it"), silent.take(".")] == [" it", "."], "an older one does not"
     assert Continuation("I list").take("I list it") == "I list it", "a short repetition may be meant"
