@@ -195,11 +195,12 @@ def _sglang(_: dict[str, Any], info: dict[str, Any], metrics: Exposition | None)
 
 def _llamacpp(props: dict[str, Any], _: dict[str, Any], metrics: Exposition | None) -> dict[str, Any]:
     settings = _part(props, "default_generation_settings")
-    types = _part(settings, "params").get("speculative.types")
+    types = _said(_part(settings, "params").get("speculative.types"))
     return {
         "version": props.get("build_info"),
         "window": number(settings.get("n_ctx")),
-        "speculation": _said(types) or None,
+        # a request's default: `none` is said of servers with a drafter too
+        "speculation": None if types in ("", NO_DRAFTS) else types,
         "kv": _pair(props.get("cache_type_k"), props.get("cache_type_v")),
     }
 
@@ -223,8 +224,8 @@ async def _llamacpp_more(asker: Asker, model: str, said: dict[str, Any]) -> dict
             slots = []
         for slot in slots[:1]:
             types = _said(_part(slot, "params").get("speculative.types"))
-            has = _flag(slot.get("speculative"))
-            said["speculation"] = types or {True: "on", False: NO_DRAFTS}.get(has)  # type: ignore[arg-type]
+            has = {True: "on", False: NO_DRAFTS, None: None}[_flag(slot.get("speculative"))]
+            said["speculation"] = has if types in ("", NO_DRAFTS) else types
     return said
 
 
