@@ -55,6 +55,11 @@ class ChannelLoops:
         facts = read(text)
         region = self._regions.feed(text, facts)
         runs = self._exact.push(token)
+        if self._in_call and not runs and not facts.single:  # nearly every token of a call
+            if facts.chars:
+                self._single = ""
+            self._grade = self._told = self._after_code = None
+            return None
         loop = near = counter = single = None
         if runs:
             prose = self._settings.arguments if self._in_call else self._settings.prose

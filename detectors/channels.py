@@ -200,8 +200,6 @@ class Channels:
 
 
 def _overlap(text: str, tag: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `tag`."""
-    for length in range(min(len(text), len(tag) - 1), 0, -1):
-        if tag.startswith(text[-length:]):
-            return length
-    return 0
+    """Length of the longest end of `text` that is a beginning of `tag`, in which `<` is the first character only."""
+    begin = text.rfind("<")
+    return len(text) - begin if begin >= 0 and tag.startswith(text[begin:]) else 0

@@ -29,6 +29,7 @@ _FUNCTION, _PARAMETER, _FUNCTION_END = "<function=", "<parameter=", "</function>
 _VALUE_END, _SHORT_END = "\n</parameter>", "</parameter>"
 _NESTED = re.compile(r"<tool_call>\s*<(?:function=|tool_call>)")
 _NESTED_OPEN = re.compile(r"<tool_call>\s*(<[a-z_=>]*)?\Z")
+_PLAIN = re.compile(r"\w+")
 _UNCLOSED = re.compile(r"<(?:parameter|function)=[^<>\n]*>\s*\Z")
 
 
@@ -70,6 +71,8 @@ class QwenStream:
                 self.began = position
             self._look_for_nesting(text)
             self._buffer += text
+            if self._is_inside_tag(text):
+                return self.violation
             while self.violation is None and self._advance():
                 pass
         return self.violation
@@ -135,6 +138,14 @@ class QwenStream:
 
     def _is_at_tag(self) -> bool:
         return self._state in ("function", "between")
+
+    def _is_inside_tag(self, text: str) -> bool:
+        """Whether a tag that is open got some more of a plain name: nothing can be said of it before it ends."""
+        if not self._is_at_tag() or not _PLAIN.fullmatch(text):
+            return False
+        opening = _FUNCTION if self._state == "function" else _PARAMETER
+        room = _MAX_TAG - len(self._buffer)
+        return room >= 0 and self._buffer.startswith(opening) and len(self._buffer) - len(text) >= len(opening)
 
     def _advance(self) -> bool:
         """One step, if the text at hand allows it."""

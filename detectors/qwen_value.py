@@ -16,6 +16,7 @@ from detectors.schema_types import admitted_types, is_bound, property_schema
 
 _PYTHON_STARTS = frozenset("TFN")
 _JSON_STARTS = frozenset('{["-0123456789tfn')
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes an encoder each time
 
 
 class QwenValue:
@@ -111,4 +112,4 @@ class QwenValue:
 
 
 def _escaped(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")
+    return _ENCODE(text)[1:-1].encode("utf-8", "surrogatepass")

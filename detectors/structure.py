@@ -26,6 +26,7 @@ MISPLACED = (
 _TAGS = (THINK, THINK_END, CALL, CALL_END, *MISPLACED)
 _TAG = re.compile("|".join(map(re.escape, _TAGS)))
 _LONGEST = max(map(len, _TAGS))
+_BEGINNINGS = frozenset(tag[:end] for tag in _TAGS for end in range(1, len(tag)))
 _QUOTES = frozenset("`'\"")
 
 
@@ -116,7 +117,7 @@ class StructureDetector:
                 worst = found
             at = match.end()
         begin = text.rfind("<", max(at, len(text) - _LONGEST))
-        if begin >= 0 and any(tag.startswith(text[begin:]) for tag in _TAGS):
+        if begin >= 0 and text[begin:] in _BEGINNINGS:
             self._open_began = self._open_began if begin < old else position
         else:
             begin = len(text)

@@ -160,8 +160,7 @@ class Watch:
         0 = the first is none, or there is nothing in them. All state is as after feeding them one by one, at a third of
         the cost: most of what agents let a model write is such text.
         """
-        call = self._call
-        if call is None or self._accused or not (call.is_in_free_text and self._is_between_tags()):
+        if not self.is_in_free_text:
             return 0, None
         texts: list[str] = []
         count, said, loop = 0, position, None
@@ -182,8 +181,13 @@ class Watch:
             return 0, None
         return count, _graver(self._lengthen_call("".join(texts), said, position + count - 1), loop)
 
-    def _is_between_tags(self) -> bool:
-        return self._channels.call_began is not None and self._channels.is_settled and self._structure.is_settled
+    @property
+    def is_in_free_text(self) -> bool:
+        """The next token may be one that only lengthens a text argument."""
+        call = self._call
+        if call is None or self._accused or self._channels.call_began is None or not call.is_in_free_text:
+            return False
+        return self._channels.is_settled and self._structure.is_settled
 
     def _lengthen_call(self, text: str, said: int, last: int) -> Finding | None:
         """said: the token that ends the text; last: one that may be empty."""

@@ -2,7 +2,7 @@
 than at several in a row, as the device's work has pushed the guard's out of the processor's caches by each step.
 
 Must not: put a step aside that something may follow from at once: one that may close the call, ends the response, was
-audited, or came with a number that is none.
+audited, came with a number that is none or with a finding of the backend's own.
 Invariant: what is put aside is watched before anything else is, oldest first, or discarded by a rewind.
 
 The lag is bounded by the engine's own time, so that an engine whose steps are long is never ahead of the guard.
@@ -30,6 +30,8 @@ class Lag:
         """Puts a step of the open call aside, if it may wait for the next one."""
         step = delta.step
         if self._ms + step.milliseconds > self._lag_ms or delta.end is not None:
+            return False
+        if delta.found is not None:  # no further step may come
             return False
         if step.audit is not None or step.shadow is not None or step.dead_drafter is not None:
             return False

@@ -102,7 +102,7 @@ class Observers:
         self, delta: Delta, done: int, transcript: Transcript, trips: Trips
     ) -> tuple[int, Finding | None] | None:
         """As many tokens at once as the watch can take so, and what was found at the last; None = not even one."""
-        if self._placed:
+        if not self.watch.is_in_free_text:
             return None
         tokens = delta.tokens[done:] if done else delta.tokens
         if any(token.finite is False for token in tokens):

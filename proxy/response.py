@@ -372,7 +372,7 @@ class GuardedResponse:
             token_ids=self._transcript.ids,
             drafts=totals.by_source,
             longest_draft=totals.longest_draft,
-            by_position=tuple(totals.by_position),
+            by_position=totals.by_position,
         )
 
     def _fail(self, kind: str, message: str) -> Finished | Failed:

@@ -7,7 +7,7 @@ Invariant: `ids` are the kept tokens from index 0 on, without a gap.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -55,20 +55,14 @@ class Step:
 
 
 class StepTotals:
-    """What steps cost, all together. by_source: (drafted, accepted) by who drafted; by_position: of every first draft
-    of a step, every second one, and so on."""
+    """What steps cost, all together."""
 
-    __slots__ = (
-        "accepted", "audits", "by_position", "by_source", "decode_ms", "drafted", "filtered", "longest_draft",
-        "mismatches",
-    )  # fmt: skip
+    __slots__ = ("_drafts", "audits", "decode_ms", "filtered", "mismatches")
 
     def __init__(self) -> None:
-        self.drafted = self.accepted = self.longest_draft = 0
         self.audits = self.mismatches = self.filtered = 0
         self.decode_ms = 0.0
-        self.by_source: dict[str, tuple[int, int]] = {}
-        self.by_position: list[tuple[int, int]] = []
+        self._drafts: Counter[tuple[str, int, int]] = Counter()  # steps by (source, drafted, accepted)
 
     def add(self, step: StepStats) -> None:
         """Takes one more."""
@@ -77,17 +71,40 @@ class StepTotals:
         if step.audit is not None:
             self.audits += 1
             self.mismatches += step.audit.mismatch is not None
-        if not step.drafted:
-            return
-        self.drafted += step.drafted
-        self.accepted += step.accepted
-        self.longest_draft = max(self.longest_draft, step.drafted)
-        drafted, accepted = self.by_source.get(step.source, (0, 0))
-        self.by_source[step.source] = drafted + step.drafted, accepted + step.accepted
-        self.by_position += [(0, 0)] * (step.drafted - len(self.by_position))
-        for place in range(step.drafted):
-            drafted, accepted = self.by_position[place]
-            self.by_position[place] = drafted + 1, accepted + (place < step.accepted)
+        if step.drafted:
+            self._drafts[step.source, step.drafted, step.accepted] += 1
+
+    @property
+    def drafted(self) -> int:
+        return sum(steps * drafted for (_, drafted, _), steps in self._drafts.items())
+
+    @property
+    def accepted(self) -> int:
+        return sum(steps * accepted for (_, _, accepted), steps in self._drafts.items())
+
+    @property
+    def longest_draft(self) -> int:
+        return max((drafted for _, drafted, _ in self._drafts), default=0)
+
+    @property
+    def by_source(self) -> dict[str, tuple[int, int]]:
+        """(drafted, accepted) by who drafted."""
+        found: dict[str, tuple[int, int]] = {}
+        for (source, drafted, accepted), steps in self._drafts.items():
+            before = found.get(source, (0, 0))
+            found[source] = before[0] + steps * drafted, before[1] + steps * accepted
+        return found
+
+    @property
+    def by_position(self) -> tuple[tuple[int, int], ...]:
+        """(drafted, accepted) of every first draft of a step, every second one, and so on."""
+        judged = [[0, 0] for _ in range(self.longest_draft)]
+        for (_, drafted, accepted), steps in self._drafts.items():
+            for place in judged[:drafted]:
+                place[0] += steps
+            for place in judged[:accepted]:
+                place[1] += steps
+        return tuple((drafted, accepted) for drafted, accepted in judged)
 
 
 class Transcript:
@@ -162,7 +179,8 @@ class Transcript:
             self._coming.clear()
         self._coming.append(delta)
         step = delta.step
-        if not self._modes or self._modes[-1][1] != step.mode:
+        mode = self._modes[-1][1] if self._modes else None
+        if mode is not step.mode and mode != step.mode:
             self._modes.append((delta.position, step.mode))
         self._uncounted.append(step)
         if len(self._uncounted) >= MOST_UNCOUNTED:

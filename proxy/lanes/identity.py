@@ -195,12 +195,11 @@ def _sglang(_: dict[str, Any], info: dict[str, Any], metrics: Exposition | None)
 
 def _llamacpp(props: dict[str, Any], _: dict[str, Any], metrics: Exposition | None) -> dict[str, Any]:
     settings = _part(props, "default_generation_settings")
-    types = _said(_part(settings, "params").get("speculative.types"))
+    types = _part(settings, "params").get("speculative.types")
     return {
         "version": props.get("build_info"),
         "window": number(settings.get("n_ctx")),
-        # a request's default: `none` is said of servers with a drafter too
-        "speculation": None if types in ("", NO_DRAFTS) else types,
+        "speculation": _types(types),
         "kv": _pair(props.get("cache_type_k"), props.get("cache_type_v")),
     }
 
@@ -223,10 +222,16 @@ async def _llamacpp_more(asker: Asker, model: str, said: dict[str, Any]) -> dict
         except Unanswered:
             slots = []
         for slot in slots[:1]:
-            types = _said(_part(slot, "params").get("speculative.types"))
-            has = {True: "on", False: NO_DRAFTS, None: None}[_flag(slot.get("speculative"))]
-            said["speculation"] = has if types in ("", NO_DRAFTS) else types
+            types = _types(_part(slot, "params").get("speculative.types"))
+            has = _flag(slot.get("speculative"))
+            said["speculation"] = types or {True: "on", False: NO_DRAFTS}.get(has)  # type: ignore[arg-type]
     return said
+
+
+def _types(value: Any) -> str | None:
+    """As `/props` and `/slots` tell them: `none` is what an idle server tells, also one that drafts."""
+    types = _said(value)
+    return None if types.lower() in ("", "none") else types
 
 
 def _nothing(_props: dict[str, Any], _info: dict[str, Any], _metrics: Exposition | None) -> dict[str, Any]:

@@ -126,6 +126,8 @@ async def try_prefill(asker: Asker, identity: Identity) -> Verdict:
         fields |= {"continue_final_message": True, "add_generation_prompt": False}
     begun = body_for(identity.model, COUNTING, BEGUN_TOKENS, **fields)
     begun["messages"] = [*begun["messages"], {"role": "assistant", "content": BEGUN}]
+    if identity.kind == "llamacpp" and await _ends_prompt(asker, begun):
+        return Verdict(True)
     longer = begun | {"max_tokens": 1}
     longer["messages"] = [*alone["messages"], {"role": "assistant", "content": BEGUN + AGAIN}]
     try:
@@ -134,6 +136,16 @@ async def try_prefill(asker: Asker, identity: Identity) -> Verdict:
     except Unanswered as error:
         return Verdict(False, error.told or str(error))
     return judge_prefill(answer.content or answer.text, counts[0], answer.prompt_tokens, counts[1])
+
+
+async def _ends_prompt(asker: Asker, begun: dict[str, Any]) -> bool:
+    """Whether the prompt ends with what was begun, as the server itself writes it. llama.cpp puts an empty block of
+    thinking before it, which counts, and says it again at the beginning of its answer; both would mislead."""
+    try:
+        prompt = (await asker.post("/apply-template", begun)).get("prompt")
+    except Unanswered:
+        return False
+    return isinstance(prompt, str) and prompt.rstrip().endswith(BEGUN)
 
 
 def judge_prefill(text: str, alone: int | None, begun: int | None, longer: int | None) -> Verdict:

@@ -42,8 +42,18 @@ def test_steps_are_counted_whatever_becomes_of_them() -> None:
     totals = transcript.totals
     assert (totals.drafted, totals.accepted, totals.decode_ms) == (9, 6, 15.0)
     assert (totals.audits, totals.mismatches, transcript.context) == (2, 1, 40)
-    assert totals.by_position == [(3, 3), (3, 3), (3, 0)], "two of three drafts accepted, thrice"
-    assert totals.by_source == {"mtp": (9, 6)}
+    assert totals.by_position == ((3, 3), (3, 3), (3, 0)), "two of three drafts accepted, thrice"
+    assert (totals.by_source, totals.longest_draft) == ({"mtp": (9, 6)}, 3)
+
+
+def test_drafts_are_told_apart_by_who_made_them_and_how_long_they_are() -> None:
+    transcript = Transcript()
+    for source, drafted, accepted in (("mtp", 3, 1), ("ngram", 5, 5), ("none", 0, 0), ("mtp", 3, 1), ("mtp", 1, 0)):
+        transcript.count(Delta(0, (), StepStats(FAST, source, drafted, accepted, 1.0, 9)))
+    totals = transcript.totals
+    assert totals.by_source == {"mtp": (7, 2), "ngram": (5, 5)}
+    assert totals.by_position == ((4, 3), (3, 1), (3, 1), (1, 1), (1, 1))
+    assert (totals.drafted, totals.accepted, totals.longest_draft) == (12, 7, 5)
 
 
 def test_steps_are_counted_once_however_often_the_totals_are_read() -> None:

@@ -9,7 +9,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -109,7 +109,10 @@ def prompted(up: Upstream, lane: Lane, name: str, body: Mapping[str, Any], numbe
     for message in messages[:-1] if continues else messages:
         calls = json.dumps(message["tool_calls"]) if message.get("tool_calls") else ""
         ids += ids_of(f"<|im_start|>{message.get('role')}\n{_plain(message.get('content'))}{calls}<|im_end|>\n")
-    ids += ids_of("<|im_start|>assistant\n") + ids_of(prefill)
+    ids += ids_of("<|im_start|>assistant\n")
+    if continues and up.kind == "llamacpp":  # an empty block, where the template knows of thinking
+        ids += ids_of("<think>\n\n</think>\n\n")
+    ids += ids_of(prefill)
     window = lane.window
     if len(ids) >= window:
         raise _too_long(up.dialect, len(ids), window)
@@ -155,8 +158,9 @@ def _plain(content: Any) -> str:
 
 def _said(reply: Reply, asked: Asked, dialect: Dialect, faults: Sequence[Fault]) -> tuple[Iterator[Piece], str | None]:
     """The tokens of the response, cut at the limit and at stop strings, and how it ends."""
-    reply = reply.after(asked.prefill)
-    stream = pieces(reply, dialect.style)
+    stream = pieces(reply.after(asked.prefill), dialect.style)
+    if asked.prefill and dialect.kind == "llamacpp":  # which says again what it goes on behind
+        stream = chain([Piece(0, "", ("text", asked.prefill))], stream)
     for fault in faults:
         stream = stream if fault.pieces is None else fault.pieces(stream)
     limit = asked.body.get("max_completion_tokens") or asked.body.get("max_tokens") or DEFAULT_TOKENS

@@ -34,7 +34,7 @@ NOBODY: frozenset[str] = frozenset()
 class Defect:
     """blames: what an incident may name, if there is one. sound: what the plain lane says. accepts: the share of
     drafts that the fast lane's statistics tell meanwhile. leaks: text of the defect that may have been delivered.
-    slow: 100,000 of something."""
+    repeats: a call that was right may come more than once. slow: 100,000 of something."""
 
     name: str
     source: str
@@ -45,6 +45,7 @@ class Defect:
     sound: Reply = SOUND
     accepts: float | None = None
     leaks: str = ""
+    repeats: bool = False
     slow: bool = False
 
     def lane(self) -> Lane:

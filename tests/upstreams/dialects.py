@@ -134,6 +134,7 @@ class Writing:
         }
         if d.kind == "llamacpp":
             base["system_fingerprint"] = BUILD
+        options = self.asked.get("stream_options") or {}
         yield self._first(base)
         calls: dict[int, str] = {}
         count = Count()
@@ -149,14 +150,15 @@ class Writing:
             for chunk in self._of_step(base, step.pieces, ids, calls, begun, last_reason if last else None, last):
                 if d.kind == "llamacpp" and self.asked.get("timings_per_token"):
                     chunk["timings"] = self._timings(count)
+                if d.kind in ("vllm", "sglang") and options.get("continuous_usage_stats"):
+                    chunk["usage"] = self.usage(count.generated)
                 yield chunk
-        wants_usage = (self.asked.get("stream_options") or {}).get("include_usage")
         if d.ends_apart:
             chunk = self._end(base, last_reason)
-            if d.kind == "llamacpp" and not wants_usage:
+            if d.kind == "llamacpp" and not options.get("include_usage"):
                 chunk["timings"] = self._timings(count)
             yield chunk
-        if wants_usage:
+        if options.get("include_usage"):
             usage: Chunk = {**base, "choices": [], "usage": self.usage(count.generated)}
             if d.kind == "llamacpp":
                 usage["timings"] = self._timings(count)

@@ -226,6 +226,7 @@ MODEL_DEFECTS = (
         "vllm#40831",
         Fault(says=lambda reply, asked: Reply((*reply.parts[:-1], *[LS] * 40))),
         gets("healed", "ended"),
+        repeats=True,
     ),
     # ends
     Defect("nothing_at_all", "picoclaw#966", Fault(says=lambda reply, asked: Reply(())), gets("healed", "ended")),

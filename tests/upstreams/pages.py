@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from tests.upstreams.answers import prompted
 from tests.upstreams.dialects import BUILD
 from tests.upstreams.lanes import Counters, Lane
 from tests.upstreams.replies import ids_of, text_of
@@ -59,6 +60,7 @@ def add_routes(app: web.Application, up: Upstream) -> None:
         app.router.add_get("/get_model_info", _sglang_model_info(up))
     if up.kind == "llamacpp":
         app.router.add_get("/models", models)
+        app.router.add_post("/apply-template", _apply_template(up))
         app.router.add_get("/props", _props(up))
         app.router.add_get("/slots", _slots(up))
 
@@ -205,6 +207,15 @@ def _tokenize(up: Upstream) -> Page:
     return page
 
 
+def _apply_template(up: Upstream) -> Page:
+    async def page(request: web.Request) -> web.Response:
+        body = await request.json()
+        (lane, *_) = up.lanes.values()
+        return web.json_response({"prompt": text_of(prompted(up, lane, next(iter(up.lanes)), body, 0).prompt_ids)})
+
+    return page
+
+
 def _detokenize(up: Upstream) -> Page:
     async def page(request: web.Request) -> web.Response:
         text = text_of((await request.json()).get("tokens", ()))
@@ -272,9 +283,11 @@ def _props(up: Upstream) -> Page:
     async def page(request: web.Request) -> web.Response:
         name = _of_router(up, request)
         if name not in up.lanes:
-            return web.json_response({"role": "router", "build_info": BUILD, "max_instances": 4})
+            told = {"role": "router", "build_info": BUILD, "max_instances": 4, "model_path": "none"}
+            return web.json_response({**told, "default_generation_settings": {"params": None, "n_ctx": 0}})
         lane = up.lanes[name]
-        settings = {"n_ctx": lane.window, "speculative": lane.speculation is not None, "params": _params(lane)}
+        # as the real one: these are the settings of no request, and do not tell of its drafter
+        settings = {"n_ctx": lane.window, "params": {"n_predict": -1, "speculative.types": "none"}}
         return web.json_response(
             {
                 "default_generation_settings": settings,
@@ -293,10 +306,6 @@ def _props(up: Upstream) -> Page:
     return page
 
 
-def _params(lane: Lane) -> dict[str, Any]:
-    return {"n_predict": -1, "speculative.types": lane.speculation or "none"}
-
-
 def _slots(up: Upstream) -> Page:
     async def page(request: web.Request) -> web.Response:
         name = _of_router(up, request)
@@ -304,7 +313,10 @@ def _slots(up: Upstream) -> Page:
             return web.json_response(up.dialect.error(400, "model name is missing from the request"), status=400)
         lane = up.lanes[name]
         running = up.counters[name].running > 0
-        slot = {"id": 0, "n_ctx": lane.window, "speculative": lane.speculation is not None, "is_processing": running}
-        return web.json_response([{**slot, "params": _params(lane), "next_token": [{"has_next_token": running}]}])
+        slot: dict[str, Any] = {"id": 0, "n_ctx": lane.window, "speculative": lane.speculation is not None}
+        if running:
+            types = {"speculative.types": lane.speculation or "none"}
+            slot |= {"id_task": 1, "params": types, "next_token": [{"has_next_token": True}]}
+        return web.json_response([{**slot, "is_processing": running}])
 
     return page

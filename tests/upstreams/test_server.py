@@ -132,6 +132,16 @@ async def test_llamacpp_tells_timings_and_false_logprobs_under_speculation() -> 
         assert "draft_n" not in end["timings"]
 
 
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+async def test_usage_is_told_with_every_chunk_if_asked(kind: Kind) -> None:
+    async with Upstream(kind, {"m": FAST}).running() as up:
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        _, *chunks, _ = await raw(up, stream_options=options)
+        told = [chunk["usage"]["completion_tokens"] for chunk in chunks if "usage" in chunk]
+        assert told == sorted(told)
+        assert len(told) > 3
+
+
 async def test_vllm_reports_drafts_of_a_request_where_it_is_told_to() -> None:
     async with Upstream("vllm", {"m": FAST}, reports_drafts=True).running() as up:
         *_, usage, _ = await raw(up, stream_options={"include_usage": True})
@@ -166,7 +176,7 @@ CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
         ("vllm", {}, "I list it.\n"),
         ("sglang", {"continue_final_message": True}, " it.\n"),
         ("sglang", {}, "I list it.\n"),
-        ("llamacpp", {}, " it.\n"),
+        ("llamacpp", {}, "I list it.\n"),
         ("openai", CONTINUE, "I list it.\n"),
     ],
 )
@@ -176,6 +186,14 @@ async def test_a_trailing_assistant_message_is_continued_or_answered(
     async with Upstream(kind, {"m": Lane(REPLY)}).running() as up:
         chunks = await raw(up, messages=PREFILLED, **fields)
         assert "".join(delta.get("content") or "" for delta in deltas(chunks)) == text
+
+
+async def test_llamacpp_says_again_what_it_continues() -> None:
+    async with Upstream("llamacpp", {"m": Lane(REPLY)}).running() as up:
+        said = [delta["content"] for delta in deltas(await raw(up, messages=PREFILLED)) if delta.get("content")]
+        assert said[:2] == ["I list", " it"]
+        prompt = (await page(up, "/apply-template", {"messages": PREFILLED}))["prompt"]
+        assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\nI list")
 
 
 @pytest.mark.parametrize(
@@ -216,8 +234,10 @@ async def test_a_router_tells_its_lanes_apart_by_model() -> None:
         assert [seen.lane for seen in up.chats] == ["plain", "fast"]
         models = (await page(up, "/v1/models"))["data"]
         assert ["--spec-type" in model["status"]["args"] for model in models] == [True, False]
-        assert (await page(up, "/props?model=fast"))["default_generation_settings"]["speculative"] is True
-        assert (await page(up, "/slots?model=plain"))[0]["params"]["speculative.types"] == "none"
+        settings = (await page(up, "/props?model=fast"))["default_generation_settings"]
+        assert settings["params"]["speculative.types"] == "none", "an idle server does not tell"
+        told = [(await page(up, f"/slots?model={name}"))[0]["speculative"] for name in lanes]
+        assert told == [True, False]
         assert "model name is missing" in await page(up, "/metrics")
 
 
@@ -277,6 +297,7 @@ async def test_pages_say_what_runs() -> None:
     async with Upstream("llamacpp", {"m": FAST}).running() as up:
         assert await page(up, "/health") == {"status": "ok"}
         assert (await page(up, "/props"))["build_info"]
+        assert "go<|im_end|>" in (await page(up, "/apply-template", {"messages": USER}))["prompt"]
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])

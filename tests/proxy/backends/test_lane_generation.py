@@ -48,6 +48,22 @@ async def test_where_nothing_was_delivered_it_begins_anew(kind: Kind, api: str) 
         assert (record.culprit, record.certainty) == ("speculation", "likely")
 
 
+async def test_the_stream_that_is_left_is_closed_before_the_other_goes_on() -> None:
+    """Else a loop runs on to its limit, and the plain lane shares the device with it."""
+
+    async def pace() -> None:
+        if upstream.of("plain"):  # nobody gets a word more until the fast lane is free
+            await asyncio.wait_for(upstream.of("fast")[0].settled.wait(), 10)
+        await asyncio.sleep(0)
+
+    endless = Lane(Reply((BAD, Text("word " * 4000))), width=4)
+    upstream = two_lanes("vllm", endless, Lane(Reply((LS,))), pace=pace)
+    async with pool(upstream) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        assert (got.calls, got.error) == ([GOOD], "")
+        assert upstream.of("fast")[0].outcome == "left"
+
+
 async def test_two_fall_backs_draw_two_salts() -> None:
     upstream = lanes("vllm", BAD, sound=(LS,))
     async with pool(upstream, lanes={"cache_salt": "ours"}) as running:

@@ -45,7 +45,8 @@ async def test_a_healthy_sglang_with_drafts() -> None:
 async def test_a_healthy_llamacpp_with_drafts() -> None:
     found = await probed("llamacpp", able(width=4, speculation="draft-mtp", kv="q8_0"))
     c = found.capabilities
-    assert (c.kind, c.speculation, c.draft_statistics) == ("llamacpp", "draft-mtp", "timings")
+    # of what kind the drafts are, only a router tells, in the arguments of its models
+    assert (c.kind, c.speculation, c.draft_statistics) == ("llamacpp", "on", "timings")
     assert c.version.startswith("b1-") and c.prefill and c.usage
     assert c.cache_hits in ("timings", "usage") and not c.cache_salt and not c.prompt_logprobs and not c.token_ids
     # every log-probability of an accepted draft is 0.0 there

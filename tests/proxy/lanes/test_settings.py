@@ -72,3 +72,10 @@ def test_what_cannot_work_is_refused_by_name(values: dict[str, Any], told: str) 
 
 def test_names_of_headers_are_compared_in_lower_case() -> None:
     assert lanes(pass_headers=["Cookie"]).pass_headers == ("cookie",)
+
+
+def test_headers_go_on_by_name_and_only_where_there_are_lanes() -> None:
+    headers = {"X-Session-ID": "s", "Cookie": "a=b", "TraceParent": "x\ny"}
+    assert lanes().passed(headers) == (("x-session-id", "s"),)
+    assert lanes(pass_headers=["cookie"]).passed(headers) == (("cookie", "a=b"),)
+    assert Lanes().passed(headers) == ()
