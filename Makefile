@@ -31,7 +31,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4
 .PHONY: help install demo test test-slow test-clients test-llama-server test-browser soak serve bench check format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(RUNTIME) ## Install specguard into .venv
 	@echo "Installed. Start it with: $(BIN)/specguard serve"

@@ -35,8 +35,9 @@ SLOW = [
     pytest.param(defect, kind, api, id=f"{name}-{kind}-{api}")
     for name, defect in DEFECTS.items()
     if defect.slow
-    for kind, api in zip(defect.dialects, (*APIS, APIS[0]), strict=False)
+    for kind, api in zip(defect.dialects[:1], APIS, strict=False)
 ]
+ENDLESS = PATIENCE | {"total_s": 3.0}
 
 
 def text_of(reply: Reply) -> str:
@@ -87,7 +88,7 @@ async def check(running: Pool, defect: Defect, kind: Kind, api: Api) -> None:
         allowed.add("ended")  # such a lane cannot go on behind text that was delivered
     told = [(record.opened["detector"], record.opened["reason"]) for record in incidents]
     assert outcome_of(heard, defect, incidents) in allowed, (api, heard, told)
-    if not heard.is_cut:
+    if not heard.is_cut and defect.leaks != "*":
         assert len(heard.text) < len(text_of(defect.sound)) + LEAK_LIMIT
     for incident in incidents:
         assert incident.opened["mode_before"] != "plain", "it is the fast lane that has it"
@@ -104,6 +105,7 @@ async def test_the_client_is_spared(defect: Defect, kind: Kind) -> None:
 
 @pytest.mark.parametrize(("defect", "kind", "api"), SLOW)
 async def test_what_does_not_end_is_ended(defect: Defect, kind: Kind, api: Api) -> None:
-    async with pool(kind, defect.lane(), Lane(defect.sound), lanes=PATIENCE) as running:
+    """Not before its time: nobody asked for fewer tokens."""
+    async with pool(kind, defect.lane(), Lane(defect.sound), lanes=ENDLESS) as running:
         await check(running, defect, kind, api)
         await running.left()

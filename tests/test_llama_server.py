@@ -101,14 +101,18 @@ async def _until_loaded(base: str, process: asyncio.subprocess.Process, log: Pat
 
 
 @asynccontextmanager
-async def spoiling(base: str) -> AsyncIterator[str]:
-    """A server in between that takes the arguments out of the first call of the preset `fast` in each conversation."""
+async def spoiling(base: str, how: str) -> AsyncIterator[str]:
+    """A server in between. `call`: it takes the arguments out of the first call of the preset `fast` in each
+    conversation; `text`: it breaks every stream of `fast` off after its third piece of text."""
     async with aiohttp.ClientSession() as http:
 
         async def passed(request: web.Request) -> web.StreamResponse:
             body = await request.read()
             asked = json.loads(body) if body else {}
-            spoil = asked.get("model") == "fast" and not any(m["role"] == "tool" for m in asked.get("messages", ()))
+            task = protocol.SYSTEM_PROMPT in str(asked.get("messages", [{}])[0].get("content"))  # not a probe
+            fast = asked.get("model") == "fast" and task
+            spoil = how == "call" and fast and not any(m["role"] == "tool" for m in asked["messages"])
+            said = 0
             headers = {name: request.headers[name] for name in ("Content-Type",) if name in request.headers}
             target = base + request.path_qs
             async with http.request(request.method, target, data=body or None, headers=headers) as answer:
@@ -116,6 +120,10 @@ async def spoiling(base: str) -> AsyncIterator[str]:
                 await response.prepare(request)
                 async for line in answer.content:
                     await response.write(_without_arguments(line) if spoil else line)
+                    said += b'"delta":{"content":"' in line
+                    if how == "text" and fast and said == 3 and request.transport is not None:
+                        request.transport.abort()
+                        return response
                 await response.write_eof()
                 return response
 
@@ -184,13 +192,29 @@ async def test_a_bug_is_repaired_by_every_api(server: str, api: str, stream: boo
 async def test_a_spoilt_call_is_asked_for_again_of_the_plain_preset(server: str, api: str, tmp_path: Path) -> None:
     async with guard(server) as live:
         clean, _, _ = await repair(live, api, True, tmp_path / "work")
-    async with spoiling(server) as url, guard(url) as live:
+    async with spoiling(server, "call") as url, guard(url) as live:
         turns, green, incidents = await repair(live, api, True, tmp_path / "work")
         assert green
         assert [turn.calls for turn in turns] == [turn.calls for turn in clean]
         assert [record.opened["action"] for record in incidents] == ["rewind"]
         (incident,) = incidents
         assert (incident.opened["mode_after"], (incident.closed or {}).get("outcome")) == ("plain", "recovered")
+
+
+@pytest.mark.parametrize("api", AGENTS)
+async def test_a_text_that_breaks_off_is_continued_by_the_plain_preset(server: str, api: str, tmp_path: Path) -> None:
+    async with guard(server) as live:
+        clean, _, _ = await repair(live, api, True, tmp_path / "work")
+    async with spoiling(server, "text") as url, guard(url) as live:
+        turns, _, incidents = await repair(live, api, True, tmp_path / "work")
+    # llama.cpp puts an empty block of thinking before what it continues, which this small model has never seen: what it
+    # says then is its own affair; that it goes on, and behind what was delivered, is ours
+    begun = " ".join(clean[1].text.split(" ")[:2])
+    assert turns[1].text.startswith(begun)
+    assert turns[1].text.count(begun) == 1
+    assert len(turns[1].text) > len(begun)
+    assert {record.opened["detector"] for record in incidents} == {"lane.failed"}
+    assert {(record.closed or {}).get("outcome") for record in incidents} == {"recovered"}
 
 
 async def test_both_presets_are_what_probing_finds(server: str) -> None:

@@ -49,3 +49,12 @@ def test_cuts_do_not_matter(delivered: str, more: str, echoes: bool, data: st.Da
     pieces = [said[a:b] for a, b in zip([0, *cuts], [*cuts, len(said)], strict=True)]
     assert continued(delivered, *pieces) == continued(delivered, said)
     assert said.endswith(continued(delivered, said))
+
+
+def test_a_server_that_repeats_does_so_however_little_was_said() -> None:
+    """llama.cpp begins its first delta with all of the message that it continues."""
+    start = Continuation("I list", echoes=True)
+    assert [start.take("I list it"), start.take(".")] == [" it", "."]
+    silent = Continuation("I list", echoes=True)
+    assert [silent.take(" it"), silent.take(".")] == [" it", "."], "an older one does not"
+    assert Continuation("I list").take("I list it") == "I list it", "a short repetition may be meant"
