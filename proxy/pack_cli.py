@@ -9,7 +9,8 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from rich.progress import Progress as RichProgress
 from policies.modes import DecodeMode
 from proxy import logging
 from proxy.backends.plantable import PLANTABLE
-from proxy.bench_pack.lanes import SERVED, Opening, builtin, elsewhere
+from proxy.bench_pack.lanes import SERVED, Opening, builtin, elsewhere, fit_together
 from proxy.bench_pack.page import page
 from proxy.bench_pack.report import report
 from proxy.bench_pack.repository import read_repository
-from proxy.bench_pack.run import Measured, Plan, Progress, run
+from proxy.bench_pack.run import MINUTES, Measured, Plan, Progress, run
 from proxy.bench_pack.tasks import Source, shipped
 from proxy.bench_pack.workloads import QUICK, Size
 from proxy.bench_report import Report, Table
@@ -32,6 +33,7 @@ from proxy.config import Config, ConfigProblem
 from proxy.config_sources import load
 
 MODES = ("plain", "ngram/full", "mtp/full", "mtp+ngram/full", "mtp+ngram/k8v8", "mtp+ngram/k4v4")
+ROUNDS = 3
 PEER = "transformers on the same weights"
 LENGTHS, QUICK_LENGTHS = (512, 1024, 2048, 3072), (512,)
 
@@ -44,7 +46,8 @@ def add_pack(subjects: Any, wide: type[argparse.HelpFormatter], run_it: Any) -> 
         formatter_class=wide,
         description="Cold prompt, patch, JSON tool call, long-context repair, Markdown rewrite, loop test and quality "
         "check, in one decode mode after another: speed, acceptance, valid calls, tests passed, loops. By default on "
-        "the built-in engine, behind a server of its own for each mode. Some minutes; Ctrl-C reports what there is.",
+        "the built-in engine, behind a server of its own for each mode; the modes take turns. The first round and the "
+        "sweep take what they take, further rounds stay within --minutes. Ctrl-C reports what there is.",
     )
     target = pack.add_argument_group("what is measured")
     add_model(target)
@@ -61,6 +64,20 @@ def add_pack(subjects: Any, wide: type[argparse.HelpFormatter], run_it: Any) -> 
     pack.add_argument("--repo", metavar="DIR", help="make the tasks from this repository's Python files")
     pack.add_argument("--context", metavar="LIST", help=f"tokens of the sweep (default: {','.join(map(str, LENGTHS))})")
     pack.add_argument("--repairs", type=int, default=20, metavar="N", help="tasks of the quality check (default: 20)")
+    pack.add_argument(
+        "--rounds",
+        type=int,
+        default=ROUNDS,
+        metavar="N",
+        help=f"run the workloads so often, for what chance leaves open (default: {ROUNDS}; one decides nothing)",
+    )
+    pack.add_argument(
+        "--minutes",
+        type=float,
+        default=MINUTES,
+        metavar="N",
+        help=f"begin no further round that would not end within so many (default: {MINUTES:g})",
+    )
     pack.add_argument("--seed", type=int, default=0, metavar="N")
     pack.add_argument("--unguarded", action="store_true", help="the guard records what it finds and changes nothing")
     pack.add_argument("--quick", action="store_true", help="one or two of each, to see that everything runs")
@@ -100,7 +117,12 @@ def measure(options: argparse.Namespace, peers: Peers) -> Report:
         raise ConfigProblem(f"--html: there is no folder for {options.html}; make it first, or name another file")
     if options.repairs < 1:
         raise ConfigProblem(f"--repairs: at least one, not {options.repairs}")
+    if options.rounds < 1:
+        raise ConfigProblem(f"--rounds: at least one, not {options.rounds}")
     plan = Plan(
+        rounds=1 if quick else options.rounds,
+        minutes=options.minutes,
+        together=_together(options, len(modes)),
         modes=modes,
         size=QUICK if quick else Size(repairs=options.repairs),
         lengths=_numbers(options.context) if options.context else QUICK_LENGTHS if quick else LENGTHS,
@@ -121,10 +143,17 @@ def measure(options: argparse.Namespace, peers: Peers) -> Report:
 
 def follow(opening: Opening, source: Source, plan: Plan) -> Measured:
     """Runs, with progress on standard error."""
+    with shown() as progress:
+        return asyncio.run(run(opening, source, plan, progress))
+
+
+@contextmanager
+def shown() -> Iterator[Progress]:
+    """On standard error, while it lasts."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with RichProgress(*columns, console=console, disable=not console.is_terminal) as bars:
-        return asyncio.run(run(opening, source, plan, Shown(bars, lines=not console.is_terminal)))
+        yield Shown(bars, lines=not console.is_terminal)
 
 
 class Shown(Progress):
@@ -159,6 +188,10 @@ def _opening(options: argparse.Namespace) -> Opening:
         key = options.key or os.environ.get("SPECGUARD_PACK_KEY", "")
         return elsewhere(options.target, key, options.served_model)
     return builtin(configured(options), options.unguarded)
+
+
+def _together(options: argparse.Namespace, modes: int) -> bool:
+    return bool(options.target) or fit_together(configured(options), modes)
 
 
 def _modes(options: argparse.Namespace) -> tuple[str, ...]:

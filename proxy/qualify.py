@@ -15,7 +15,7 @@ from policies.breaker import Key, bucket_of
 from policies.modes import DecodeMode
 from policies.qualification import Bucket, Qualification, QualifiedMode
 from proxy.bench_pack.figures import Figures
-from proxy.bench_pack.lanes import Lane, Opening
+from proxy.bench_pack.lanes import Lane, Opening, opened, require_some
 from proxy.bench_pack.recommend import against
 from proxy.bench_pack.run import ROOM, Fit, Progress, fitted, measure, point
 from proxy.bench_pack.tasks import Source
@@ -111,14 +111,10 @@ async def qualify(
             fit = await fitted(lane, source)
             await _plain(lane, source, fit, each, progress, seen)
         for mode in modes:
-            try:
-                async with opening(mode) as lane:
-                    judged = await _mode(lane, source, fit, each, progress, seen, found.exactness)
-                found.modes.append(judged)
-            except ConfigProblem as problem:
-                found.absent[mode] = str(problem)
-        if found.absent and not found.modes:
-            raise ConfigProblem("\n".join(found.absent.values()))
+            async with opened(opening, [mode], found.absent) as lanes:
+                judged = [await _mode(lane, source, fit, each, progress, seen, found.exactness) for lane in lanes]
+            found.modes += judged
+        require_some(found.modes, found.absent)
     except asyncio.CancelledError:
         found.stopped = True
     return found

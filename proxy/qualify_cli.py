@@ -14,8 +14,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from policies.qualification import Qualification, QualificationProblem, parse
@@ -23,7 +21,7 @@ from proxy import logging
 from proxy.bench_pack.lanes import builtin
 from proxy.bench_pack.tasks import shipped
 from proxy.config import ConfigProblem
-from proxy.pack_cli import MODES, Shown, add_model, configured, parsed_modes
+from proxy.pack_cli import MODES, add_model, configured, parsed_modes, shown
 from proxy.qualify import PLAIN, Findings, qualify
 
 FILE = "specguard-qualification.json"
@@ -62,11 +60,8 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigProblem("--modes: plain decoding is what the others are held against; name another mode")
     config = configured(options)
     logging.configure("error")
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with RichProgress(*columns, console=console, disable=not console.is_terminal) as bars:
-        shown = Shown(bars, lines=not console.is_terminal)
-        found = asyncio.run(qualify(builtin(config), shipped(), modes, options.repairs, shown, Findings()))
+    with shown() as progress:
+        found = asyncio.run(qualify(builtin(config), shipped(), modes, options.repairs, progress, Findings()))
     if found.stopped and not found.modes:
         raise ConfigProblem("qualify: stopped before any mode was judged; nothing was written")
     made = found.file()

@@ -14,8 +14,8 @@ SHORTEST_ECHO = 8
 
 
 class Continuation:
-    """delivered: text that the client has. `prefill` is what the lane is given of it. echoes: the lane is of a kind
-    that says it again (llama.cpp)."""
+    """delivered: text that the client has. `prefill` is what the lane is given of it. echoes: its kind of server says
+    it again (llama.cpp)."""
 
     def __init__(self, delivered: str, echoes: bool = False) -> None:
         self.prefill = delivered.rstrip()

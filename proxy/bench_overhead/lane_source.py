@@ -1,8 +1,8 @@
 """A scripted lane: a process that answers in vLLM's dialect, with token ids, words or a call, at a pace.
 
 Must not: depend on the request beyond its model's name and whether its last message asks for a call.
-Invariant: model `fast` makes a call that no schema allows, model `plain` a valid one, at the same pace; their words are
-the same.
+Invariant: model `fast` makes a call that no schema allows, model `plain` a valid one, both at once; their words, at the
+same pace, are the same.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def application(gap_s: float, width: int) -> web.Application:
         await response.prepare(http)
         began = time.monotonic()
         for number, data in enumerate(said[model, asks]):
-            await asyncio.sleep(max(0.0, began + number * gap_s - time.monotonic()))
+            await asyncio.sleep(0 if asks else max(0.0, began + number * gap_s - time.monotonic()))
             await response.write(data)
         return response
 

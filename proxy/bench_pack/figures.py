@@ -10,7 +10,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from statistics import median
 from typing import Any
@@ -80,7 +80,8 @@ class Figures:
     what is judged. loops: caught by the guard, or received. trips: answers that the guard had something to say about;
     fallbacks: into a safer mode in mid-response; refused: responses that began in a safer mode at once. failures:
     answers that never came. unknown_names: trials that leave names which are nowhere defined; lines_off: unlike the
-    reference, mean. text: a digest of all that was said.
+    reference, mean. text: a digest of all that was said. timed: seconds of each trial, round by round; seconds and
+    processor_s are means of the rounds. Of what is bad the worst round counts, all else is of the first.
     """
 
     mode: str
@@ -106,6 +107,7 @@ class Figures:
     lines_off: float | None
     text: str
     notes: tuple[str, ...] = ()
+    timed: tuple[tuple[float, ...], ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """JSON data."""
@@ -148,7 +150,30 @@ def figures(mode: str, workload: str, trials: Sequence[Trial], loops: Mapping[st
         lines_off=sum(off) / len(off) if off else None,
         text=digest(answers),
         notes=tuple(dict.fromkeys(answer.failed for answer in answers if answer.failed))[:4],
+        timed=(tuple(trial.seconds for trial in trials),),
     )
+
+
+def again(before: Figures, later: Figures) -> Figures:
+    """Of one more round of the same."""
+    rounds = len(before.timed)
+    bad = ("loops", "trips", "fallbacks", "refused", "failures", "unknown_names")
+    return replace(
+        before,
+        timed=before.timed + later.timed,
+        seconds=(before.seconds * rounds + later.seconds) / (rounds + 1),
+        processor_s=(before.processor_s * rounds + later.processor_s) / (rounds + 1),
+        valid=_worse(before.valid, later.valid),
+        passed=_worse(before.passed, later.passed),
+        # equal rounds have the digest of one; else nothing but the same rounds has the same
+        text=before.text if later.text == before.text.partition("+")[0] else f"{before.text}+{later.text}",
+        notes=tuple(dict.fromkeys(before.notes + later.notes))[:4],
+        **{name: max(getattr(before, name), getattr(later, name)) for name in bad},
+    )
+
+
+def _worse(one: Rate | None, other: Rate | None) -> Rate | None:
+    return min((rate for rate in (one, other) if rate is not None), key=lambda rate: rate.value, default=None)
 
 
 def positions(drafts: Sequence[Drafts]) -> tuple[tuple[int, int], ...]:

@@ -7,8 +7,8 @@ Invariant: both are asked over HTTP by the same client, so what is measured is w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Sized
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,8 @@ from proxy.service import Service
 
 SERVED = "served"
 """The mode of a server that is measured as it is."""
+WIDENED = 4
+"""What a byte of a weight file takes in memory at most: 8 bits become 32."""
 MOST_TRIPS = 32
 """Likely ones before a mode is taken out of service: what it does is to be seen, not what plain decoding does instead.
 A certain one still does it at once."""
@@ -92,6 +94,45 @@ def builtin(config: Config, unguarded: bool = False, build: Callable[[Config], B
                 await runner.cleanup()
 
     return opening
+
+
+@asynccontextmanager
+async def opened(opening: Opening, modes: Sequence[str], absent: dict[str, str]) -> AsyncIterator[list[Lane]]:
+    """Lanes side by side; of a mode that this model or server lacks, why goes into `absent` instead."""
+    async with AsyncExitStack() as stack:
+        lanes = []
+        for mode in modes:
+            try:
+                lanes.append(await stack.enter_async_context(opening(mode)))
+            except ConfigProblem as problem:
+                absent[mode] = str(problem)
+        yield lanes
+
+
+def require_some(found: Sized, absent: Mapping[str, str]) -> None:
+    """Raises ConfigProblem where all modes are absent."""
+    if absent and not found:
+        raise ConfigProblem("\n".join(absent.values()))
+
+
+def fit_together(config: Config, modes: int) -> bool:
+    """Whether so many engines of this configuration may stand side by side: in the memory of the processor alone, whose
+    free half they fit into. A CUDA device is given to one at a time, so that what it holds is that mode's."""
+    if config.model.device != "cpu":
+        return False
+    weights = (
+        sum(file.stat().st_size for file in Path(config.model.path).glob("*.safetensors")) if config.model.path else 0
+    )
+    return weights * WIDENED * modes <= _free() / 2
+
+
+def _free() -> float:
+    """Bytes; without limit where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return float("inf")
 
 
 def elsewhere(url: str, key: str = "", model: str = "") -> Opening:

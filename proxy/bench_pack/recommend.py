@@ -1,22 +1,25 @@
 """What to switch on, in words with reasons, from a report's figures as they stand in the JSON.
 
-Must not: weigh speed against soundness. Invariant: a mode that loops, breaks calls, fails tests or says something else
-where it may not cannot be recommended, however fast it is; where nothing can be recommended, plain decoding is.
+Must not: weigh speed against soundness, or name a winner that chance may have made.
+Invariant: a mode that loops, breaks calls, fails tests or says something else where it may not cannot be recommended,
+however fast it is; where nothing can be recommended, plain decoding is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from policies.modes import DecodeMode
+from proxy.bench_pack.paired import ratio
 
 PLAIN = "plain"
 LOSS = 0.02
 """Of the tests passed, so much may be lost to a compressed cache, which is allowed to say something else."""
 GAIN = 0.95
 """Of plain decoding's time; a mode that takes more is not worth its risk."""
+NOWHERE = "repairs leave names that are nowhere"
 TOLD = 3
 """Reasons that are told in the words."""
 Plain = Mapping[str, Any]
@@ -24,11 +27,24 @@ Plain = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """against: what speaks against a mode, empty = it is sound as far as this was measured. time: of plain's."""
+    """against: what speaks against a mode, empty = it is sound as far as this was measured. time: of plain's; low,
+    high: its 95 % interval, None = it was measured in one round only."""
 
     mode: str
     against: tuple[str, ...]
     time: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def is_quicker(self) -> bool:
+        """By enough to be worth it, and beyond chance."""
+        return self.time is not None and self.time <= GAIN and self.high is not None and self.high < 1.0
+
+    @property
+    def told(self) -> str:
+        time = f"{self.time:.2f}"
+        return time if self.low is None or self.high is None else f"{time} ({self.low:.2f}-{self.high:.2f})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +69,44 @@ def recommend(
     verdicts = tuple(judge(mode, own, reference, exactness) for mode, own in modes.items())
     if not reference:
         return _alone(verdicts)
-    sound = [verdict for verdict in verdicts if not verdict.against and verdict.mode != PLAIN]
-    quicker = sorted((v for v in sound if v.time is not None and v.time <= GAIN), key=lambda v: v.time or 1.0)
+    sound = [v for v in verdicts if not v.against and v.mode != PLAIN and v.time is not None]
+    quicker = sorted((v for v in sound if v.is_quicker), key=_time)
     refused = [verdict for verdict in verdicts if verdict.against and verdict.mode != PLAIN]
-    words = [_choice(quicker[0], len(reference)) if quicker else _none(sound)]
-    fastest = min((v for v in verdicts if v.time is not None), key=lambda v: v.time or 1.0, default=None)
+    chosen, unclear = _chosen(quicker, modes)
+    words = [_choice(chosen, len(reference)), *unclear] if chosen is not None else [_none(sound)]
+    fastest = min((v for v in verdicts if v.time is not None), key=_time, default=None)
     if fastest is not None and fastest.against and fastest.mode != PLAIN:
-        words.append(
-            f"{fastest.mode} was the fastest at {fastest.time:.2f} of plain's time and is refused all the same."
-        )
+        words.append(f"{fastest.mode} was the fastest at {fastest.told} of plain's time and is refused all the same.")
     words += [f"Not {v.mode}: {_brief(v.against)}." for v in refused]
-    words += [f"{v.mode} is sound too, at {v.time:.2f} of plain's time." for v in quicker[1:] if v.time is not None]
+    words += [f"{v.mode} is sound too, at {v.told} of plain's time." for v in quicker if v is not chosen]
     own = next(v for v in verdicts if v.mode == PLAIN)
     if own.against:
         words.append(f"Plain decoding itself: {_brief(own.against)}; that is the model, and no mode mends it.")
     if partial:
         words.append("The run was stopped early; measure again before you rely on this.")
-    return Recommendation(quicker[0].mode if quicker else PLAIN, " ".join(words), verdicts)
+    return Recommendation(chosen.mode if chosen is not None else PLAIN, " ".join(words), verdicts)
+
+
+def _chosen(quicker: Sequence[Verdict], modes: Mapping[str, Mapping[str, Plain]]) -> tuple[Verdict | None, list[str]]:
+    """The quickest; of those that chance alone may tell from it one that says the same text as plain decoding."""
+    if not quicker:
+        return None, []
+    best, rivals, told = quicker[0], [], []
+    for other in quicker[1:]:
+        between = ratio(modes[other.mode], modes[best.mode])
+        if between is None or between.low <= 1.0:
+            rivals.append(other)
+            told.append(f"{other.mode} takes {between} of its time" if between is not None else other.mode)
+    if not rivals:
+        return best, []
+    chosen = min((best, *rivals), key=lambda v: (DecodeMode.parse(v.mode).codec != "full", _time(v)))
+    why = "it was the quickest here" if chosen is best else f"its text is plain's, which {best.mode}'s need not be"
+    unclear = f"There is no clear winner: beside {best.mode}, {'; '.join(told)}."
+    return chosen, [f"{unclear} {chosen.mode} is named because {why}."]
+
+
+def _time(verdict: Verdict) -> float:
+    return 1.0 if verdict.time is None else verdict.time
 
 
 def judge(mode: str, own: Mapping[str, Plain], reference: Mapping[str, Plain] | None, exactness: str) -> Verdict:
@@ -88,7 +125,10 @@ def judge(mode: str, own: Mapping[str, Plain], reference: Mapping[str, Plain] | 
     shared = [name for name in own if name in reference]
     theirs = sum(reference[name]["seconds"] for name in shared)
     time = sum(own[name]["seconds"] for name in shared) / theirs if theirs else None
-    return Verdict(mode, tuple(found), time)
+    repeated = ratio(own, reference) if mode != PLAIN else None
+    if repeated is None:
+        return Verdict(mode, tuple(found), time)
+    return Verdict(mode, tuple(found), repeated.value, repeated.low, repeated.high)
 
 
 def against(mode: str, own: Plain, plain: Plain | None, exactness: str, chance: int = 0) -> list[str]:
@@ -96,15 +136,16 @@ def against(mode: str, own: Plain, plain: Plain | None, exactness: str, chance: 
     not as it should be does. chance: so many tests or calls may be lost where a mode may say something else."""
     beside = plain if plain is not None and mode != PLAIN else None
     found = []
-    for name, text in (("failures", "answers failed"), ("loops", "loops")):
-        if own[name] > (beside[name] if beside else 0):
+    coded = mode not in (PLAIN, "served") and DecodeMode.parse(mode).codec != "full"
+    other = coded or exactness != "bitwise"
+    few = max(chance, int(LOSS * own["trials"])) if other else 0
+    for name, text, more in (("failures", "answers failed", 0), ("loops", "loops", 0), ("unknown_names", NOWHERE, few)):
+        if own[name] > (beside[name] + more if beside else 0):
             found.append(f"{own[name]} {text}" + (f", plain {beside[name]}" if beside else ""))
     if beside and own["trips"] > beside["trips"]:
         found.append(f"the guard had to step in {own['trips']} times, in plain {beside['trips']}")
     if own["refused"]:
         found.append(f"{own['refused']} answers began in a safer mode")
-    coded = mode not in (PLAIN, "served") and DecodeMode.parse(mode).codec != "full"
-    other = coded or exactness != "bitwise"
     for name, what in (("valid", "tool calls are valid"), ("passed", "pass")):
         mine, theirs = own[name], beside[name] if beside else None
         if mine is None or (beside and theirs is None):
@@ -136,15 +177,26 @@ def _choice(best: Verdict, workloads: int) -> str:
     coded = DecodeMode.parse(best.mode).codec != "full"
     kept = "as many tests passed and calls valid" if coded else "the same text"
     return (
-        f"Switch on {best.mode}: {best.time:.2f} of plain decoding's time over {workloads} workloads, with {kept}, no "
+        f"Switch on {best.mode}: {best.told} of plain decoding's time over {workloads} workloads, with {kept}, no "
         "more loops, and nothing for the guard to do that it has not to do in plain decoding."
     )
 
 
-def _none(sound: tuple[Verdict, ...] | list[Verdict]) -> str:
-    if sound:
-        return "Stay with plain decoding: no sound mode takes less than 0.95 of its time here."
-    return "Stay with plain decoding: no other mode was found sound."
+def _none(sound: Sequence[Verdict]) -> str:
+    if not sound:
+        return "Stay with plain decoding: no other mode was found sound."
+    told = ", ".join(f"{v.mode} at {v.told}" for v in sorted(sound, key=_time))
+    if any(v.high is None for v in sound):
+        return (
+            "Stay with plain decoding for now: of one round nothing is recommended, chance may have made the "
+            f"difference. Sound so far, of plain's time: {told}. Measure with --rounds 2 or more."
+        )
+    if any(v.low is not None and v.low < 1.0 and _time(v) <= GAIN for v in sound):
+        return (
+            f"No clear winner, so stay with plain decoding: of its time {told}, and what chance leaves open includes "
+            "no gain."
+        )
+    return f"Stay with plain decoding: no sound mode takes less than {GAIN} of its time here ({told})."
 
 
 def _alone(verdicts: tuple[Verdict, ...]) -> Recommendation:

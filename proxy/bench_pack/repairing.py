@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.bench_pack.client import Answer, Call
+from proxy.bench_pack.invented import invented_names
 from proxy.bench_pack.sandbox import Tested, changed_lines, run_tests, same_tree, unknown_names
 from proxy.bench_pack.tasks import Source, Task
 
@@ -24,7 +25,7 @@ Asking = Callable[[Sequence[Mapping[str, Any]]], Awaitable[Answer]]
 @dataclass(slots=True)
 class Repaired:
     """green: whether the task is solved. first_edit_s: from the start to the first edit that changed the file towards
-    the reference, None = there was none. unknown: names that are nowhere defined; off: lines unlike the reference."""
+    the reference, None = there was none. unknown: names that are nowhere; off: lines unlike the reference."""
 
     answers: list[Answer] = field(default_factory=list)
     green: bool = False
@@ -128,10 +129,24 @@ async def repair(
             break
     done.seconds = time.perf_counter() - started
     done.green = await asyncio.to_thread(files.repaired)
-    of_others = unknown_names(task.fixed)  # a function alone reads what its module has
-    done.unknown = tuple(name for name in unknown_names(files.now[task.module]) if name not in of_others)
+    done.unknown = await asyncio.to_thread(hallucinated, source, task, files.now)
     done.off = changed_lines(files.now[task.module], task.fixed)
     return done
+
+
+def hallucinated(source: Source, task: Task, files: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of a repaired module that are nowhere: those that nothing binds, and those that it takes from modules which
+    lack them. What the reference does is not held against it. Blocks."""
+    text = files[task.module]
+    of_others = unknown_names(task.fixed)  # a function alone reads what its module has
+    unbound = [name for name in unknown_names(text) if name not in of_others]
+    repository, reference = dict(files), task.fixed
+    path = task.place or task.module
+    if task.place:
+        repository = dict(source.modules)
+        reference = repository[path]
+        text = reference.replace(task.fixed.rstrip("\n"), text.rstrip("\n"), 1)
+    return tuple(sorted({*unbound, *invented_names(text, path, repository, reference)}))
 
 
 def edited(source: Source, task: Task, answer: Answer) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,8 @@ from proxy.versions import versions
 
 FULL_SPEED, PACKED = "mtp+ngram/full", "mtp+ngram/k4v4"
 TIME, POINTS = 0.6, 2.0
+TOGETHER = "modes take turns at each step"
+ONE_BY_ONE = "one engine at a time, the other way round in every other round"
 CLIFF = 0.5
 """Of the shortest context's figure; what falls below it has fallen off."""
 Rate = Mapping[str, Any] | None
@@ -39,17 +42,21 @@ def report(
         mode: [{"tokens": point.tokens, "figures": point.figures.plain()} for point in points]
         for mode, points in found.sweep.items()
     }
+    partial = found.stopped and not found.rounds
     kv = {mode: {"tokens": tokens, "bytes": size} for mode, (tokens, size) in found.kv.items()}
-    advice = recommend(modes, found.about.get("exactness", ""), found.stopped)
+    vram = {mode: asdict(most) for mode, most in found.vram.items()}
+    advice = recommend(modes, found.about.get("exactness", ""), partial)
     cliffs = {mode: cliff(points) for mode, points in sweep.items() if points}
     data = {
         "modes": modes,
         "sweep": sweep,
         "cliff": cliffs,
         "kv": kv,
+        "vram": vram,
         "titles": dict(found.titles),
         "recommendation": advice.plain(),
-        "stopped": found.stopped,
+        "stopped": partial,
+        "rounds": found.rounds,
     }
     bars, unmeasured = _bars(modes, "target" in found.about)
     return Report(
@@ -59,7 +66,7 @@ def report(
             *_workloads(modes, found.titles),
             *_sweep(sweep, cliffs),
             *_drafts(modes),
-            *_kv(kv),
+            *_memory(kv, vram),
             *peers,
             _advice(data),
         ),
@@ -75,6 +82,8 @@ def settings(found: Measured, plan: Plan, source: str) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "source": source,
         "seed": plan.seed,
+        "rounds": f"{found.rounds} of {plan.rounds}",
+        "order": TOGETHER if plan.together else ONE_BY_ONE,
         "window": found.window,
         "long-context": found.reach,
         **versions(),
@@ -130,6 +139,8 @@ def _workloads(modes: Mapping[str, Any], titles: Mapping[str, str]) -> list[Tabl
         "guard",
         "fallbacks",
         "failed",
+        "unknown names",
+        "lines off",
         "same text",
     )
     tables = []
@@ -154,6 +165,8 @@ def _workloads(modes: Mapping[str, Any], titles: Mapping[str, str]) -> list[Tabl
                     one["trips"],
                     one["fallbacks"],
                     one["failures"],
+                    one["unknown_names"],
+                    one["lines_off"],
                     same,
                 )
             )
@@ -199,15 +212,42 @@ def _drafts(modes: Mapping[str, Any]) -> list[Table]:
     return [Table("Acceptance by position of a draft, %", ("mode", "1st, 2nd, ..."), tuple(rows))] if rows else []
 
 
-def _kv(kv: Mapping[str, Any]) -> list[Table]:
-    rows = tuple((mode, held["tokens"], held["bytes"], held["bytes"] / held["tokens"]) for mode, held in kv.items())
-    return [Table("Bytes that a prompt's caches hold", ("mode", "tokens", "bytes", "per token"), rows)] if rows else []
+def _memory(kv: Mapping[str, Any], vram: Mapping[str, Any]) -> list[Table]:
+    """With columns of a CUDA device where the engine ran on one."""
+    rows: list[tuple[Cell, ...]] = []
+    for mode in dict.fromkeys([*kv, *vram]):
+        held, most = kv.get(mode), vram.get(mode)
+        row: tuple[Cell, ...] = (None,) * 3 if held is None else (held["tokens"], held["bytes"], _per_token(held))
+        if vram:
+            row += (None, None) if most is None else (mib(most["allocated"]), mib(most["reserved"]))
+        rows.append((mode, *row))
+    if not rows:
+        return []
+    columns: tuple[str, ...] = ("mode", "tokens", "bytes", "per token")
+    if not vram:
+        return [Table("Bytes that a prompt's caches hold", columns, tuple(rows))]
+    columns += ("VRAM peak MiB, allocated", "reserved")
+    note = "VRAM: of the whole mode, weights and all, with no other engine on the device."
+    return [Table("Bytes that a prompt's caches hold, and what the device held", columns, tuple(rows), note)]
+
+
+def _per_token(held: Mapping[str, Any]) -> float:
+    return float(held["bytes"] / held["tokens"])
+
+
+def mib(size: int) -> float:
+    return size / (1 << 20)
 
 
 def _advice(data: Mapping[str, Any]) -> Table:
-    rows = tuple((v["mode"], v["time"], "; ".join(v["against"]) or "sound") for v in data["recommendation"]["verdicts"])
+    rows = tuple((v["mode"], _time(v), "; ".join(v["against"]) or "sound") for v in data["recommendation"]["verdicts"])
     note = data["recommendation"]["words"]
     return Table("Recommendation", ("mode", "of plain's time", "what speaks against it"), rows, note)
+
+
+def _time(verdict: Mapping[str, Any]) -> Cell:
+    time, low, high = verdict["time"], verdict["low"], verdict["high"]
+    return time if time is None or low is None else f"{time:.2f} ({low:.2f}-{high:.2f})"
 
 
 def _bars(modes: Mapping[str, Any], elsewhere: bool = False) -> tuple[list[Bar], dict[str, str]]:

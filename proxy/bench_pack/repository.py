@@ -112,4 +112,5 @@ def _task(path: str, text: str, function: ast.FunctionDef, rng: random.Random) -
         output=f"FAIL test_{function.name}\n  {statement}\n  NameError: name '{wrong}' is not defined\n"
         "1 failed, 0 passed",
         judge="tree",
+        place=path,
     )

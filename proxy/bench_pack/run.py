@@ -1,4 +1,8 @@
-"""Runs the workloads in one mode after another, and the sweep over context lengths.
+"""Runs the workloads in all modes in turn, again and again, and the sweep over context lengths once.
+
+Modes take turns at each step of a workload, and who begins changes from step to step, so that a machine that grows
+slower or faster favours none. Where only one engine fits at a time, modes follow each other, in the opposite order in
+every other round.
 
 Must not: judge a mode, or lose what was measured when it is stopped.
 Invariant: every mode gets the same requests in the same order, from a server that has seen none of them.
@@ -14,21 +18,25 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from proxy.bench_pack.client import Answer
-from proxy.bench_pack.figures import Figures, Trial, figures
-from proxy.bench_pack.lanes import Lane, Opening
+from proxy.bench_pack.figures import Figures, Trial, again, figures
+from proxy.bench_pack.lanes import Lane, Opening, opened, require_some
 from proxy.bench_pack.repairing import edited, repair
+from proxy.bench_pack.scrape import Scrape
 from proxy.bench_pack.tasks import Source
+from proxy.bench_pack.vram import Vram, peak
 from proxy.bench_pack.workloads import WRITES, Ask, Loop, Size, Workload, cold, far, workloads
-from proxy.config import ConfigProblem
 
 ROOM = 2 * WRITES + 200
 """Tokens that a repair writes and reads behind its first prompt."""
+MINUTES = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """lengths: tokens of context of the sweep, each with so many repairs. reach: tokens before the long-context repair,
-    0 = a quarter of the window, at most 16384."""
+    0 = a quarter of the window, at most 16384. rounds: how often the workloads are run at most; none but the first
+    begins if it would not end before `minutes` are over. together: all engines stand side by side and modes take turns;
+    else one engine at a time."""
 
     modes: tuple[str, ...]
     size: Size
@@ -36,6 +44,9 @@ class Plan:
     each: int = 4
     reach: int = 0
     seed: int = 0
+    rounds: int = 1
+    minutes: float = MINUTES
+    together: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +60,19 @@ class Point:
 @dataclass(slots=True)
 class Measured:
     """All that was measured so far. kv: what the caches of a prompt of so many tokens hold, (tokens, bytes) by mode,
-    where it is told. absent: modes that this model or server lacks, and why. stopped: somebody has pressed Ctrl-C."""
+    where it is told; vram: peaks on the device, as in `vram`. absent: modes that this model or server lacks, and why.
+    rounds: that were run to their end. stopped: somebody has pressed Ctrl-C."""
 
     modes: dict[str, dict[str, Figures]] = field(default_factory=dict)
     kv: dict[str, tuple[int, int]] = field(default_factory=dict)
+    vram: dict[str, Vram] = field(default_factory=dict)
     sweep: dict[str, list[Point]] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     reach: int = 0
     window: int = 0
+    rounds: int = 0
     stopped: bool = False
 
 
@@ -89,41 +103,63 @@ async def run(
     """found: filled while it runs. A cancelled run returns what there is, marked as stopped. Raises ConfigProblem if
     there is none of these modes."""
     found = found if found is not None else Measured()
+    started = time.monotonic()
+    longest = 0.0
     try:
-        for mode in plan.modes:
-            try:
-                async with opening(mode) as lane:
-                    await _mode(lane, source, plan, progress, found)
-            except ConfigProblem as problem:
-                found.absent[mode] = str(problem)
-        if found.absent and not found.modes:
-            raise ConfigProblem("\n".join(found.absent.values()))
+        while found.rounds < plan.rounds:
+            began = time.monotonic()
+            if found.rounds and began - started + longest > 60 * plan.minutes:
+                break
+            await _round(opening, source, plan, progress, found)
+            found.rounds += 1
+            longest = max(longest, time.monotonic() - began)
     except asyncio.CancelledError:
         found.stopped = True
     return found
 
 
-async def _mode(lane: Lane, source: Source, plan: Plan, progress: Progress, found: Measured) -> None:
-    found.about |= lane.about
-    fit = await fitted(lane, source)
-    window = found.window = lane.window
-    most = (window or 16384 + ROOM) - ROOM
-    found.reach = min(plan.reach or min((window or 65536) // 4, 16384), most)
-    if (held := await _held(lane, source, fit, found.reach)) is not None:
-        found.kv[lane.mode] = held
-    found.modes[lane.mode] = own = {}
+async def _round(opening: Opening, source: Source, plan: Plan, progress: Progress, found: Measured) -> None:
+    modes = [mode for mode in plan.modes if mode not in found.absent]
+    if found.rounds % 2 and not plan.together:
+        modes.reverse()
+    for group in [modes] if plan.together else [[mode] for mode in modes]:
+        with peak(group[0], found.vram, alone=not plan.together):
+            async with opened(opening, group, found.absent) as lanes:
+                if lanes:
+                    await _group(lanes, source, plan, progress, found)
+    require_some(found.modes, found.absent)
+
+
+async def _group(lanes: Sequence[Lane], source: Source, plan: Plan, progress: Progress, found: Measured) -> None:
+    """One round of these lanes; in the first one, memory before it and the sweep behind it."""
+    first = not found.rounds
+    for lane in lanes:
+        found.about |= lane.about
+        fit = await fitted(lane, source)
+        window = found.window = lane.window
+        most = (window or 16384 + ROOM) - ROOM
+        found.reach = min(plan.reach or min((window or 65536) // 4, 16384), most)
+        held = await _held(lane, source, fit, found.reach)  # in each round: servers have seen the same then
+        if held is not None:
+            found.kv[lane.mode] = held
+        found.modes.setdefault(lane.mode, {})
     size = replace(
         plan.size,
         context=fit.chars(found.reach),
         cold=min(max(plan.size.cold, fit.chars(found.reach)), fit.chars(most)),
     )
+    said = f"round {found.rounds + 1} of {plan.rounds}, " if plan.rounds > 1 else ""
     for workload in workloads(source, size, plan.seed):
         found.titles[workload.key] = workload.title
-        own[workload.key] = await measure(lane, source, workload, progress)
-    found.sweep[lane.mode] = points = []
-    for length in sorted({min(length, most) for length in plan.lengths}):
-        measured = await point(lane, source, fit, length, plan.each, progress)
-        points.append(measured)
+        for made in await measure_in_turns(lanes, source, workload, progress, said, found.rounds):
+            before = found.modes[made.mode].get(workload.key)
+            found.modes[made.mode][workload.key] = made if first or before is None else again(before, made)
+    if first:
+        for lane in lanes:
+            found.sweep.setdefault(lane.mode, [])
+        for length in sorted({min(length, most) for length in plan.lengths}):
+            for one in await points(lanes, source, fit, length, plan.each, progress):
+                found.sweep[one.figures.mode].append(one)
 
 
 async def fitted(lane: Lane, source: Source) -> Fit:
@@ -143,12 +179,20 @@ async def fitted(lane: Lane, source: Source) -> Fit:
 
 async def point(lane: Lane, source: Source, fit: Fit, tokens: int, count: int, progress: Progress) -> Point:
     """Repairs behind so many tokens."""
+    [made] = await points([lane], source, fit, tokens, count, progress)
+    return made
+
+
+async def points(
+    lanes: Sequence[Lane], source: Source, fit: Fit, tokens: int, count: int, progress: Progress
+) -> list[Point]:
+    """The same repairs behind so many tokens in each lane."""
     tasks = source.tasks
     steps = tuple(
         far(source, tasks[-1 - number % len(tasks)], fit.chars(tokens), 3 + number * 5) for number in range(count)
     )
     workload = Workload(f"far@{tokens}", f"repair behind {tokens} tokens", "repair", steps)
-    return Point(tokens, await measure(lane, source, workload, progress))
+    return [Point(tokens, made) for made in await measure_in_turns(lanes, source, workload, progress)]
 
 
 async def _held(lane: Lane, source: Source, fit: Fit, tokens: int) -> tuple[int, int] | None:
@@ -182,12 +226,29 @@ async def _settled(lane: Lane) -> int | None:
 
 async def measure(lane: Lane, source: Source, workload: Workload, progress: Progress) -> Figures:
     """One workload in one mode."""
-    progress.begins(f"{lane.mode}: {workload.title}", len(workload.steps))
-    before = await lane.scrape()
-    trials = []
-    for step in workload.steps:
-        trials.append(await _trial(lane, source, workload, step))
-        progress.step()
+    [made] = await measure_in_turns([lane], source, workload, progress)
+    return made
+
+
+async def measure_in_turns(
+    lanes: Sequence[Lane], source: Source, workload: Workload, progress: Progress, said: str = "", turn: int = 0
+) -> list[Figures]:
+    """One workload; at each step every lane has its turn. turn: who begins at the first step."""
+    modes = lanes[0].mode if len(lanes) == 1 else f"{len(lanes)} modes"
+    progress.begins(f"{said}{modes}: {workload.title}", len(workload.steps) * len(lanes))
+    before = [await lane.scrape() for lane in lanes]
+    trials: list[list[Trial]] = [[] for _ in lanes]
+    for number, step in enumerate(workload.steps):
+        for place in range(len(lanes)):
+            at = (turn + number + place) % len(lanes)
+            trials[at].append(await _trial(lanes[at], source, workload, step))
+            progress.step()
+    return [
+        await _figured(lane, workload, own, scraped) for lane, own, scraped in zip(lanes, trials, before, strict=True)
+    ]
+
+
+async def _figured(lane: Lane, workload: Workload, trials: Sequence[Trial], before: Scrape) -> Figures:
     made = figures(lane.mode, workload.key, trials, await lane.detectors())
     if made.acceptance is None and (drafts := (await lane.scrape()).drafts_since(before)) is not None:
         seen = figures(lane.mode, workload.key, [Trial("metrics", [Answer(drafts=drafts)], 0.0)])

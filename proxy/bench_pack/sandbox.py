@@ -1,8 +1,9 @@
-"""What a repaired module is worth: its tests in a confined process, names that are nowhere defined, the difference from
+"""What a repaired module is worth: its tests in confined processes, names that are nowhere defined, the difference from
 the reference.
 
 Must not: run code in this process, or let any of it outlive its result.
-Invariant: a folder of its own for each run, gone afterwards; no environment, time and memory limited.
+Invariant: a folder of its own for each run, gone afterwards; no environment, time and memory limited; a result counts
+only with the secret of its run, so neither an exit status nor anything that the code prints or writes is one.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ import contextlib
 import difflib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Any
+
+from proxy.bench_pack.sandboxed import SECRET_CHARS
 
 SECONDS, MIB = 10, 512
 MOST_BYTES = 1 << 20
+NO_RESULT = "the tests could not be run"
 SCRIPT = Path(__file__).with_name("sandboxed.py")
 
 
@@ -42,15 +48,42 @@ class Tested:
 
 
 def run_tests(files: Mapping[str, str], seconds: float = SECONDS) -> Tested:
-    """Runs all tests of these files. Blocks."""
-    with TemporaryDirectory(prefix="specguard-pack-") as folder, TemporaryFile() as told_in:
+    """Runs all tests of these files. Blocks.
+
+    The tests and the code that they test run in two processes, and only the one with the tests can report: see
+    `sandboxed`. What a test file itself does is believed.
+    """
+    told = _confined("tests", files, "", seconds)
+    if isinstance(told, str):
+        return Tested(0, trouble=told)
+    try:
+        failures = tuple((str(a), str(b), str(c)) for a, b, c in told["failures"])
+        return Tested(int(told["passed"]), failures, "", bool(told["offline"]))
+    except (ValueError, LookupError, TypeError):
+        return Tested(0, trouble=NO_RESULT)
+
+
+def missing_names(names: Sequence[tuple[str, Sequence[str]]], seconds: float = SECONDS) -> list[bool]:
+    """Of (module, attributes) of the standard library, which ones are nowhere; none of them where that cannot be found
+    out. Blocks: modules are imported, in the sandbox."""
+    told = _confined("names", {}, json.dumps(names), seconds)
+    found = [] if isinstance(told, str) else told.get("missing", [])
+    return found if isinstance(found, list) and len(found) == len(names) else [False] * len(names)
+
+
+def _confined(role: str, files: Mapping[str, str], asked: str, seconds: float) -> dict[str, Any] | str:
+    """What the script reports, or why there is no result."""
+    secret = secrets.token_hex(SECRET_CHARS // 2)
+    with TemporaryDirectory(prefix="specguard-pack-") as folder, TemporaryFile() as told_in, TemporaryFile() as given:
         for name, text in files.items():
             path = Path(folder) / Path(name).name
             path.write_bytes(text.encode("utf-8", "replace"))
-        command = [sys.executable, "-I", "-B", str(SCRIPT), folder, str(int(seconds) + 1), str(MIB)]
+        given.write((secret + asked).encode())
+        given.seek(0)
+        command = [sys.executable, "-I", "-S", "-B", str(SCRIPT), role, folder, str(int(seconds) + 1), str(MIB)]
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=given,
             stdout=told_in,  # a file, whose size is limited, and not a pipe, which is read without a bound
             stderr=subprocess.DEVNULL,
             cwd=folder,
@@ -60,7 +93,7 @@ def run_tests(files: Mapping[str, str], seconds: float = SECONDS) -> Tested:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            return Tested(0, trouble=f"the tests ran longer than {seconds:g} s")
+            return f"the tests ran longer than {seconds:g} s"
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -69,10 +102,9 @@ def run_tests(files: Mapping[str, str], seconds: float = SECONDS) -> Tested:
         output = told_in.read(MOST_BYTES)
     try:
         told = json.loads(output)
-        failures = tuple((str(a), str(b), str(c)) for a, b, c in told["failures"])
-        return Tested(int(told["passed"]), failures, "", bool(told["offline"]))
-    except (ValueError, LookupError, TypeError):  # the code ended the process, or wrote where only we write
-        return Tested(0, trouble="the tests could not be run")
+        return told if isinstance(told, dict) and told.get("secret") == secret else NO_RESULT
+    except ValueError:  # the code ended the process, or wrote where only we write
+        return NO_RESULT
 
 
 def unknown_names(source: str) -> tuple[str, ...]:

@@ -1,96 +1,222 @@
-"""Runs the tests of a folder, in a process of its own: `python -I -B sandboxed.py DIR SECONDS MIB`.
+"""Judges the code of a folder, in processes of its own: `python -I -B sandboxed.py ROLE DIR SECONDS MIB`.
+
+ROLE `tests`: runs every test. The tests run in one process, the code that they test in another, and what a test gets of
+a call is plain data that was sent between them. So nothing that the code does to its own process - other built-ins, an
+exit, a patched test runner, an object that equals everything - reaches the process that compares and reports. ROLE
+`names`: which of the names on standard input the standard library has.
+
+What remains: code that breaks out of the kernel's limits; where there are no name spaces (not Linux, or forbidden),
+code of the same user that looks into this program's processes through the system; and tests that believe too little.
 
 Must not: import anything of this project, or run tests before its own limits are set.
-Invariant: one line of JSON on the real standard output, whatever the tested code prints; it depends on the code alone.
+Invariant: one line of JSON on the real standard output, with the secret that standard input began with, which the code
+under test never has in its memory; it depends on the code alone.
 """
 
 from __future__ import annotations
 
 import ast
-import ctypes
+import builtins
+import contextlib
+import importlib
+import importlib.machinery
+import importlib.util
 import json
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, BinaryIO, NoReturn
 
 MOST_CHARS = 1000
-NEW_FILES, NEW_USER, NEW_PROCESSES, NEW_NETWORK = 0x20000, 0x10000000, 0x20000000, 0x40000000
-KILLED_WITH_PARENT = 1  # of prctl
-MOUNT_SETATTR, HERE, RECURSIVE, READ_ONLY = 442, -100, 0x8000, 1
-BIND, PRIVATE, ALL = 0x1000, 0x40000, 0x4000  # of mount
+MOST_SENT = 1 << 20
+SECRET_CHARS = 32
 
 
-def confine(seconds: int, mib: int) -> bool:
-    """Hard limits for what this process and its children may take; returns whether the network is out of reach."""
-    try:
-        import resource
-    except ImportError:  # not a Unix
-        return False
-    for name, limit in (
-        ("RLIMIT_CPU", seconds),
-        ("RLIMIT_AS", mib << 20),
-        ("RLIMIT_FSIZE", 1 << 20),
-        ("RLIMIT_CORE", 0),
-        ("RLIMIT_NOFILE", 64),
-    ):
-        number = getattr(resource, name)
-        most = resource.getrlimit(number)[1]
-        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+def _beside(name: str) -> Any:
+    """A module of this folder, in which an isolated Python looks for none."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+confinement = _beside("confinement")
+
+
+def sent(value: Any) -> Any:
+    """Plain data as JSON data, types and all. Raises TypeError for anything else, subclasses too."""
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
+        return value
+    if kind is float or kind is complex:
+        return {kind.__name__: repr(value)}
+    if kind is bytes:
+        return {"bytes": value.hex()}
+    if kind in (list, tuple, set, frozenset):
+        return {kind.__name__: [sent(each) for each in value]}
+    if kind is dict:
+        return {"dict": [[sent(key), sent(each)] for key, each in value.items()]}
+    raise TypeError(f"{kind.__name__} is no plain data")
+
+
+def received(data: Any) -> Any:
+    """What was sent. Raises ValueError, TypeError, RecursionError."""
+    if not isinstance(data, dict):
+        return data
+    [(kind, value)] = data.items()
+    match kind:
+        case "float":
+            return float(value)
+        case "complex":
+            return complex(value)
+        case "bytes":
+            return bytes.fromhex(value)
+        case "list" | "tuple" | "set" | "frozenset":
+            return getattr(builtins, kind)(received(each) for each in value)
+        case "dict":
+            return {received(key): received(each) for key, each in value}
+    raise ValueError(f"{kind} is no plain data")
+
+
+class Code:
+    """The process with the code under test, as the tests see it: its modules can be imported."""
+
+    def __init__(self, folder: Path) -> None:
+        asked, ask = os.pipe()
+        told, tell = os.pipe()
+        self._process = os.fork()
+        if not self._process:
+            _be_code(folder, asked, tell)
+        os.close(asked)
+        os.close(tell)
+        self._ask, self._told = os.fdopen(ask, "wb", buffering=0), os.fdopen(told, "rb")
+        sys.meta_path.insert(0, Finder(self, {path.stem for path in folder.glob("*.py")}))
+
+    def end(self) -> None:
+        os.kill(self._process, signal.SIGKILL)
+        os.waitpid(self._process, 0)
+
+    def does(self, **asked: Any) -> dict[str, Any]:
+        """Raises what the code raises, by name and text; RuntimeError where it is gone or answers nonsense."""
         try:
-            resource.setrlimit(number, (limit, limit))
-        except (OSError, ValueError):  # some systems do not know it
-            continue
-    return _without_network()
+            self._ask.write(json.dumps(asked).encode() + b"\n")
+            answer = json.loads(self._told.readline(MOST_SENT))
+        except (OSError, ValueError, RecursionError):
+            raise RuntimeError("the code has ended its process, or said what nobody understands") from None
+        if not isinstance(answer, dict):
+            raise RuntimeError("the code says what nobody understands")
+        if "raised" in answer:
+            raise _error(*map(str, answer["raised"]))
+        return answer
+
+    def called(self, module: str, name: str, given: Sequence[Any], named: dict[str, Any]) -> Any:
+        answer = self.does(do="call", module=module, name=name, given=sent(list(given)), named=sent(named))
+        for mine, theirs in zip(given, received(answer["given"]), strict=True):
+            if isinstance(mine, list | dict | set) and mine != theirs:  # it was changed in place
+                mine.clear()
+                mine.extend(theirs) if isinstance(mine, list) else mine.update(theirs)
+        return received(answer["value"])
 
 
-def _without_network() -> bool:
-    """Into a name space in which there is no network; Linux, where it is allowed."""
-    return _unshared(NEW_NETWORK)
+class Finder:
+    """Modules of the code under test, as the tests import them."""
+
+    def __init__(self, code: Code, modules: set[str]) -> None:
+        self._code, self._modules = code, modules
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        loader: Any = self
+        return importlib.machinery.ModuleSpec(name, loader) if name in self._modules else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        """The usual one."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        self._code.does(do="import", module=name)
+        # with what is taken from it, it is filled: `import *` is not among the things that tests do
+        module.__getattr__ = lambda attribute: self._taken(name, attribute)  # type: ignore[method-assign]
+
+    def _taken(self, module: str, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        answer = self._code.does(do="get", module=module, name=name)
+        if "callable" in answer:
+            return lambda *given, **named: self._code.called(module, name, given, named)
+        if "value" in answer:
+            return received(answer["value"])
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
-def _unshared(what: int) -> bool:
-    """Into name spaces of its own; False where that is not allowed."""
+def _error(text: str, *kinds: str) -> Exception:
+    """As the code has raised it: an `except` of the test sees it, and so does the report. kinds: its class's names."""
+    known = (getattr(builtins, kind, None) for kind in kinds)
+    base = next((k for k in known if isinstance(k, type) and issubclass(k, Exception)), Exception)
+    base = Exception if issubclass(base, ExceptionGroup) else base
+    made: Any = type(kinds[0], (base,), {"__str__": lambda self: text, "__init__": lambda self: None})
+    error: Exception = made.__new__(made)
+    return error
+
+
+def _be_code(folder: Path, asked: int, tell: int) -> NoReturn:
+    """Never comes back from a fork that was made before there was anything to know."""
     try:
-        unshare = ctypes.CDLL(None, use_errno=True).unshare
-    except (OSError, AttributeError):
-        return False
-    return int(unshare(NEW_USER | what)) == 0 or int(unshare(what)) == 0
+        mine = (os.dup(asked), os.dup(tell))
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(null, standard)
+        for file in range(3, confinement.MOST_FILES):
+            if file not in mine:
+                with contextlib.suppress(OSError):
+                    os.close(file)
+        confinement.give_up_rights()
+        answer(folder, os.fdopen(mine[0], "rb"), os.fdopen(mine[1], "wb", buffering=0))
+    finally:
+        os._exit(1)
 
 
-def keep_out(folder: Path) -> None:
-    """Nothing but the folder can be written, where that is allowed."""
-    if not _unshared(NEW_FILES):
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    here = bytes(folder)
-    libc.mount(b"none", b"/", None, ALL | PRIVATE, None)
-    if libc.mount(here, here, None, BIND, None):
-        return
-    wanted = (ctypes.c_uint64 * 4)(READ_ONLY, 0, 0, 0)  # set, cleared, propagation, name space of users
-    libc.syscall(MOUNT_SETATTR, HERE, b"/", RECURSIVE, ctypes.byref(wanted), ctypes.sizeof(wanted))
-    wanted = (ctypes.c_uint64 * 4)(0, READ_ONLY, 0, 0)
-    libc.syscall(MOUNT_SETATTR, HERE, here, 0, ctypes.byref(wanted), ctypes.sizeof(wanted))
-    os.chdir(folder)  # the one that is mounted now
+def answer(folder: Path, asked: BinaryIO, tell: BinaryIO) -> None:
+    """The side of the code: imports and calls what it is asked to, until nobody asks any more."""
+    sys.path.insert(0, str(folder))
+    for line in asked:
+        try:
+            said = _done(json.loads(line))
+        except (Exception, SystemExit) as error:
+            said = {"raised": [str(error)[:MOST_CHARS], *(kind.__name__ for kind in type(error).__mro__)]}
+        tell.write(json.dumps(said).encode() + b"\n")
 
 
-def alone() -> None:
-    """Returns in a process with which all that it starts is ended, however it was started, where that is allowed."""
-    if not _unshared(NEW_PROCESSES):
-        return
-    if child := os.fork():
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
-    ctypes.CDLL(None).prctl(KILLED_WITH_PARENT, 9, 0, 0, 0)
+def _done(asked: dict[str, Any]) -> dict[str, Any]:
+    module = importlib.import_module(asked["module"])
+    if asked["do"] == "import":
+        return {}
+    if not hasattr(module, asked["name"]):
+        return {"missing": True}
+    found = getattr(module, asked["name"])
+    if asked["do"] == "get":
+        return {"callable": True} if callable(found) else {"value": sent(found)}
+    given = received(asked["given"])
+    value = found(*given, **received(asked["named"]))
+    return {"value": sent(value), "given": sent(given)}
 
 
 def run(folder: Path) -> dict[str, Any]:
     """Every `test_*` function of every `test_*.py`: how many passed, and (name, statement, outcome) of the others."""
-    sys.path.insert(0, str(folder))
+    sources = {path: path.read_text(encoding="utf-8") for path in sorted(folder.glob("test_*.py"))}
+    for path in sources:  # what is expected is not for the code to read
+        path.unlink()
+    return _run(sources)
+
+
+def _run(sources: dict[Path, str]) -> dict[str, Any]:
     failures: list[tuple[str, str, str]] = []
     passed = 0
-    for path in sorted(folder.glob("test_*.py")):
-        source = path.read_text(encoding="utf-8")
+    for path, source in sources.items():
         scope: dict[str, Any] = {"__name__": path.stem}
         try:
             exec(compile(source, path.name, "exec"), scope)
@@ -129,14 +255,55 @@ def _told(error: BaseException, source: str, file: str) -> tuple[str, str]:
         return statement, f"got {type(again).__name__}"
 
 
-if __name__ == "__main__":
+def missing(names: Sequence[tuple[str, Sequence[str]]]) -> list[bool]:
+    """Of (module, attributes one behind the other) in the standard library: whether that is nowhere."""
+    return [_is_missing(module, attributes) for module, attributes in names]
+
+
+def _is_missing(name: str, attributes: Sequence[str]) -> bool:
+    """A module that belongs to another system is not missing, and neither is what an object that is no module has."""
+    try:
+        found: Any = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        here = error.name is not None and error.name != name.partition(".")[0]
+        return here and (name + ".").startswith(f"{error.name}.")
+    except Exception:
+        return False
+    for attribute in attributes:
+        if not isinstance(found, ModuleType):
+            return False
+        if not hasattr(found, attribute):
+            below = f"{found.__name__}.{attribute}"
+            if not hasattr(found, "__path__") or importlib.util.find_spec(below) is None:
+                return True
+            found = importlib.import_module(below)
+        else:
+            found = getattr(found, attribute)
+    return False
+
+
+def main(role: str, folder: str, seconds: str, mib: str) -> None:
+    place = Path(folder).resolve()
+    confinement.keep_memory()
     out = os.dup(1)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    place = Path(sys.argv[1]).resolve()
-    alone()
-    keep_out(place)
-    offline = confine(int(sys.argv[2]), int(sys.argv[3]))
-    report = run(place) | {"offline": offline}
-    os.write(out, json.dumps(report).encode())
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (1, 2):
+        os.dup2(null, standard)
+    confinement.alone()
+    confinement.keep_out(place)
+    offline = confinement.confine(int(seconds), int(mib))
+    code = Code(place) if any(not path.name.startswith("test_") for path in place.glob("*.py")) else None
+    # from here on there is something to know: the code's process knows nothing of it, and has not imported it yet
+    given = sys.stdin.buffer.read()
+    os.dup2(null, 0)
+    secret, asked = given[:SECRET_CHARS].decode(), given[SECRET_CHARS:]
+    try:
+        report = run(place) if role == "tests" else {"missing": missing(json.loads(asked))}
+    finally:
+        if code is not None:
+            code.end()
+    os.write(out, json.dumps(report | {"offline": offline, "secret": secret}).encode())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -19,7 +19,8 @@ Verdict = Literal["tests", "tree"]
 @dataclass(frozen=True, slots=True)
 class Task:
     """source: the faulty module; fixed: the reference. tests: of file `test`, empty where `judge` is `tree`: then a
-    repair is right if its syntax tree is the reference's, and nothing is executed. output: what the agent is told."""
+    repair is right if its syntax tree is the reference's, and nothing is executed. output: what the agent is told.
+    place: path inside the repository where `fixed` is a part of a file; empty = the module is the file."""
 
     name: str
     module: str
@@ -30,6 +31,7 @@ class Task:
     test: str = ""
     tests: str = ""
     judge: Verdict = "tests"
+    place: str = ""
 
     @property
     def files(self) -> dict[str, str]:

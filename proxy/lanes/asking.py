@@ -21,7 +21,7 @@ import orjson
 from proxy.lanes.reading import error_text
 from proxy.lanes.settings import Lane
 
-SECONDS = 20.0
+SECONDS = 60.0
 MOST_BYTES = 1 << 20
 METRICS_BYTES = 8 << 20
 """A data-parallel server has some thousand lines of histograms for each engine."""

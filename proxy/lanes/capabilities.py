@@ -82,5 +82,5 @@ def missing(capabilities: LaneCapabilities) -> dict[str, str]:
         lacking = [name for name in lacking if name not in ("speculation", "draft_statistics")]
     found = {name: COSTS[name] for name in lacking}
     if capabilities.logprobs_under_speculation is False:
-        found["logprobs_under_speculation"] = "its log-probabilities are made up and not used"
+        found["logprobs_under_speculation"] = "its log-probabilities are missing or made up there, and not used"
     return found

@@ -18,7 +18,7 @@ from proxy.lanes.capabilities import LaneCapabilities, missing
 from proxy.lanes.identity import Identity, LaneSilent, identify
 from proxy.lanes.known_bad import matches
 
-SECONDS = 90.0
+SECONDS = 180.0
 """For all of a lane's probes; each request has its own, shorter limit."""
 
 

@@ -19,12 +19,14 @@ from proxy.lanes.heard import Heard, Said, hear, told
 from proxy.lanes.identity import Identity, scrape
 from proxy.lanes.teacher import SCORERS, score
 
-ANSWER_TOKENS = 48
+ANSWER_TOKENS = 32
 ASKED = "Write the line `the quick brown fox jumps over the lazy dog` four times, one below the other, nothing else."
 """Repetition invites every kind of drafter."""
 COUNTING = "Count from 1 to 40, separated by commas, and write nothing else."
 BEGUN = "1, 2, 3, 4, 5, 6, 7,"
 NEXT = "8"
+BEGUN_TOKENS = 12
+"""Of the continuation: fewer than what was begun has, in any tokenizer, so that it cannot be said anew."""
 AGAIN = " 1, 2, 3, 4, 5, 6, 7,"
 SLACK = 2
 """Tokens by which counts may be off where pieces of text are joined; a turn that is closed and begun anew costs 3 and
@@ -85,8 +87,12 @@ def judge_logprobs(heard: Heard, refused: Mapping[str, str], accepted: int) -> t
     if not heard.logprobs:
         why = refused.get("logprobs", "none came, though they were asked for")
         return Verdict(False, why), Verdict(None, why)
+    count = heard.completion_tokens or 0
+    few = f"{len(heard.logprobs)} came for {count} tokens" if 2 * len(heard.logprobs) < count else ""
     if not accepted:
-        return Verdict(True), Verdict(None, "no draft was accepted while they were looked at")
+        return Verdict(not few, few), Verdict(None, few or "no draft was accepted while they were looked at")
+    if few:  # llama.cpp streams them for the tokens that no draft had
+        return Verdict(True), Verdict(False, few)
     if made_up(heard.logprobs):
         return Verdict(True), Verdict(False, "with accepted drafts all are exactly 0, without alternatives")
     return Verdict(True), Verdict(True)
@@ -118,7 +124,7 @@ async def try_prefill(asker: Asker, identity: Identity) -> Verdict:
     alone = body_for(identity.model, COUNTING, 1, **fields)
     if identity.kind in ("vllm", "sglang"):
         fields |= {"continue_final_message": True, "add_generation_prompt": False}
-    begun = body_for(identity.model, COUNTING, 12, **fields)
+    begun = body_for(identity.model, COUNTING, BEGUN_TOKENS, **fields)
     begun["messages"] = [*begun["messages"], {"role": "assistant", "content": BEGUN}]
     if identity.kind == "llamacpp" and await _ends_prompt(asker, begun):
         return Verdict(True)
@@ -144,19 +150,22 @@ async def _ends_prompt(asker: Asker, begun: dict[str, Any]) -> bool:
 
 def judge_prefill(text: str, alone: int | None, begun: int | None, longer: int | None) -> Verdict:
     """Prompt tokens without a begun answer, with it, and with one about twice as long; None = not told."""
+    if text.strip().startswith(BEGUN):  # no model says it anew in so few tokens: it is sent back, as by llama.cpp
+        return Verdict(True)
     said = re.search(r"\d+", text)
     first = said[0] if said else ""
-    counted = alone is not None and begun is not None and longer is not None
     if alone is not None and begun is not None and longer is not None:
         each = longer - begun
         if begun <= alone or each <= 0:
             return Verdict(False, "what was begun is dropped from the prompt")
         if (closing := begun - alone - each) > SLACK:
             return Verdict(False, f"the turn that was begun is closed and another one opened ({closing} tokens more)")
-    if text.strip().startswith(BEGUN[:5]) or first == "1":
-        return Verdict(False, "what was begun is repeated, not continued")
-    if counted or first == NEXT:
+        if first != "1":
+            return Verdict(True)
+    if first == NEXT:
         return Verdict(True)
+    if first == "1":
+        return Verdict(False, "what was begun is begun anew, not continued")
     return Verdict(False, "the answer does not go on with 8, and prompt tokens are not told")
 
 

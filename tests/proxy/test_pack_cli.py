@@ -40,7 +40,7 @@ async def test_a_server_that_runs_already(tmp_path: Path, capsys: pytest.Capture
     assert list(plain["data"]["modes"]) == ["plain", "mtp+ngram/full"] and plain["missed"] == [
         bar["name"] for bar in plain["bars"] if not bar["holds"]
     ]
-    assert "mtp+ngram/full: quality check" in err
+    assert "2 modes: quality check" in err
     for path, value in read(page.read_text(encoding="utf-8")).numbers:
         assert json.loads(value) == at(plain["data"], path)
 
@@ -73,6 +73,7 @@ def test_a_page_that_cannot_be_written_does_not_cost_the_report(
         (["--context", "a"], "--context: 'a' is no list of numbers"),
         (["--context", "0"], "--context: every length"),
         (["--repairs", "0"], "--repairs: at least one"),
+        (["--rounds", "0"], "--rounds: at least one"),
         (["--html", "no/such/folder/page.html"], "--html: there is no folder for no/such/folder/page.html"),
         (["--repo", "nowhere-at-all"], "--repo: nowhere-at-all is no folder"),
         (["--plant", "warp"], "--plant: there is no fault 'warp'"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from proxy.bench_pack.client import Answer, Call, Drafts
-from proxy.bench_pack.figures import Trial, digest, figures, per_second, positions, wilson
+from proxy.bench_pack.figures import Trial, again, digest, figures, per_second, positions, wilson
 
 GOOD, BAD = Call("1", "ls", "{}"), Call("2", "ls", "{", "tool.json: the arguments are no JSON")
 
@@ -78,6 +80,21 @@ def test_drafts_of_one_answer_are_not_so_many_observations() -> None:
     answers = [Answer(drafts=Drafts(100, 100 * (n % 2))) for n in range(20)]
     rate = figures("mtp/full", "x", [Trial("t", answers, 1.0)]).acceptance
     assert rate is not None and (rate.value, rate.of) == (0.5, 2000) and rate.low < 0.35 and rate.high > 0.65
+
+
+def test_one_more_round_is_added() -> None:
+    def made(seconds: float, good: bool = True, **answer: Any) -> Any:
+        return figures("mtp/full", "x", [Trial("t", [Answer(**answer)], seconds, seconds / 2, good)] * 2)
+
+    first = made(1.0, text="a")
+    both = again(again(first, made(3.0, text="a")), made(2.0, text="a"))
+    assert both.timed == ((1.0, 1.0), (3.0, 3.0), (2.0, 2.0))
+    assert (both.seconds, both.processor_s, both.text) == (4.0, 2.0, first.text)
+    assert both.passed == first.passed and both.trials == 2, "the same tasks again are not more of them"
+    worse = again(first, made(1.0, False, text="b", loop="loop.bytes"))
+    assert worse.loops == 2 and worse.passed is not None and worse.passed.value == 0
+    assert worse.text not in (first.text, both.text) and again(first, made(1.0, text="b")).text == worse.text
+    assert again(made(1.0, text="b"), made(1.0, text="a")).text != worse.text
 
 
 def test_a_digest_sees_every_difference() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.bench_pack.lanes import SERVED, elsewhere
+from proxy.bench_pack import lanes
+from proxy.bench_pack.lanes import SERVED, elsewhere, fit_together, opened, require_some
 from proxy.config import Config, ConfigProblem
 from tests.proxy.bench_pack.played import backend, opening
 from tests.proxy.live import serving
@@ -67,3 +68,32 @@ async def test_nobody_there() -> None:
     with pytest.raises(ConfigProblem, match=r"--target: http://127\.0\.0\.1:9 does not list its models"):
         async with elsewhere("http://127.0.0.1:9")(SERVED):
             pass
+
+
+async def test_lanes_side_by_side_without_those_that_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    absent: dict[str, str] = {}
+    async with opened(opening(), ["plain", "mtp/k8v8", "ngram/full"], absent) as found:
+        assert [lane.mode for lane in found] == ["plain", "ngram/full"]
+        assert [(await lane.client.ask(ASKED, [])).began_in for lane in found] == ["plain", "ngram/full"]
+    assert list(absent) == ["mtp/k8v8"] and not left_behind()
+    require_some(found, absent)
+    require_some([], {})
+    with pytest.raises(ConfigProblem, match="k8v8"):
+        require_some([], absent)
+
+
+def test_engines_stand_side_by_side_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"0" * 1000)
+    config = Config.model_validate({"model": {"path": str(tmp_path)}})
+    monkeypatch.setattr(lanes, "_free", lambda: 2 * 4 * 1000 * 6.0)
+    assert fit_together(config, 6) and not fit_together(config, 7)
+    assert fit_together(Config(), 6), "the embedded model is small"
+    for device in ("cuda", "mps"):
+        assert not fit_together(Config.model_validate({"model": {"device": device}}), 1)
+
+
+def test_free_memory_is_told_or_without_limit() -> None:
+    assert lanes._free() > 1 << 20

@@ -10,6 +10,7 @@ import pytest
 
 from proxy.bench_pack.page import page
 from proxy.bench_pack.report import report
+from proxy.bench_pack.vram import Vram
 from tests.proxy.bench_pack.test_report import FULL_SPEED, PACKED, PLAN, measured
 
 
@@ -81,8 +82,12 @@ def test_its_numbers_are_the_jsons() -> None:
         assert json.loads(value) == at(plain["data"], path), path
     assert len(found.shown) == len(found.spans) > 40
     for path, text in found.shown:
-        scale = 100 if path.split("/")[-2] in ("acceptance", "valid", "passed") else 1
+        scale: float = 100 if path.split("/")[-2] in ("acceptance", "valid", "passed") else 1
+        scale = {"kv": {"bytes": 1 / 1024}, "vram": {"allocated": 2.0**-20, "reserved": 2.0**-20}}.get(
+            path.split("/")[0], {}
+        ).get(path.split("/")[-1], scale)
         assert float(text) == pytest.approx(scale * at(plain["data"], path), rel=0.006), path
+    assert any(path.endswith("/high") for path, _ in found.shown)
     paths = {path for path, _ in found.numbers}
     for mode in ("plain", FULL_SPEED, PACKED):
         assert f"modes/{mode}/quality/seconds" in paths and f"modes/{mode}/quality/passed/value" in paths
@@ -90,6 +95,15 @@ def test_its_numbers_are_the_jsons() -> None:
             assert {f"sweep/{mode}/{i}/figures/{part}/value" for i in (0, 1)} <= paths
     assert {f"sweep/{FULL_SPEED}/{i}/figures/acceptance/value" for i in (0, 1)} <= paths
     assert plain["data"]["recommendation"]["words"].split(".")[0] in page(plain)
+
+
+def test_memory_of_a_device_stands_there_where_it_was_measured() -> None:
+    made = measured("plain", FULL_SPEED)
+    assert "VRAM" not in page(report(made, PLAN, "test").plain())
+    made.vram = {"plain": Vram(412_876_800, 536_870_912)}
+    text = page(report(made, PLAN, "test").plain())
+    assert "VRAM MiB, allocated" in text and ">394<" in text and ">512<" in text
+    assert ("vram/plain/allocated", "412876800") in read(text).numbers
 
 
 def test_it_needs_no_network_and_runs_nothing() -> None:

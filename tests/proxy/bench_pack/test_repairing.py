@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.bench_pack.client import Answer, Call
-from proxy.bench_pack.repairing import TURNS, Files, edited, repair
+from proxy.bench_pack.repairing import TURNS, Files, edited, hallucinated, repair
 from proxy.bench_pack.tasks import Task, shipped
 
 SOURCE = shipped()
@@ -96,3 +96,16 @@ async def test_what_a_function_reads_of_its_module_is_not_unknown() -> None:
     alone = replace(TASK, source="def f(a):\n    return os.path(b)\n", fixed="def f(a):\n    return os.path(a)\n")
     done, _ = await _run(Answer(text="Done."), task=alone)
     assert done.unknown == ("b",)
+
+
+async def test_what_a_repair_takes_from_where_it_is_not() -> None:
+    wrong = TASK.source.replace('"""Functions for order."""', "from math import cubrt\nimport os\nos.nowhere()")
+    done, _ = await _run(Answer(text="Done."), task=replace(TASK, source=wrong, fixed=TASK.fixed))
+    assert done.unknown == ("math.cubrt", "os.nowhere", "vasit_v")
+    repository = replace(SOURCE, modules=(("a/it.py", "import math\n\n\ndef f(a):\n    return math.sqrt(a)\n"),))
+    fixed = "def f(a):\n    return math.sqrt(a)\n"
+    alone = replace(
+        TASK, module="it.py", fixed=fixed, source=fixed.replace("sqrt", "cubrt"), judge="tree", place="a/it.py"
+    )
+    assert hallucinated(repository, alone, {"it.py": alone.source}) == ("math.cubrt",)
+    assert hallucinated(repository, alone, {"it.py": fixed}) == ()

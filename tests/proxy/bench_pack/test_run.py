@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import groupby
+from typing import Any
 
 import pytest
 
+from proxy.bench_pack.lanes import Lane
 from proxy.bench_pack.recommend import recommend
 from proxy.bench_pack.report import report
 from proxy.bench_pack.run import Measured, Plan, Progress, run
 from proxy.bench_pack.tasks import shipped
-from proxy.bench_pack.workloads import QUICK
+from proxy.bench_pack.workloads import QUICK, Size
 from proxy.config import ConfigProblem
 from proxy.conversation import ChatRequest
 from tests.proxy.bench_pack.played import agent, edit, opening
@@ -99,14 +104,86 @@ class Stops(Progress):
             self.task.cancel()
 
 
-@pytest.mark.parametrize("after", [1, 9])
+@pytest.mark.parametrize("after", [1, 5])
 async def test_what_was_measured_stays(after: int) -> None:
     found = Measured()
     task = asyncio.create_task(_stopped(after, found))
     result = await task
     assert result is found and found.stopped
-    assert sum(map(len, found.modes.values())) == after - 1
+    assert [len(own) for own in found.modes.values()] == [after - 1] * 2 and found.rounds == 0
 
 
-async def _stopped(after: int, found: Measured) -> Measured:
-    return await run(opening(), shipped(), Plan(MODES, QUICK), Stops(after), found)
+async def test_a_second_round_that_is_stopped_leaves_the_first_whole() -> None:
+    found = Measured()
+    plan = Plan(MODES, QUICK, rounds=3)
+    result = await asyncio.create_task(_stopped(7 + 3, found, plan))
+    assert result.stopped and result.rounds == 1
+    rounds = {key: len(figures.timed) for key, figures in found.modes["plain"].items()}
+    assert rounds == {"cold": 2, "patch": 2, "json": 1, "far": 1, "markdown": 1, "loop": 1, "quality": 1}
+    made = report(found, plan, "test")
+    assert made.data["stopped"] is False and made.settings["rounds"] == "1 of 3"
+    assert "of one round nothing is recommended" in made.data["recommendation"]["words"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_modes_take_turns(together: bool) -> None:
+    """And none is always the first."""
+    asked: list[str] = []
+    wanted = ("plain", "mtp+ngram/full", "ngram/full")
+
+    def spy(mode: str, answer: Any) -> Any:
+        asked.append(mode)
+        return answer
+
+    plan = Plan(wanted, Size(repairs=1, far=1, times=3, few=3), rounds=2, together=together)
+    plain = opening()
+
+    @asynccontextmanager
+    async def watched(mode: str) -> AsyncIterator[Lane]:
+        async with plain(mode) as lane:
+            ask = lane.client.ask
+
+            async def asking(*given: Any, **fields: Any) -> Any:
+                return spy(mode, await ask(*given, **fields))
+
+            lane.client.ask = asking  # type: ignore[method-assign]
+            yield lane
+
+    found = await run(watched, shipped(), plan, Progress())
+    assert found.rounds == 2 and all(len(f.timed) == 2 for own in found.modes.values() for f in own.values())
+    if together:
+        before = 3 * len(wanted)  # what is asked before the workloads
+        cold = asked[before : before + 9]
+        assert cold == [*wanted, *wanted[1:], wanted[0], wanted[2], *wanted[:2]]
+        second = asked[len(asked) // 2 :][before : before + 3]
+        assert second == [*wanted[1:], wanted[0]]
+    else:
+        order = [mode for mode, _ in groupby(asked)]
+        assert order == ["plain", "mtp+ngram/full", "ngram/full", "mtp+ngram/full", "plain"]
+
+
+async def test_no_round_begins_that_would_take_too_long() -> None:
+    found = await run(opening(), shipped(), Plan(MODES, QUICK, rounds=3, minutes=0.0), Progress())
+    assert found.rounds == 1 and not found.stopped
+
+
+async def test_a_mode_that_is_wrong_in_a_later_round_is_wrong() -> None:
+    seen: list[int] = []
+
+    def tired(request: ChatRequest) -> str | None:
+        seen.append(1)
+        return "Something else." if len(seen) > 40 else None
+
+    found = await run(opening(tired), shipped(), Plan(MODES, QUICK, rounds=2), Progress())
+    fast = found.modes["mtp+ngram/full"]
+    assert fast["quality"].passed is not None and fast["quality"].passed.value == 0
+    assert any("says something else" in reason for reason in _verdict(found, "mtp+ngram/full"))
+
+
+def _verdict(found: Measured, mode: str) -> tuple[str, ...]:
+    advice = recommend({m: {k: f.plain() for k, f in own.items()} for m, own in found.modes.items()})
+    return next(verdict.against for verdict in advice.verdicts if verdict.mode == mode)
+
+
+async def _stopped(after: int, found: Measured, plan: Plan | None = None) -> Measured:
+    return await run(opening(), shipped(), plan or Plan(MODES, QUICK), Stops(after), found)

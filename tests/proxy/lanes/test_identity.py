@@ -82,15 +82,23 @@ async def test_how_sglang_drafts() -> None:
 
 
 async def test_how_llamacpp_drafts_is_told_by_slots_too() -> None:
-    for slot, said in (({"speculative": True}, "on"), ({"speculative": False}, "none")):
-        found = await identified(props={"build_info": "b7"}, slots=[slot])
-        assert (found.speculation, found.version) == (said, "b7")
+    for types, slot, said in (
+        ("none", {"speculative": True}, "on"),  # the default of a request, not of the server
+        ("none", {"speculative": False}, "none"),
+        ("none", {}, None),
+        ("draft-mtp", {}, "draft-mtp"),
+        ("none", {"speculative": True, "params": {"speculative.types": "ngram-mod"}}, "ngram-mod"),
+    ):
+        settings = {"params": {"speculative.types": types}, "n_ctx": 900}
+        found = await identified(props={"build_info": "b7", "default_generation_settings": settings}, slots=[slot])
+        assert (found.speculation, found.version, found.context_window) == (said, "b7", 900)
 
 
 async def test_llamacpp_router_tells_the_arguments_of_each_model() -> None:
     arguments = ["llama-server", "--spec-type", "draft-mtp,ngram-mod", "-ctk", "q8_0", "-ctv", "q4_0"]
     models = {"data": [{"id": "m", "status": {"args": arguments}}]}
-    found = await identified(props={"role": "router", "build_info": "b7"}, models=models)
+    settings = {"params": {"speculative.types": "none"}}
+    found = await identified(props={"build_info": "b7", "default_generation_settings": settings}, models=models)
     assert (found.speculation, found.kv) == ("draft-mtp,ngram-mod", "q8_0/q4_0")
 
 

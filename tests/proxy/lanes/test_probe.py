@@ -97,12 +97,13 @@ async def test_a_begun_answer_that_is_not_continued_is_noticed(kind: Kind, says:
     assert "another one opened" in found.reasons["prefill"]
 
 
-async def test_a_begun_answer_that_is_repeated_is_noticed() -> None:
-    def repeats(asked: Any) -> Reply:
-        return Reply((Text(f"{asked.prefill}{asked.prefill} 8, 9"),)) if asked.prefill else Reply((Text("1, 2, 3"),))
+async def test_a_begun_answer_that_is_begun_anew_is_noticed() -> None:
+    def anew(asked: Any) -> Reply:
+        """Continued by the prompt, and the model begins again all the same."""
+        return Reply((Text(f"{asked.prefill}1, 2, 3"),)) if asked.prefill else Reply((Text("1, 2, 3"),))
 
-    found = await probed("vllm", Lane(says=repeats))
-    assert not found.capabilities.prefill and "repeated" in found.reasons["prefill"]
+    found = await probed("vllm", Lane(says=anew))
+    assert not found.capabilities.prefill and "begun anew" in found.reasons["prefill"]
 
 
 async def test_a_begun_answer_that_is_refused_is_told() -> None:

@@ -50,6 +50,13 @@ def test_logprobs_say_nothing_of_drafts_where_none_was_accepted() -> None:
     assert [each.value for each in judge_logprobs(Heard(), {}, 5)] == [False, None]
 
 
+def test_logprobs_must_be_of_most_tokens() -> None:
+    heard = Heard(logprobs=[REAL], usage={"completion_tokens": 29})  # what llama.cpp streams beside drafts
+    assert [each.value for each in judge_logprobs(heard, {}, 17)] == [True, False]
+    assert [each.value for each in judge_logprobs(heard, {}, 0)] == [False, None]
+    assert "1 came for 29 tokens" in judge_logprobs(heard, {}, 17)[1].why
+
+
 def test_where_drafts_are_told() -> None:
     counted = "vllm:spec_decode_num_draft_tokens_total {0}\nvllm:spec_decode_num_accepted_tokens_total {1}\n"
     before, after = (Exposition.parse(counted.format(*n)) for n in ((10, 5), (40, 25)))
@@ -69,7 +76,8 @@ def test_where_drafts_are_told() -> None:
         ("8, 9", (20, 46, 67), False),  # a turn is closed and another one opened, whatever the text is
         ("Of course", (20, 46, 67), False),
         ("1, 2, 3", (20, 41, 62), False),
-        ("1, 2, 3, 4, 5, 6, 7, 8", (20, 41, 62), False),
+        ("1, 2, 3, 4, 5, 6", (20, 41, 62), False),
+        ("1, 2, 3, 4, 5, 6, 7, 8", (20, 44, 65), True),  # sent back, and the template adds empty thinking
         (" 8, 9", (20, 20, 20), False),  # dropped
         (" 8, 9", (20, 41, 41), False),
         (" eight", (20, 41, 62), True),  # a weak model
