@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import structlog
+
 from detectors.finding import Finding
 from policies.modes import DecodeMode
 from proxy.backends.base import BackendError, Delta, EndReason, Rebuild, RewindReport, StepStats, Token
@@ -28,8 +30,11 @@ from proxy.lanes.upstream import UpstreamError, UpstreamStream
 if TYPE_CHECKING:
     from proxy.backends.lanes import LanesBackend, Server
 
+log = structlog.get_logger()
 MOST_TOKENS = 64
 """Tokens of one delta: a chunk of a megabyte must not keep everybody else waiting."""
+OVERRUN, MADE_SHARE = 64, 8
+"""Tokens beyond a limit that end a stream; tokens made of text may be so many times as many as the server's own."""
 USAGE_S = 2.0
 """How long the usage is waited for, behind the finish reason."""
 
@@ -206,6 +211,10 @@ class LaneGeneration:
             if found is None and not self._speaks and end != "length":
                 found = empty(self._server.name, len(self._tokens) + len(tokens))
             self._ended = True
+        elif self._is_overrun(len(tokens)):
+            end, self._ended = "length", True
+            log.warning("lane.overran", lane=self._server.name, max_tokens=self._request.max_tokens)
+            self._leave()
         milliseconds = (now - self._stepped) * 1e3
         self._stepped = now
         for first in range(0, len(tokens), MOST_TOKENS):
@@ -214,6 +223,14 @@ class LaneGeneration:
         if end is not None:
             last = self._ready.pop() if self._ready else self._delta((), milliseconds)
             self._ready.append(replace(last, end=end, stop_sequence=stop, found=found))
+
+    def _is_overrun(self, more: int) -> bool:
+        """The lane ignores the request's limit or its own context window; nobody would end it otherwise."""
+        tokens, limit, window = len(self._tokens) + more, self._request.max_tokens, self._server.can.context_window
+        slack, of_made = (OVERRUN, 1) if self._server.can.token_ids else (OVERRUN * MADE_SHARE, MADE_SHARE)
+        if limit is not None and tokens > limit * of_made + slack:
+            return True
+        return window is not None and self.prompt_tokens + tokens > window * of_made + slack
 
     def _continued(self, chunk: Chunk, start: Continuation) -> Chunk:
         text = start.take(chunk.text) if chunk.text else ""

@@ -112,7 +112,7 @@ class Lanes(_Section):
     retries: int = Field(default=2, ge=0, le=8)
     """Times that a request is sent again to a lane that refuses the connection or answers 502, 503 or 504. Never once
     it has begun to answer."""
-    event_bytes: int = Field(default=8 << 20, ge=4096)
+    event_bytes: int = Field(default=1 << 20, ge=4096)
     """Largest event of a stream, in bytes."""
     cache_salt: str = ""
     """Sent with every request to lanes that know it (vLLM, SGLang), so that their prefix cache is not shared with

@@ -10,6 +10,7 @@ import pytest
 from tests.proxy.lanes.pool import known, pool, two_lanes
 from tests.proxy.lanes.told import APIS, body, told
 from tests.proxy.live import CHAT, MESSAGES, RESPONSES
+from tests.upstreams.all_defects import DEFECTS
 from tests.upstreams.dialects import KINDS, Kind
 from tests.upstreams.lanes import Asked, Lane
 from tests.upstreams.replies import Call, Reply, Text, Thinking
@@ -162,6 +163,18 @@ async def test_a_limit_of_tokens_is_what_is_left_of_it() -> None:
     (fast,), (plain,) = upstream.of("fast"), upstream.of("plain")
     assert fast.body["max_tokens"] == 200
     assert 180 < plain.body["max_tokens"] < 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_lane_that_ignores_the_limit_is_ended_at_it(kind: Kind) -> None:
+    """At eight times as many pieces of text where the server tells no ids: nobody knows how long its tokens are."""
+    upstream = two_lanes(kind, DEFECTS["stream_without_end"].lane())
+    async with pool(upstream) as running:
+        async with asyncio.timeout(60):
+            got = told(CHAT, *await running.post(CHAT, body(CHAT, max_tokens=100)))
+        assert (got.end, got.error) == ("length", "")
+        assert len(got.text.split()) <= (200 if kind in ("vllm", "sglang") else 2_000)
+        assert await upstream.chats[0].end() == "left"
 
 
 async def test_a_demanded_form_cannot_be_continued() -> None:
