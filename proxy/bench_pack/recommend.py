@@ -72,8 +72,12 @@ def recommend(
     sound = [v for v in verdicts if not v.against and v.mode != PLAIN and v.time is not None]
     quicker = sorted((v for v in sound if v.is_quicker), key=_time)
     refused = [verdict for verdict in verdicts if verdict.against and verdict.mode != PLAIN]
+    timed = _timed(reference)
     chosen, unclear = _chosen(quicker, modes)
-    words = [_choice(chosen, len(reference)), *unclear] if chosen is not None else [_none(sound)]
+    if chosen is not None:
+        words = [_choice(chosen, len(timed)), *unclear]
+    else:
+        words = [_none(sound) if timed else "Nothing can be recommended: in plain decoding answers failed everywhere."]
     fastest = min((v for v in verdicts if v.time is not None), key=_time, default=None)
     if fastest is not None and fastest.against and fastest.mode != PLAIN:
         words.append(f"{fastest.mode} was the fastest at {fastest.told} of plain's time and is refused all the same.")
@@ -82,9 +86,16 @@ def recommend(
     own = next(v for v in verdicts if v.mode == PLAIN)
     if own.against:
         words.append(f"Plain decoding itself: {_brief(own.against)}; that is the model, and no mode mends it.")
+    if untimed := [name for name in reference if name not in timed]:
+        words.append(f"Times are without {', '.join(untimed)}: where answers fail in plain, time tells nothing.")
     if partial:
         words.append("The run was stopped early; measure again before you rely on this.")
     return Recommendation(chosen.mode if chosen is not None else PLAIN, " ".join(words), verdicts)
+
+
+def _timed(reference: Mapping[str, Plain]) -> dict[str, Plain]:
+    """Workloads whose time can be held against another's: what fails may fail fast."""
+    return {name: figures for name, figures in reference.items() if not figures["failures"]}
 
 
 def _chosen(quicker: Sequence[Verdict], modes: Mapping[str, Mapping[str, Plain]]) -> tuple[Verdict | None, list[str]]:
@@ -93,7 +104,7 @@ def _chosen(quicker: Sequence[Verdict], modes: Mapping[str, Mapping[str, Plain]]
         return None, []
     best, rivals, told = quicker[0], [], []
     for other in quicker[1:]:
-        between = ratio(modes[other.mode], modes[best.mode])
+        between = ratio(_timed(modes[other.mode]), _timed(modes[best.mode]))
         if between is None or between.low <= 1.0:
             rivals.append(other)
             told.append(f"{other.mode} takes {between} of its time" if between is not None else other.mode)
@@ -122,10 +133,11 @@ def judge(mode: str, own: Mapping[str, Plain], reference: Mapping[str, Plain] | 
         return Verdict(mode, tuple(found), None)
     if missing := [name for name in reference if name not in own]:
         found.append(f"it has not met {', '.join(missing)}")
-    shared = [name for name in own if name in reference]
+    timed = _timed(reference)
+    shared = [name for name in own if name in timed]
     theirs = sum(reference[name]["seconds"] for name in shared)
     time = sum(own[name]["seconds"] for name in shared) / theirs if theirs else None
-    repeated = ratio(own, reference) if mode != PLAIN else None
+    repeated = ratio(own, timed) if mode != PLAIN else None
     if repeated is None:
         return Verdict(mode, tuple(found), time)
     return Verdict(mode, tuple(found), repeated.value, repeated.low, repeated.high)
@@ -148,6 +160,8 @@ def against(mode: str, own: Plain, plain: Plain | None, exactness: str, chance: 
         found.append(f"{own['refused']} answers began in a safer mode")
     for name, what in (("valid", "tool calls are valid"), ("passed", "pass")):
         mine, theirs = own[name], beside[name] if beside else None
+        if mine is None and theirs is not None:
+            found.append(f"nothing was there to be counted, {_share(theirs)} {what} in plain")
         if mine is None or (beside and theirs is None):
             continue
         least = 1.0 if name == "valid" else 0.0
