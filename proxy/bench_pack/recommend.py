@@ -14,7 +14,7 @@ from typing import Any
 from policies.modes import DecodeMode
 from proxy.bench_pack.paired import ratio
 
-PLAIN = "plain"
+PLAIN, SERVED = "plain", "served"
 LOSS = 0.02
 """Of the tests passed, so much may be lost to a compressed cache, which is allowed to say something else."""
 GAIN = 0.95
@@ -85,7 +85,9 @@ def recommend(
     words += [f"{v.mode} is sound too, at {v.told} of plain's time." for v in quicker if v is not chosen]
     own = next(v for v in verdicts if v.mode == PLAIN)
     if own.against:
-        words.append(f"Plain decoding itself: {_brief(own.against)}; that is the model, and no mode mends it.")
+        words.append(
+            f"Plain decoding itself: {_brief(own.against)}; that is the model or its server, and no mode mends it."
+        )
     if untimed := [name for name in reference if name not in timed]:
         words.append(f"Times are without {', '.join(untimed)}: where answers fail in plain, time tells nothing.")
     if partial:
@@ -110,10 +112,15 @@ def _chosen(quicker: Sequence[Verdict], modes: Mapping[str, Mapping[str, Plain]]
             told.append(f"{other.mode} takes {between} of its time" if between is not None else other.mode)
     if not rivals:
         return best, []
-    chosen = min((best, *rivals), key=lambda v: (DecodeMode.parse(v.mode).codec != "full", _time(v)))
+    chosen = min((best, *rivals), key=lambda v: (_is_coded(v.mode), _time(v)))
     why = "it was the quickest here" if chosen is best else f"its text is plain's, which {best.mode}'s need not be"
     unclear = f"There is no clear winner: beside {best.mode}, {'; '.join(told)}."
     return chosen, [f"{unclear} {chosen.mode} is named because {why}."]
+
+
+def _is_coded(mode: str) -> bool:
+    """Whether its cache is compressed, as far as its name tells."""
+    return mode != SERVED and DecodeMode.parse(mode).codec != "full"
 
 
 def _time(verdict: Verdict) -> float:
@@ -148,8 +155,7 @@ def against(mode: str, own: Plain, plain: Plain | None, exactness: str, chance: 
     not as it should be does. chance: so many tests or calls may be lost where a mode may say something else."""
     beside = plain if plain is not None and mode != PLAIN else None
     found = []
-    coded = mode not in (PLAIN, "served") and DecodeMode.parse(mode).codec != "full"
-    other = coded or exactness != "bitwise"
+    other = _is_coded(mode) or exactness != "bitwise"
     few = max(chance, int(LOSS * own["trials"])) if other else 0
     for name, text, more in (("failures", "answers failed", 0), ("loops", "loops", 0), ("unknown_names", NOWHERE, few)):
         if own[name] > (beside[name] + more if beside else 0):
@@ -188,7 +194,7 @@ def _share(rate: Plain) -> str:
 
 
 def _choice(best: Verdict, workloads: int) -> str:
-    coded = DecodeMode.parse(best.mode).codec != "full"
+    coded = best.mode == SERVED or _is_coded(best.mode)  # who knows what is served
     kept = "as many tests passed and calls valid" if coded else "the same text"
     return (
         f"Switch on {best.mode}: {best.told} of plain decoding's time over {workloads} workloads, with {kept}, no "

@@ -82,7 +82,7 @@ def settings(found: Measured, plan: Plan, source: str) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "source": source,
         "seed": plan.seed,
-        "rounds": f"{found.rounds} of {plan.rounds}",
+        "rounds": f"{found.rounds} of {plan.rounds}{', then stopped' if found.stopped else ''}",
         "order": TOGETHER if plan.together else ONE_BY_ONE,
         "window": found.window,
         "long-context": found.reach,

@@ -98,6 +98,13 @@ def test_failing_faster_is_no_gain() -> None:
     assert "Times are without quality" in advice.words
 
 
+def test_a_server_as_it_is_can_win_too() -> None:
+    made = modes()
+    made["served"] = {"quality": figured("served", 2.0)}
+    advice = recommend(made, "")
+    assert advice.mode == "served" and "as many tests passed" in advice.words
+
+
 def test_who_makes_no_calls_has_no_valid_ones() -> None:
     made = modes(valid=None, text="other")
     made["mtp/k4v4"] = made.pop("mtp/full")
