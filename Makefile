@@ -28,10 +28,10 @@ SUITE   := $(VENV)/json-schema-test-suite/.unpacked
 PARALLEL := --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-clients test-browser soak serve bench check format clean
+.PHONY: help install demo test test-slow test-clients test-llama-server test-browser soak serve bench check format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(RUNTIME) ## Install specguard into .venv
 	@echo "Installed. Start it with: $(BIN)/specguard serve"
@@ -55,6 +55,11 @@ soak: $(TESTS) ## Half an hour of mixed load on a real server: memory, tasks, st
 test-clients: $(TESTS) ## Install the real coding agents into .clients (3 GB) and run them against a server
 	@$(BIN)/python -m tests.clients.installing
 	@tests/clients/alone.sh $(BIN)/python -m pytest -q -m clients tests/clients --numprocesses 2 --dist loadgroup $(ARGS)
+
+test-llama-server: $(TESTS) ## Run both presets of the embedded model on a llama.cpp server (LLAMA_SERVER=PATH)
+	@test -x "$(LLAMA_SERVER)" || { \
+		echo "Name a llama.cpp server: make test-llama-server LLAMA_SERVER=/path/to/llama-server"; exit 1; }
+	@LLAMA_SERVER="$(LLAMA_SERVER)" $(BIN)/python -m pytest -q -m llama_server tests/test_llama_server.py $(ARGS)
 
 test-browser: $(TESTS) ## Look at the pack's page in an installed Chromium (Debian: apt install chromium); pictures are kept
 	@$(BIN)/python -m pytest -q -s -m browser tests/browser $(ARGS)

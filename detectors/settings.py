@@ -16,6 +16,7 @@ from detectors.loop_settings import LoopSettings
 from detectors.repeated_calls import RepeatedCallSettings
 from detectors.stall import StallSettings
 from detectors.structure import StructureSettings
+from detectors.swallowed import SwallowedSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class DetectorSettings:
     calls: RepeatedCallSettings = RepeatedCallSettings()  # noqa: RUF009
     history: HistorySettings = HistorySettings()  # noqa: RUF009
     stall: StallSettings = StallSettings()  # noqa: RUF009
+    swallowed: SwallowedSettings = SwallowedSettings()  # noqa: RUF009
     drift: DriftSettings = DriftSettings()  # noqa: RUF009
 
 

@@ -49,6 +49,11 @@ class ToolSchemas:
         """(name, parameters) of every tool. Raises BadSchema; of two tools of one name the last counts."""
         return cls({name: (parameters, _compiled(name, parameters)) for name, parameters in tools})
 
+    @property
+    def any_tool(self) -> bool:
+        """Is there a tool that may be called?"""
+        return bool(self._tools)
+
     def parameters(self, name: str) -> Mapping[str, Any] | None:
         """What the tool declares, None for an unknown one."""
         tool = self._tools.get(name)

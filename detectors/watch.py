@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from detectors.channel_loops import ChannelLoops
 from detectors.channels import CallClosed, CallCut, CallOpened, CallText, ChannelEvent, Channels, Piece
 from detectors.charset import CharsetDetector, scripts_of
+from detectors.elements import ElementRun
 from detectors.finding import Finding
 from detectors.leaked_markup import LeakedMarkup
 from detectors.mended_call import MendedCall
@@ -52,6 +53,21 @@ class ReadCall:
         return replace(self, name=mended.name, arguments=mended.arguments, violation=None)
 
 
+class OpenCall(Protocol):
+    """What follows a call while it streams; see `QwenStream`."""
+
+    began: int
+    repeated: ElementRun | None
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_in_free_text(self) -> bool: ...
+
+    def feed(self, text: str, position: int) -> Violation | None: ...
+
+
 Said = Piece | ReadCall
 
 
@@ -87,7 +103,7 @@ class Watch:
         self._channels = Channels(starts_thinking)
         self._channel = self._channels.channel
         self._loops = ChannelLoops(settings.loops, self._channel)
-        self._call: QwenStream | None = None
+        self._call: OpenCall | None = None
         self._leaked = LeakedMarkup(schemas)
         self._structure = StructureDetector(starts_thinking, settings.structure)
         self._charset = CharsetDetector(scripts, settings.charset)
@@ -211,7 +227,7 @@ class Watch:
                     finding = _graver(finding, self._charset.feed(event.position, event.text, event.channel))
                     continue
                 case CallOpened():
-                    self._call, self._accused = QwenStream(self._schemas, self._elements), False
+                    self._call, self._accused = self._begin_call(event), False
                     self._leaked.reset()
                     continue
                 case CallText():
@@ -229,6 +245,10 @@ class Watch:
             arguments = call.arguments if call.name else call.body
             finding = _graver(finding, self.calls.feed(call.name, arguments, call.index, call.first, call.last))
         return said, finding
+
+    def _begin_call(self, opened: CallOpened) -> OpenCall:
+        """What follows the call that was opened."""
+        return QwenStream(self._schemas, self._elements)
 
     def _follow(self, text: CallText) -> Finding | None:
         """The open call while it streams: it is found bad at the first token after which no valid call can follow."""

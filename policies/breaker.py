@@ -148,6 +148,18 @@ class Breaker:
         self._forget()
         return record.state == "closed" and self._weigh(key, now)
 
+    def distrust(self, key: Key, trip: Trip, now: float, cool_down: bool = False) -> bool:
+        """Opens a breaker for a reason that is no incident; True if it was closed. A canary may look at once, or after
+        the first cool-down."""
+        record = self._records.get(key, Record())
+        if record.state != "closed":
+            return False
+        until = now + self.settings.pause(1) if cool_down else now
+        trips = (*self._recent(record, now), trip)[-MAX_TRIPS:]
+        self._records[key] = Record("open", trips, until, now, 1)
+        self._forget()
+        return True
+
     def revise(self, incident: str, accusation: Accusation | None, now: float) -> bool:
         """A trip is judged differently: None = it is nobody's fault but the model's. True if a state changed.
 

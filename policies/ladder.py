@@ -7,6 +7,8 @@ is reached after two steps at most.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from policies.modes import PLAIN, DecodeMode
 from policies.rules import Accused
 
@@ -24,6 +26,12 @@ def safer(mode: DecodeMode, accused: Accused) -> DecodeMode | None:
     if accused == "kv" and mode.codec != "full":
         return DecodeMode(mode.drafter, "full")
     return PLAIN
+
+
+def landing(mode: DecodeMode, rungs: Sequence[str]) -> DecodeMode:
+    """The mode that a response gets which is to go on in `mode`: the same, or where there are but certain rungs and it
+    is none of them, the safest one, which is the last. rungs: empty = there are all."""
+    return mode if not rungs or str(mode) in rungs else DecodeMode.parse(rungs[-1])
 
 
 def is_safer(mode: DecodeMode, than: DecodeMode) -> bool:

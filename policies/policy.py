@@ -130,7 +130,14 @@ class Repair:
 
 
 Cause = Literal[
-    "model_loop", "invalid_call", "truncated_call", "late_call", "engine_fault", "engine_stalled", "by_rule"
+    "model_loop",
+    "invalid_call",
+    "truncated_call",
+    "late_call",
+    "engine_fault",
+    "engine_stalled",
+    "upstream_failed",
+    "by_rule",
 ]
 
 
@@ -143,7 +150,8 @@ class End:
     truncated_call: the token limit fell into a call; finish reason `length`, which is the truth.
     late_call: a call was held for as long as a client waits. by_rule: a rule ends what others would let pass.
     engine_fault: the numbers cannot be trusted and cannot be repaired; the response fails.
-    engine_stalled: no more tokens come; the response fails.
+    engine_stalled: no more tokens come; the response fails. upstream_failed: the lane that it came from has failed,
+    and there is no other to go on with; the response fails.
     """
 
     cause: Cause
@@ -236,6 +244,8 @@ def _end(rule: Rule, finding: Finding, situation: Situation) -> End:
             return End("truncated_call" if at_limit else "invalid_call", keep, rule.name)
         case "drift":
             return End("engine_fault", keep, rule.name)
+        case "lane":
+            return End("upstream_failed", keep, rule.name)
     return End("by_rule", max(_unit_start(finding, situation), situation.undelivered), rule.name)
 
 

@@ -37,6 +37,7 @@ DETECTORS = (
     "drift.audit", "drift.prefix", "drift.nonfinite", "drift.shadow", "drift.kv", "drift.sharpened", "drift.accepted",
     "drift.collapse", "drift.tool_validity",
     "stall.step", "stall.engine",
+    "lane.failed", "lane.swallowed", "lane.empty", "lane.finish", "lane.repetition",
     "budget.session",
 )  # fmt: skip
 """Everybody who speaks, so that a rule for nobody can be pointed out."""

@@ -7,7 +7,7 @@ Invariant: everything a handler needs hangs on the `Service` that it was made wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +15,17 @@ import structlog
 from aiohttp import web
 
 from policies.breaker import BreakerSettings
-from policies.modes import DecodeMode
+from policies.modes import PLAIN, DecodeMode
 from policies.trust import Served
-from proxy.backends.base import Backend, BackendError
+from proxy.backends.base import Backend, BackendError, Capabilities
+from proxy.backends.lanes import LanesBackend
 from proxy.canaries import Canaries, CanarySettings
 from proxy.config import Config, ConfigProblem
 from proxy.config_needs import read_qualification, require_telemetry
 from proxy.incidents import IncidentSink, IncidentStore
+from proxy.lanes.gauges import LaneGauges
+from proxy.lanes.meter import MeterSettings
+from proxy.lanes.watch import LaneWatch, WatchedBackend, WatchSettings
 from proxy.metrics import Metrics
 from proxy.policy_source import load_policy
 from proxy.replay import AutomaticReplay, AutomaticSettings
@@ -36,12 +40,16 @@ from proxy.versions import own_version
 
 log = structlog.get_logger()
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+LANE_ANSWER_TOKENS = 512
+"""Of a canary's answer: other people's models may think before they say it."""
 CLEANUP_S = 1.0
 """What responses get once their time to end is over; it is `server.drain_s` that gives them time."""
 
 
 def build_backend(config: Config) -> Backend:
-    """The built-in engine. The only place that reaches for torch, and only when called."""
+    """The lanes that are configured, else the built-in engine. The only place that reaches for torch, and only then."""
+    if config.lanes.configured:
+        return LanesBackend(config.lanes, name=config.model.name)
     from proxy.backends.builtin import BuiltinBackend
 
     model = config.model
@@ -156,12 +164,34 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     await asyncio.gather(*tasks, return_exceptions=True)
     if service.replays is not None:
         await service.replays.close()
+    if service.lane_watch is not None:
+        await service.lane_watch.close()
     await service.backend.stop()
     await asyncio.to_thread(service.incidents.close)
     if service.keeper is not None:
         await asyncio.to_thread(service.keeper.close)
     if service.telemetry is not None:
         await service.telemetry.close()
+
+
+def _watch_lanes(service: Service, keeper: TrustKeeper) -> None:
+    """Where the backend is made of other people's servers."""
+    backend, canaries = service.backend, service.canaries
+    if not isinstance(backend, WatchedBackend):
+        return
+    lanes = service.config.lanes
+    meter = MeterSettings(lanes.meter_share, tokens_per_hour=lanes.meter_tokens, quiet_s=service.config.replay.quiet_s)
+    spare = asyncio.Lock() if canaries is None else canaries.spare
+    watch = LaneWatch(backend.servers, keeper, service.idle, spare, WatchSettings(lanes.metrics_s, meter))
+    service.lane_watch = backend.watch = watch
+    if canaries is not None:
+        canaries.checks = watch
+        canaries.answer_tokens = min(LANE_ANSWER_TOKENS, backend.info.context_window // 8)
+    if service.sinks is not None:
+        service.sinks = Sinks((*service.sinks.members, watch))
+    if service.metrics is not None:
+        service.metrics.registry.register(LaneGauges(watch))
+    watch.start(backend.info.context_window)
 
 
 async def _look_after(service: Service, canaries: Canaries) -> None:
@@ -179,7 +209,7 @@ async def _start(service: Service) -> None:
         path = service.config.trust.qualification
         qualification = await asyncio.to_thread(read_qualification, path) if path else None
         await service.backend.start()
-        service.mode = _usable(service.mode, service.backend.capabilities.modes)
+        service.mode = _usable(service.mode, service.backend.capabilities)
         if service.keeper is not None:
             info, modes = service.backend.info, service.backend.capabilities.modes
             served = Served(info.fingerprint, info.tool_format, info.context_window)
@@ -188,6 +218,7 @@ async def _start(service: Service) -> None:
             for key, record in service.keeper.records.items():
                 if record.state != "closed":
                     log.warning("breaker.still_open", key=str(key), accused=record.axis, trips=len(record.trips))
+            _watch_lanes(service, service.keeper)
     except (BackendError, ConfigProblem) as error:
         service.failure = str(error)
         log.error("model.failed", reason=str(error))
@@ -202,9 +233,12 @@ async def _start(service: Service) -> None:
         service.settled.set()
 
 
-def _usable(wanted: DecodeMode, modes: Collection[str]) -> DecodeMode:
-    """The configured mode, without drafts by a head that the model lacks. Raises BackendError for another codec: it
-    would take more memory than was asked for."""
+def _usable(wanted: DecodeMode, capabilities: Capabilities) -> DecodeMode:
+    """The configured mode, without drafts by a head that the model lacks; of lanes the fast one's, unless plain is what
+    was configured. Raises BackendError for another codec: it would take more memory than was asked for."""
+    if ladder := capabilities.ladder:
+        return DecodeMode.parse(ladder[-1] if wanted == PLAIN else ladder[0])
+    modes = capabilities.modes
     if str(wanted) in modes:
         return wanted
     usable = replace(wanted, drafter="ngram")

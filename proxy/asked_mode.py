@@ -6,7 +6,7 @@ Invariant: what the request does not name stays the server's; what it names is w
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from policies.modes import DecodeMode
@@ -17,8 +17,15 @@ BY_PREFERENCE = ("mtp+ngram", "mtp", "ngram")
 """Where a request wants drafts and does not say whose."""
 
 
-def asked_mode(asked: Decoding, server: DecodeMode, modes: Collection[str], allowed: bool = True) -> DecodeMode:
-    """modes: of the backend, empty = unknown. allowed: whether requests may choose. Raises RequestError."""
+def asked_mode(
+    asked: Decoding,
+    server: DecodeMode,
+    modes: Collection[str],
+    allowed: bool = True,
+    ladder: Sequence[str] = (),
+) -> DecodeMode:
+    """modes: of the backend, empty = unknown. allowed: whether requests may choose. ladder: of a pool of lanes, where
+    drafts are switched off by taking the last one. Raises RequestError."""
     if asked == Decoding():
         return server
     if not allowed:
@@ -26,6 +33,8 @@ def asked_mode(asked: Decoding, server: DecodeMode, modes: Collection[str], allo
         raise RequestError(
             "forbidden", f"{field}: this server does not let requests choose (decode.per_request); leave it out", field
         )
+    if ladder and asked.drafter == "none" and asked.codec is None:
+        return DecodeMode.parse(ladder[-1])
     codec = server.codec if asked.codec is None else asked.codec
     mode = DecodeMode(_drafter(asked.drafter, server.drafter, codec, modes), codec)
     if modes and str(mode) not in modes:

@@ -109,6 +109,11 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
         help="the command `litellm` of an environment with litellm[proxy]; its pins and ours do not go together "
         "(default: the one on PATH; without one its bars are not measured)",
     )
+    overhead.add_argument(
+        "--lanes",
+        action="store_true",
+        help="instead: in front of another server, added time, processor time, and how soon a healed call comes",
+    )
     overhead.add_argument("--quick", action="store_true", help="short rounds and small bodies, to see that it runs")
     overhead.add_argument("--json", action="store_true", help="machine-readable report")
     overhead.set_defaults(run=_overhead)
@@ -173,6 +178,7 @@ def _guard(options: argparse.Namespace) -> int:
 
 
 def _overhead(options: argparse.Namespace) -> int:
+    from proxy.bench_overhead import lanes
     from proxy.bench_overhead.load import BrokenStream
     from proxy.bench_overhead.peer import found
     from proxy.bench_overhead.processes import NotStarted
@@ -180,9 +186,12 @@ def _overhead(options: argparse.Namespace) -> int:
 
     if options.litellm and found(options.litellm) is None:
         raise ConfigProblem(f"--litellm: {options.litellm} is no program; name the command of its environment")
-    plan = QUICK if options.quick else Plan()
+    if options.lanes:
+        running = lanes.measure(lanes.QUICK if options.quick else lanes.LanePlan(), _tell)
+    else:
+        running = measure(QUICK if options.quick else Plan(), _tell, options.litellm)
     try:
-        report = asyncio.run(measure(plan, _tell, options.litellm))
+        report = asyncio.run(running)
     except (NotStarted, BrokenStream) as problem:
         raise ConfigProblem(f"nothing was measured: {problem}") from None
     except ExceptionGroup as group:

@@ -21,14 +21,16 @@ import structlog
 
 from policies.breaker import EDGES, Key
 from policies.modes import PLAIN, DecodeMode
-from proxy.backends.base import Backend, BackendError, Generation
-from proxy.canary_prompts import ANSWER_TOKENS, Canary, canaries
+from proxy.backends.base import Backend, BackendError, EndReason, Generation
+from proxy.canary_prompts import ANSWER_TOKENS, Answered, Canary, Spoken, canaries
+from proxy.mode_checks import ModeChecks
 from proxy.trust_keeper import TrustKeeper
 
 log = structlog.get_logger()
 STEP_S = 120.0
 """A step that takes longer hangs, and a mode that hangs has failed."""
 Outcome = Literal["passed", "failed", "gave_up"]
+UNTOLD = "; nothing tells whether the prefix cache was hit, so it proves nothing about that cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +45,20 @@ class CanarySettings:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """ids and texts of the tokens. fault: what was wrong with their numbers, "" = nothing."""
+    """fault: what was wrong with the tokens' numbers, or with the lane that said them; "" = nothing."""
 
-    tokens: tuple[tuple[int, str], ...]
+    tokens: tuple[Spoken, ...]
     cached_tokens: int
     fault: str = ""
+    end: EndReason = "length"
 
     @property
     def ids(self) -> tuple[int, ...]:
-        return tuple(token for token, _ in self.tokens)
+        return tuple(token.id for token in self.tokens)
+
+    @property
+    def answered(self) -> Answered:
+        return self.tokens, self.end
 
 
 class Hung(Exception):
@@ -60,7 +67,10 @@ class Hung(Exception):
 
 @dataclass(slots=True)
 class Canaries:
-    """idle: set while no response is in the making. spare: held by whoever uses the engine then, one at a time."""
+    """idle: set while no response is in the making. spare: held by whoever uses the engine then, one at a time.
+
+    checks: of modes that are servers of others. answer_tokens: of one answer, None = as shipped.
+    """
 
     keeper: TrustKeeper
     backend: Backend
@@ -68,6 +78,8 @@ class Canaries:
     settings: CanarySettings = field(default_factory=CanarySettings)
     spare: asyncio.Lock = field(default_factory=asyncio.Lock)
     last: str = ""
+    checks: ModeChecks | None = None
+    answer_tokens: int | None = None
     _running: asyncio.Task[tuple[Outcome, str]] | None = None
     _answers: dict[tuple[Key, str, DecodeMode], Answer] = field(default_factory=dict)
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
@@ -133,13 +145,22 @@ class Canaries:
         """Asks all questions at a context of so many tokens, in the suspected mode and in the sound ones."""
         mode = DecodeMode.parse(key.mode)
         no_drafts = DecodeMode("none", mode.codec)
+        needs_hit = self.settings.needs_hit and (self.checks is None or self.checks.tells_hits(mode))
+        if self.checks is not None:
+            if mode == self.checks.sound:
+                return "gave_up", "there is nothing sounder to hold it against"
+            if why := await self.checks.unsound(mode):
+                return "failed", why
         seed = 1000 + key.bucket
         at_least = EDGES[key.bucket - 1] + 1 if key.bucket else 1
         questions, tokens = await self.fitted(max(context, at_least), seed)
         groups = [[mode, no_drafts] if mode.speculates else [mode], [] if mode.codec == "full" else [PLAIN]]
+        if self.checks is not None:  # a server of others is one mode as a whole
+            groups = [[mode, self.checks.sound]]
         asked = len(questions) * sum(map(len, groups))
-        prefills = sum(map(bool, groups)) if self.settings.needs_hit else asked  # without kept prefixes, one for each
-        cost = tokens * prefills + asked * 2 * ANSWER_TOKENS
+        places = sum(map(bool, groups)) if self.checks is None else 2  # each server prefills for itself
+        prefills = places if needs_hit else asked  # without kept prefixes, one for each
+        cost = tokens * prefills + asked * 2 * self._most
         if cost > self.settings.most_tokens:
             return "gave_up", f"it takes {cost} tokens, breaker.canary_tokens allows {self.settings.most_tokens}"
         answers: dict[tuple[str, DecodeMode], Answer] = {}
@@ -155,28 +176,35 @@ class Canaries:
                 answers[question.name, each] = answer
                 if answer.fault:
                     return ("failed" if each == mode else "gave_up"), f"{question.name} in {each}: {answer.fault}"
-        if self.settings.needs_hit and not any(a.cached_tokens for (_, m), a in answers.items() if m == mode):
+        if needs_hit and not any(a.cached_tokens for (_, m), a in answers.items() if m == mode):
             return "gave_up", "no answer came from a kept prefix, so it would show nothing"
         bitwise = self.backend.capabilities.exactness == "bitwise"
         halves: list[tuple[Outcome, str]] = []
-        if mode.speculates:  # a device that does not repeat bits is held to the checks alone
+        if self.checks is not None:
+            halves.append(_no_worse(questions, answers, mode, self.checks.sound))
+        elif mode.speculates:  # a device that does not repeat bits is held to the checks alone
             halves.append((_same if bitwise else _no_worse)(questions, answers, mode, no_drafts))
-        if mode.codec != "full":
+        if mode.codec != "full" and self.checks is None:
             halves.append(_no_worse(questions, answers, no_drafts, PLAIN))
         for wanted in ("failed", "gave_up"):
             for outcome, why in halves:
                 if outcome == wanted:
                     return outcome, why
-        return "passed", f"{len(questions)} answers at {tokens} tokens"
+        untold = UNTOLD if self.settings.needs_hit and not needs_hit else ""
+        return "passed", f"{len(questions)} answers at {tokens} tokens{untold}"
+
+    @property
+    def _most(self) -> int:
+        return ANSWER_TOKENS if self.answer_tokens is None else self.answer_tokens
 
     async def fitted(self, context: int, seed: int) -> tuple[tuple[Canary, ...], int]:
         """Questions whose prompts have about `context` tokens, and how many they have."""
         info = self.backend.info
-        room = max(1, info.context_window - 2 * ANSWER_TOKENS)
+        room = max(1, info.context_window - 2 * self._most)
         target, sentences = min(context, room), 1
 
         async def made(count: int) -> tuple[tuple[Canary, ...], int]:
-            questions = canaries(count, seed, info.id, info.opens_thinking)
+            questions = canaries(count, seed, info.id, info.opens_thinking, self.answer_tokens)
             request = questions[0].request
             return questions, await self.backend.count_tokens(request.messages, request.tools)
 
@@ -189,7 +217,7 @@ class Canaries:
                 break
             sentences = wanted
             questions, tokens = await made(sentences)
-        while tokens >= room + ANSWER_TOKENS and sentences > 1:
+        while tokens >= room + self._most and sentences > 1:
             sentences = sentences * 9 // 10
             questions, tokens = await made(sentences)
         return questions, tokens
@@ -219,7 +247,7 @@ class Canaries:
 
 async def _answer(generation: Generation) -> Answer:
     """Everything that is said, up to the first number that is none or the first proof of a fault."""
-    tokens: list[tuple[int, str]] = []
+    tokens: list[Spoken] = []
     while True:
         try:
             async with asyncio.timeout(STEP_S):
@@ -233,9 +261,11 @@ async def _answer(generation: Generation) -> Answer:
             fault = "its numbers are not finite"
         if delta.step.audit is not None and delta.step.audit.mismatch is not None:
             fault = "an audited step had other bits"
-        tokens += [(token.id, token.text) for token in delta.tokens]
+        if delta.found is not None:
+            fault = delta.found.reason
+        tokens += [Spoken(token.id, token.text, token.parts) for token in delta.tokens]
         if fault or delta.end is not None:
-            return Answer(tuple(tokens), generation.cached_tokens, fault)
+            return Answer(tuple(tokens), generation.cached_tokens, fault, delta.end or "length")
 
 
 Answers = Mapping[tuple[str, DecodeMode], Answer]
@@ -258,10 +288,10 @@ def _no_worse(
     """Whether `mode` passes every check that `sound` passes."""
     passes = 0
     for question in questions:
-        if question.check is None or not question.check(list(answers[question.name, sound].tokens)):
+        if question.check is None or not question.check(answers[question.name, sound].answered):
             continue
         passes += 1
-        if not question.check(list(answers[question.name, mode].tokens)):
+        if not question.check(answers[question.name, mode].answered):
             return "failed", f"{question.name} fails in {mode} and not in {sound}"
     same = all(answers[q.name, mode].ids == answers[q.name, sound].ids for q in questions if q.check is not None)
     if not passes and not same:

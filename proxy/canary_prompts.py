@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from detectors.parts import Part
+from detectors.placed_watch import PlacedWatch
 from detectors.tool_schema import ToolSchemas
-from detectors.watch import ReadCall, Watch
+from detectors.watch import ReadCall, Said, Watch
+from proxy.backends.base import EndReason
 from proxy.conversation import ChatRequest, Message, Sampling, Tool
 
 ANSWER_TOKENS = 48
@@ -38,39 +41,57 @@ _TIMES = "before noon|after the rain|at dusk|in the first week|on the third day|
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """A token of an answer; parts as `proxy.backends.base.Token` has them."""
+
+    id: int
+    text: str
+    parts: tuple[Part, ...] | None = None
+
+
+Answered = tuple[Sequence[Spoken], EndReason]
+"""The tokens of an answer, and how it ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class Canary:
-    """One question. check: whether an answer's tokens (id, text) are right; None = only their identity counts."""
+    """One question. check: whether an answer is right; None = only the identity of its tokens counts."""
 
     name: str
     request: ChatRequest
-    check: Callable[[list[tuple[int, str]]], bool] | None
+    check: Callable[[Answered], bool] | None
 
 
-def canaries(sentences: int, seed: int, model: str, starts_thinking: bool = False) -> tuple[Canary, ...]:
-    """Behind a report of so many sentences. The last one draws at temperature 0.8: some faults show only there."""
+def canaries(
+    sentences: int, seed: int, model: str, starts_thinking: bool = False, tokens: int | None = None
+) -> tuple[Canary, ...]:
+    """Behind a report of so many sentences. The last one draws at temperature 0.8: some faults show only there.
+
+    tokens: of each answer, None = ANSWER_TOKENS.
+    """
     rng = random.Random(seed)
     code = f"{rng.randrange(10_000):04}"
     report = [_sentence(rng, number) for number in range(1, sentences + 1)]
     report.insert(len(report) * rng.randrange(20, 60) // 100, f"The access code of the depot is {code}.")
     text = " ".join(report)
 
-    def read(answer: list[tuple[int, str]]) -> tuple[str, list[ReadCall]]:
+    def read(answer: Answered) -> tuple[str, list[ReadCall]]:
         return read_answer(answer, starts_thinking)
 
-    def finds(answer: list[tuple[int, str]]) -> bool:
+    def finds(answer: Answered) -> bool:
         return code in re.findall(r"\d+", read(answer)[0])
 
-    def calls(answer: list[tuple[int, str]]) -> bool:
+    def calls(answer: Answered) -> bool:
         return any(call.violation is None and json.loads(call.arguments)["code"] == code for call in read(answer)[1])
 
-    def writes_json(answer: list[tuple[int, str]]) -> bool:
+    def writes_json(answer: Answered) -> bool:
         found = re.search(r"\{.*\}", read(answer)[0], re.DOTALL)
         try:
             return found is not None and json.loads(found[0]).get("code") == code
         except (ValueError, RecursionError):
             return False
 
-    questions: list[tuple[str, str, float, Callable[[list[tuple[int, str]]], bool] | None]] = [
+    questions: list[tuple[str, str, float, Callable[[Answered], bool] | None]] = [
         ("needle", "What is the access code of the depot? Answer with the code alone.", 0.0, finds),
         ("call", "Open the depot with the tool and the access code that the report names.", 0.0, calls),
         ("json", 'Write the access code as JSON, {"code": "...."}, and nothing else.', 0.0, writes_json),
@@ -85,7 +106,7 @@ def canaries(sentences: int, seed: int, model: str, starts_thinking: bool = Fals
                 messages=(Message("system", SYSTEM), Message("user", f"{text}\n\n{question}")),
                 tools=(TOOL,),
                 sampling=Sampling(temperature=temperature, seed=seed),
-                max_tokens=ANSWER_TOKENS,
+                max_tokens=ANSWER_TOKENS if tokens is None else tokens,
                 session=f"canary-{seed}",
                 request_id=f"canary-{name}",
             ),
@@ -95,12 +116,23 @@ def canaries(sentences: int, seed: int, model: str, starts_thinking: bool = Fals
     )
 
 
-def read_answer(answer: list[tuple[int, str]], starts_thinking: bool) -> tuple[str, list[ReadCall]]:
-    """Text outside thinking, and the tool calls, of tokens (id, text)."""
-    watch = Watch(ToolSchemas.compile([(TOOL.name, TOOL.parameters)]), CALL_CHARS, starts_thinking)
+def read_answer(answer: Answered, starts_thinking: bool) -> tuple[str, list[ReadCall]]:
+    """Text outside thinking, and the tool calls, of an answer."""
+    tokens, end = answer
+    schemas = ToolSchemas.compile([(TOOL.name, TOOL.parameters)])
+    said: list[Said] = []
+    if any(token.parts is not None for token in tokens):
+        placed = PlacedWatch(schemas, CALL_CHARS)
+        for position, token in enumerate(tokens):
+            said += placed.feed_parts(position, token.id, token.parts or ())[0]
+        said += placed.finish(end)[0]
+    else:
+        watch = Watch(schemas, CALL_CHARS, starts_thinking)
+        for position, token in enumerate(tokens):
+            said += watch.feed(position, token.id, token.text)[0]
+        said += watch.finish("length")[0]
     text, calls = "", []
-    said = [each for position, (token, piece) in enumerate(answer) for each in watch.feed(position, token, piece)[0]]
-    for each in (*said, *watch.finish("length")[0]):
+    for each in said:
         if isinstance(each, ReadCall):
             calls.append(each)
         elif each.channel == "text":

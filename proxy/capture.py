@@ -45,7 +45,9 @@ class Capture:
         """JSON data."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # `asdict` copies each token id
         modes = [[at, str(mode)] for at, mode in self.modes]
-        return {**values, "request": asdict(self.request), "mode": str(self.mode), "modes": modes}
+        request = asdict(self.request)
+        del request["passed"]  # there may be cookies among them
+        return {**values, "request": request, "mode": str(self.mode), "modes": modes}
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Capture:

@@ -1,4 +1,4 @@
-"""The command `specguard`: serve, incidents, replay, policy, trust, qualify, bench, check-config.
+"""The command `specguard`: serve, incidents, replay, policy, trust, lanes, qualify, bench, check-config.
 
 Must not: do work that a library user would need (that is in the modules it calls).
 Invariant: a wrong call or configuration ends with status 2 and one clear line, never with a traceback.
@@ -81,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     from proxy.replay_cli import add_replay
 
     add_replay(commands, _Wide, _load)
+
+    from proxy.lanes_cli import add_lanes
+
+    add_lanes(commands, _Wide, _load)
 
     from proxy.config_cli import add_check_config
 

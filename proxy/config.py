@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_valid
 from detectors.settings import DetectorSettings
 from policies.modes import DecodeMode
 from proxy.detector_section import laid_over, plain
+from proxy.lanes.settings import Lanes
 
 
 class ConfigProblem(Exception):
@@ -273,6 +274,7 @@ class Config(_Section):
 
     server: Server = Server()
     model: Model = Model()
+    lanes: Lanes = Lanes()
     decode: Decode = Decode()
     guard: Guard = Guard()
     detectors: DetectorSettings = Field(default_factory=DetectorSettings)

@@ -33,11 +33,18 @@ def example() -> str:
     parts = [HEAD.rstrip(), _keys(config, values)]
     for name in sections:
         section = getattr(config, name)
-        if isinstance(section, BaseModel):
-            parts.append(f"[{name}]\n{_keys(section, list(type(section).model_fields))}")
-        else:
-            parts.append(written(section, name))
+        parts += _section(section, name) if isinstance(section, BaseModel) else [written(section, name)]
     return "\n\n".join(parts) + "\n"
+
+
+def _section(section: BaseModel, name: str) -> list[str]:
+    """Its keys, then the sections in it."""
+    fields = list(type(section).model_fields)
+    inner = [field for field in fields if isinstance(getattr(section, field), BaseModel)]
+    found = [f"[{name}]\n{_keys(section, [field for field in fields if field not in inner])}"]
+    for field in inner:
+        found += _section(getattr(section, field), f"{name}.{field}")
+    return found
 
 
 def _is_section(config: Config, name: str) -> bool:

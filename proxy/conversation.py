@@ -101,6 +101,7 @@ class ChatRequest:
     decoding: what the client asks for of it; `proxy.asked_mode` says what that is on this server.
     demands: what the response must be.
     logprobs: None = not asked for, else how many alternatives to report with each token of the text, 0..20.
+    passed: headers of the client that go on to another server, and nowhere else.
     """
 
     api: str
@@ -117,3 +118,4 @@ class ChatRequest:
     decoding: Decoding = Decoding()
     demands: Demands = Demands()
     logprobs: int | None = None
+    passed: tuple[tuple[str, str], ...] = field(default=(), repr=False)

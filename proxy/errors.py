@@ -40,6 +40,7 @@ KINDS: dict[str, Kind] = {
     "busy": Kind(429, ("rate_limit_error", "rate_limit_exceeded"), (529, "overloaded_error"), retry=True),
     "shutting_down": Kind(503, (_SERVER, "shutting_down"), (529, "overloaded_error"), retry=True),
     "overloaded": Kind(503, (_SERVER, "overloaded"), (529, "overloaded_error"), retry=True),
+    "upstream": Kind(502, (_SERVER, "upstream_error"), (502, "api_error"), retry=True),
     "internal": Kind(500, (_SERVER, "internal_error"), (500, "api_error")),
 }
 RETRY_AFTER_S = 2

@@ -2,7 +2,7 @@
 than at several in a row, as the device's work has pushed the guard's out of the processor's caches by each step.
 
 Must not: put a step aside that something may follow from at once: one that may close the call, ends the response, was
-audited, or came with a number that is none.
+audited, came with a number that is none or with a finding of the backend's own.
 Invariant: what is put aside is watched before anything else is, oldest first, or discarded by a rewind.
 
 The lag is bounded by the engine's own time, so that an engine whose steps are long is never ahead of the guard.
@@ -31,12 +31,14 @@ class Lag:
         step = delta.step
         if self._ms + step.milliseconds > self._lag_ms or delta.end is not None:
             return False
+        if delta.found is not None:  # no further step may come
+            return False
         if step.audit is not None or step.shadow is not None or step.dead_drafter is not None:
             return False
         if step.cache is not None and step.cache.faults:
             return False
         for token in delta.tokens:
-            if "<" in token.text or token.finite is False:
+            if "<" in token.text or token.finite is False or token.parts is not None:  # whose ends are no tags
                 return False
         now = self._clock()
         if not self._aside:

@@ -15,6 +15,7 @@ from detectors.charset import scripts_of
 from detectors.drift.memory import DriftMemory
 from detectors.drift.monitor import DriftMonitor
 from detectors.finding import Finding
+from detectors.placed_watch import PlacedWatch
 from detectors.settings import DetectorSettings
 from detectors.tool_schema import ToolSchemas
 from detectors.watch import ReadCall, Said, Watch
@@ -34,6 +35,7 @@ Observation = tuple[Sequence[Said], Finding | None]
 
 class Observers:
     """Of one response. call_chars: size at which an open call is given up; exact: the backend is exact to the bit.
+    placed: tokens come with their parts; own_ids: their ids are the model's, and not made from their text.
 
     `watch`: what has been said until now.
     """
@@ -49,7 +51,10 @@ class Observers:
         starts_thinking: bool,
         shadow: DriftMemory | None,
         exact: bool,
+        placed: bool = False,
+        own_ids: bool = True,
     ) -> None:
+        self._placed, self._own_ids = placed, own_ids
         self._schemas, self._call_chars, self._settings = schemas, call_chars, settings
         self._starts_thinking = starts_thinking
         self._scripts = scripts_of(message.text for message in request.messages)
@@ -63,6 +68,8 @@ class Observers:
             yield [], audit_finding(delta.position, audit.rows, audit.mismatch, audit.max_abs_diff, audit.compared)
         yield [], self._drift.feed(delta.position, delta.tokens, delta.step)
         trips.died(self._drift.take_dead())
+        if delta.found is not None:
+            yield [], delta.found
         done = 0
         while done < len(delta.tokens):
             if run := self._observe_run(delta, done, transcript, trips):
@@ -76,8 +83,11 @@ class Observers:
             if (bad := nonfinite_finding(position, token.finite)) is not None:
                 yield [], bad
             transcript.append(token)
-            trips.redecoded(position, token.id)
-            said, finding = self.watch.feed(position, token.id, token.text)
+            trips.redecoded(position, token.id, token)
+            if token.parts is None:
+                said, finding = self.watch.feed(position, token.id, token.text)
+            else:
+                said, finding = self._feed_parts(position, token)
             if finding is None and all(type(each) is Piece for each in said):  # nearly every token of text
                 yield said, None
             else:
@@ -128,10 +138,20 @@ class Observers:
         self.watch, self._judged_calls = self._new_watch(), set()
         self._drift.rewound(mode.codec)
         for position, token in enumerate(kept):
-            said, _ = self.watch.feed(position, token.id, token.text)
+            if token.parts is None:
+                said, _ = self.watch.feed(position, token.id, token.text)
+            else:
+                said, _ = self._feed_parts(position, token)
             yield said
 
+    def _feed_parts(self, position: int, token: Token) -> tuple[list[Said], Finding | None]:
+        assert isinstance(self.watch, PlacedWatch)
+        return self.watch.feed_parts(position, token.id, token.parts or ())
+
     def _new_watch(self) -> Watch:
+        if self._placed:
+            by_bytes = not self._own_ids
+            return PlacedWatch(self._schemas, self._call_chars, self._scripts, self._settings, by_bytes=by_bytes)
         return Watch(self._schemas, self._call_chars, self._starts_thinking, self._scripts, self._settings)
 
 

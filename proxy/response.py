@@ -25,6 +25,7 @@ from detectors.stall import StallDetector, StallSettings, engine_finding
 from detectors.tool_schema import ToolSchemas
 from detectors.watch import ReadCall, Said, first_refused
 from policies.blame import END_OF_TURN
+from policies.ladder import landing
 from policies.modes import DecodeMode
 from policies.notice import notice
 from policies.policy import Continue, Decision, End, Policy, Repair, Rewind, Situation, Start, Wait, decide
@@ -224,6 +225,9 @@ class GuardedResponse:
         mended = None if refused is None else mend_call(refused.body, self._setting.schemas)
         situation = self._situation(finding, mendable=mended is not None)
         decision = decide(finding, situation, self._policy)
+        if isinstance(decision, Rewind) and (rungs := self._setting.backend.capabilities.ladder):
+            # another server goes on, from what the client has got of this one
+            decision = replace(decision, to=self._holdback.undelivered, mode=landing(decision.mode, rungs))
         if isinstance(decision, Rewind) and refused is not None:  # a call is one unit, also when its end was awaited
             decision = replace(decision, to=min(decision.to, max(refused.first, self._holdback.undelivered)))
         lost = self._lost(decision.to, delta) if isinstance(decision, Rewind) else ()
@@ -260,11 +264,16 @@ class GuardedResponse:
             self._rewinds,
             self._holdback.undelivered,
             watch.call_began,
-            can_rewind and self._setting.backend.capabilities.rewinds,
+            can_rewind and self._can_rewind(),
             mendable,
             str(finding.evidence.get("tool", watch.call_name)),
             self._recomputed,
         )
+
+    def _can_rewind(self) -> bool:
+        """From the last of but certain rungs there is no way on."""
+        capabilities = self._setting.backend.capabilities
+        return capabilities.rewinds and (not capabilities.ladder or str(self._mode) != capabilities.ladder[-1])
 
     def _lost(self, to: int, delta: Delta) -> tuple[int, ...]:
         """Ids that a rewind discards, the end of the turn and what was not yet observed among them."""
@@ -281,7 +290,8 @@ class GuardedResponse:
     async def _keep_within(self, context: int) -> None:
         """Leaves a mode where trust in it ends. Nothing is wrong, so nothing is discarded and no rewind is spent."""
         limit = self._limit
-        if limit is None or context + NEXT_STEP <= limit.tokens or not self._setting.backend.capabilities.rewinds:
+        capabilities = self._setting.backend.capabilities
+        if limit is None or context + NEXT_STEP <= limit.tokens or not capabilities.rewinds or capabilities.ladder:
             return
         self._limit = None
         before = self._mode
@@ -339,6 +349,8 @@ class GuardedResponse:
         events = self._holdback.finish(None)
         if end.cause == "engine_fault":
             return [*events, self._fail("internal", f"the engine cannot be trusted: {self._accused.reason}")]
+        if end.cause == "upstream_failed":
+            return [*events, self._fail("upstream", str(self._accused.evidence.get("told", self._accused.reason)))]
         before = "\n\n" if self._holdback.ends_in_text else ""
         events.append(TextDelta(before + notice(self._accused, end)))
         reason: FinishReason = "length" if end.cause == "truncated_call" else "stop"

@@ -34,6 +34,7 @@ from proxy.service import Service
 
 log = structlog.get_logger()
 ENDS = (signal.SIGINT, signal.SIGTERM)
+_LOADS, _ASKS = "loading the model and checking its exactness ...", "asking the lanes what they can do ..."
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 """Addresses to listen on that are none to connect to, and what to connect to instead on the same machine."""
 
@@ -48,7 +49,7 @@ def serve(config: Config, build: Callable[[Config], Backend] = build_backend) ->
 async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
     console = Console(stderr=True, highlight=False)
     try:
-        with console.status("starting the engine (importing torch) ..."):
+        with console.status("starting ..." if config.lanes.configured else "starting the engine (importing torch) ..."):
             backend = await asyncio.to_thread(build, config)
     except BackendError as error:
         raise ConfigProblem(str(error)) from None
@@ -71,7 +72,7 @@ async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
         for number in ENDS:
             asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
         reloads = asyncio.create_task(_reload_on_signal(service), name="reload-policy")
-        with console.status("loading the model and checking its exactness ..."):
+        with console.status(_ASKS if config.lanes.configured else _LOADS):
             await _first(service.settled.wait(), signals.get())
         if service.failure:
             print(f"specguard: {service.failure}", file=sys.stderr)

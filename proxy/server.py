@@ -189,10 +189,14 @@ class Handlers:
             "planted_fault": service.config.plant or None,
             "in_flight": service.in_flight,
         }
+        if capabilities.lanes:
+            body["lanes"] = dict(capabilities.lanes)
         if service.keeper is not None:
             body["trust"] = service.keeper.detail(service.mode)
         if service.canaries is not None:
             body["canary"] = service.canaries.last or None
+        if service.lane_watch is not None:
+            body |= service.lane_watch.plain()
         return _json(body, 503 if reason else 200)
 
     async def metrics(self, http: web.Request) -> web.StreamResponse:
@@ -249,7 +253,12 @@ class Handlers:
     ) -> web.StreamResponse:
         """Guards one response. The first event is awaited before headers are sent, so early failures are statuses."""
         service = self._service
-        request = replace(parsed.request, request_id=http[REQUEST], session=session_key(http.headers, parsed.request))
+        request = replace(
+            parsed.request,
+            request_id=http[REQUEST],
+            session=session_key(http.headers, parsed.request),
+            passed=service.config.lanes.passed(http.headers),
+        )
         self._check_ready()
         transcript = http.headers.get("x-specguard-transcript") == "1"
         encoder = make_encoder(request, request.model, transcript)

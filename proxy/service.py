@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from detectors.drift.memory import DriftMemory
+from policies.ladder import landing
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
@@ -28,6 +29,7 @@ from proxy.conversation import ChatRequest
 from proxy.ending import Ending
 from proxy.errors import RequestError
 from proxy.incidents import IncidentStore, Origin
+from proxy.lanes.watch import LaneWatch
 from proxy.loop_ledger import LoopLedger
 from proxy.metrics import Metrics, Present
 from proxy.policy_source import policy_sha256
@@ -52,8 +54,9 @@ class Service:
 
     shadow: what clean recomputations have shown, of all responses. sinks: everybody who hears of incidents, the store
     first; None = the store alone. keeper: of breakers and trust, None = every mode is used everywhere. replays: of
-    incidents, off the requests' path. overrides: of the policy, for some requests; rewinds: of each session.
-    loops: that were cut in earlier responses. in_flight, served: responses, now and so far.
+    incidents, off the requests' path. lane_watch: where the backend is other people's servers. overrides: of the
+    policy, for some requests; rewinds: of each session. loops: that were cut in earlier responses. in_flight, served:
+    responses, now and so far.
     """
 
     config: Config
@@ -74,6 +77,7 @@ class Service:
     sinks: Sinks | None = None
     keeper: TrustKeeper | None = None
     canaries: Canaries | None = None
+    lane_watch: LaneWatch | None = None
     metrics: Metrics | None = None
     loops: LoopLedger = field(default_factory=LoopLedger)
     replays: AutomaticReplay | None = None
@@ -137,6 +141,8 @@ class Service:
         session = self.session(request, owner, headers)
         if self.canaries is not None:
             await self.canaries.make_way()
+        if self.lane_watch is not None:
+            await self.lane_watch.make_way()
         if self.keeper is None or session.policy.action == "observe":
             return session, ""
 
@@ -148,7 +154,8 @@ class Service:
             log.info("mode.safer", request_id=request.request_id, mode=str(start.mode), reason=start.why)
             if self.metrics is not None:
                 self.metrics.safer_start(session.mode, start.mode)
-        return replace(session, mode=start.mode, limit=start.limit), start.why
+        mode = landing(start.mode, self.backend.capabilities.ladder)
+        return replace(session, mode=mode, limit=start.limit), start.why
 
     async def measure(self) -> None:
         """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was.
@@ -195,7 +202,8 @@ class Service:
                 "model",
             )
         allowed = self.config.decode.per_request
-        mode = asked_mode(request.decoding, self.mode, self.backend.capabilities.modes, allowed)
+        can = self.backend.capabilities
+        mode = asked_mode(request.decoding, self.mode, can.modes, allowed, can.ladder)
         if request.sampling.seed is None and self.config.decode.seed >= 0:
             request = replace(request, sampling=replace(request.sampling, seed=self.config.decode.seed))
         thinking = self.backend.info.opens_thinking

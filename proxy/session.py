@@ -18,6 +18,7 @@ from detectors.drift.memory import DriftMemory
 from detectors.finding import Finding
 from detectors.history_scrub import LoopDigest
 from detectors.settings import DEFAULT, DetectorSettings
+from policies.ladder import landing
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Continue, End, Policy, Start, decide_start
 from policies.trust import Limit
@@ -74,6 +75,8 @@ class GuardedSession:
             starts_thinking=self.starts_thinking,
             shadow=self.shadow,
             exact=self.backend.capabilities.exactness == "bitwise",
+            placed=self.backend.info.tool_format == "json",
+            own_ids=self.backend.capabilities.token_ids,
         )
         setting = Setting(
             self.request,
@@ -109,7 +112,7 @@ class GuardedSession:
             start = decide_start(finding, self.mode, self.policy)
             known.append((finding, start))
             if not isinstance(start, Continue):
-                return known, start.mode if isinstance(start, Start) else self.mode
+                return known, self._landed(start.mode) if isinstance(start, Start) else self.mode
         if self.mode == PLAIN or self.budget is None or (spent := self.budget.exhausted()) is None:
             return known, self.mode
         begun = decide_start(spent, self.mode, self.policy)
@@ -117,4 +120,7 @@ class GuardedSession:
         # One incident tells it; a session may go on for hundreds of requests.
         if isinstance(begun, End) or self.budget.first_telling():
             known.append((spent, begun))
-        return known, begun.mode if isinstance(begun, Start) else self.mode
+        return known, self._landed(begun.mode) if isinstance(begun, Start) else self.mode
+
+    def _landed(self, mode: DecodeMode) -> DecodeMode:
+        return landing(mode, self.backend.capabilities.ladder)

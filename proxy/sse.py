@@ -39,7 +39,7 @@ class ServerEvent(NamedTuple):
 
 class EventReader:
     """Reads what any server sends, by the WHATWG standard. `feed` returns the events that became complete; one that the
-    stream ends in is none."""
+    stream ends in is none. pending: bytes of the one that is not complete; garbled: some of what came was no UTF-8."""
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
@@ -47,6 +47,8 @@ class EventReader:
         self._data: list[str] = []
         self._after_cr = False
         self._first = True
+        self.pending = 0
+        self.garbled = False
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
         if self._after_cr and chunk:  # a line ended at the CR; this may be the second half of its CRLF
@@ -57,11 +59,20 @@ class EventReader:
         self._after_cr = chunk.endswith(b"\r")
         begun, *rest = _LINE_END.split(chunk)
         self._line.append(begun)
+        self.pending += len(begun)
         events: list[ServerEvent] = []
         for piece in rest:
-            self._end_line(b"".join(self._line).decode("utf-8", "replace"), events)
+            self._end_line(self._text(b"".join(self._line)), events)
             self._line = [piece]
+            self.pending += len(piece)
         return events
+
+    def _text(self, line: bytes) -> str:
+        try:
+            return line.decode()
+        except UnicodeDecodeError:
+            self.garbled = True
+            return line.decode("utf-8", "replace")
 
     def _end_line(self, line: str, events: list[ServerEvent]) -> None:
         if self._first:
@@ -69,7 +80,7 @@ class EventReader:
         if not line:
             if self._data:
                 events.append(ServerEvent(self._name or "message", "\n".join(self._data)))
-            self._name, self._data = "", []
+            self._name, self._data, self.pending = "", [], 0
             return
         field, _, value = line.partition(":")  # a comment has an empty field; `id` and `retry` are for reconnecting
         if field == "data":

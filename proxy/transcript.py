@@ -16,7 +16,9 @@ from typing import Any
 
 from policies.modes import DecodeMode
 from proxy.backends.base import Delta, Generation, RewindReport, StepStats, Token
+from proxy.backends.counted import Counted
 from proxy.events import Timings, Usage
+from proxy.spelling import Spelling
 
 RING = 16
 """Steps whose numbers are kept for an incident."""
@@ -191,6 +193,11 @@ class Transcript:
     def append(self, token: Token) -> None:
         self._tokens.append(token)
 
+    def spelt(self, start: int) -> tuple[int, ...]:
+        """What the tokens from `start` on say, and those that do not stand yet."""
+        spelling = Spelling()
+        return tuple(letter for token in (*self._tokens[start:], *self._arriving()) for letter in spelling.spell(token))
+
     def extend(self, tokens: Sequence[Token]) -> None:
         self._tokens += tokens
 
@@ -203,24 +210,31 @@ class Transcript:
         self.totals.decode_ms += report.milliseconds
 
     def usage(self, generation: Generation, reasoning: int) -> Usage:
+        counted = _counted(generation)
         return Usage(
             prompt_tokens=generation.prompt_tokens,
             cached_tokens=generation.cached_tokens,
-            completion_tokens=len(self),
+            completion_tokens=len(self) if counted is None or counted.completion is None else counted.completion,
             reasoning_tokens=reasoning,
             discarded_tokens=self.discarded,
             filtered_tokens=self.totals.filtered,
         )
 
     def timings(self, generation: Generation) -> Timings:
+        counted = _counted(generation) or Counted()
         return Timings(
             prompt_n=generation.prompt_tokens - generation.cached_tokens,
             prompt_ms=generation.prompt_ms,
-            predicted_n=len(self),
+            predicted_n=len(self) if counted.completion is None else counted.completion,
             predicted_ms=self.totals.decode_ms,
-            draft_n=self.totals.drafted,
-            draft_n_accepted=self.totals.accepted,
+            draft_n=self.totals.drafted if counted.drafted is None else counted.drafted,
+            draft_n_accepted=self.totals.accepted if counted.accepted is None else counted.accepted,
         )
+
+
+def _counted(generation: Generation) -> Counted | None:
+    found: Counted | None = getattr(generation, "counted", None)
+    return found
 
 
 def _step(delta: Delta) -> Step:

@@ -20,18 +20,23 @@ from detectors.drift.drafting import DeadDrafter
 from detectors.finding import Finding
 from detectors.history_scrub import LoopDigest
 from detectors.mended_call import MendedCall
-from policies.blame import NOT_FINITE, Blame, BlameVerdict, Culprit
+from policies.blame import END_OF_TURN, NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Decision, End, Repair, Rewind, Situation, Start
-from proxy.backends.base import Backend, Generation, RewindReport
+from proxy.backends.base import Backend, Generation, RewindReport, Token
 from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.incidents import NOWHERE, Action, Closure, Incident, IncidentSink, Origin, Outcome, new_incident_id
+from proxy.lane_blame import LaneBlame
+from proxy.lanes.watch import WatchedBackend
 from proxy.transcript import Transcript
 from proxy.versions import versions
 
 log = structlog.get_logger()
-
+LOOPS = ("loop.", "struct.")
+"""What the acceptance of drafts says something about."""
+_OUTAGES = frozenset({"lane.failed", "lane.empty", "lane.finish"})
+"""Findings about a lane that are not about what it said."""
 _ACTIONS: Mapping[type, Action] = {Start: "start", Rewind: "rewind", Repair: "repair", End: "end"}
 
 
@@ -41,7 +46,7 @@ class _Trip:
     finding: Finding
     outcome: Outcome
     plain: bool
-    blame: Blame | None = None
+    blame: Blame | LaneBlame | None = None
     report: RewindReport | None = None
     verdict: BlameVerdict | None = None
     loop: LoopDigest | None = None
@@ -64,7 +69,8 @@ class Trips:
         self._origin, self._remember = origin, remember
         self._exact = backend.capabilities.exactness == "bitwise"
         self._trips: list[_Trip] = []
-        self._comparing: Blame | None = None
+        self._own_ids = backend.capabilities.token_ids
+        self._comparing: Blame | LaneBlame | None = None
         self._closed = False
 
     @property
@@ -89,33 +95,26 @@ class Trips:
                 return
         trip = _Trip(new_incident_id(), finding, "observed", mode == PLAIN or decision == Start(PLAIN))
         match decision:
-            case Rewind(to, after, rebuild):
-                audited = finding.detector == "drift.audit"
+            case Rewind(to):
                 trip.outcome = "recovered"
-                trip.blame = Blame(
-                    mode,
-                    to,
-                    _compared(finding, to, lost),
-                    began=finding.began,
-                    exact=self._exact,
-                    audited=audited,
-                    proven=_proven(finding),
-                    after=after,
-                    shared=finding.detector == "drift.nonfinite" or (rebuild != "none" and self._is_shared(finding)),
-                )
-                self._comparing = trip.blame
+                self._comparing = trip.blame = self._compare(finding, decision, mode, transcript, lost)
+                if finding.detector in _OUTAGES:  # what was said until then is not what went wrong
+                    trip.blame = self._comparing = None
+                    trip.verdict = _without_comparison(finding, mode, acted=False)
                 trip.loop = _sent_loop(finding, to, transcript)
             case Start():
                 trip.outcome = "recovered"
                 trip.verdict = _without_comparison(finding, mode, acted=False)
             case End() | Repair():
                 trip.outcome = "ended" if isinstance(decision, End) else "recovered"
-                trip.verdict = _without_comparison(finding, mode)
+                trip.verdict = _without_comparison(finding, mode, audited=self._backend.capabilities.audits)
             case _:
                 trip.verdict = _without_comparison(finding, mode, acted=False)
         self._trips.append(trip)
         incident = self._describe(trip, decision, mode, transcript, lost)
         incident = replace(incident, rule=decision.rule, situation=self._stood(situation))
+        if isinstance(self._backend, WatchedBackend) and self._backend.watch and finding.detector.startswith(LOOPS):
+            incident = replace(incident, evidence={**incident.evidence, **self._backend.watch.beside_loop(mode)})
         if mended is not None:
             evidence = {**incident.evidence, "mended": list(mended.mended)}
             incident = replace(incident, evidence=evidence, texts={"before": mended.before, "after": mended.arguments})
@@ -157,9 +156,12 @@ class Trips:
         """Somebody listens to `redecoded`."""
         return self._comparing is not None
 
-    def redecoded(self, position: int, token: int) -> None:
-        """A token was decoded; the last incident with a rewind compares it with what it discarded."""
-        if self._comparing is not None:
+    def redecoded(self, position: int, token: int, said: Token | None = None) -> None:
+        """A token was decoded; the last incident with a rewind compares it with what it discarded. said: the token with
+        its text, None = the turn has ended; it is what counts where the backend knows no ids."""
+        if isinstance(self._comparing, LaneBlame):
+            self._comparing.redecoded(position, token, said)
+        elif self._comparing is not None:
             self._comparing.redecoded(position, token)
 
     def called(self, digest: str) -> None:
@@ -213,6 +215,30 @@ class Trips:
             return {}
         tool = situation.tool if any(situation.tool == tool.name for tool in self._request.tools) else ""
         return {**asdict(situation), "mode": str(situation.mode), "tool": tool}
+
+    def _compare(
+        self, finding: Finding, rewind: Rewind, mode: DecodeMode, transcript: Transcript, lost: tuple[int, ...]
+    ) -> Blame | LaneBlame:
+        """What was discarded with what comes in its place."""
+        shared = finding.detector == "drift.nonfinite" or (rewind.rebuild != "none" and self._is_shared(finding))
+
+        def blame(said: tuple[int, ...]) -> Blame:
+            return Blame(
+                mode,
+                rewind.to,
+                _compared(finding, rewind.to, said),
+                began=finding.began,
+                exact=self._exact,
+                audited=finding.detector == "drift.audit",
+                proven=_proven(finding),
+                after=rewind.mode,
+                shared=shared,
+            )
+
+        if self._backend.info.tool_format != "json":
+            return blame(lost)
+        words = transcript.spelt(rewind.to) + ((END_OF_TURN,) if END_OF_TURN in lost else ())
+        return LaneBlame(blame(words), blame(lost) if self._own_ids else None, rewind.to)
 
     def _is_shared(self, finding: Finding) -> bool:
         """Has a rebuild computed more again than what drafts have touched?"""
@@ -274,7 +300,12 @@ class Trips:
             capabilities=asdict(self._backend.capabilities),
             origin=self._origin,
             versions=versions(),
+            changed=self._changed(mode, after) if rewind is not None else {},
         )
+
+    def _changed(self, before: DecodeMode, after: DecodeMode) -> Mapping[str, Any]:
+        changed = getattr(self._backend, "changed", None)
+        return {} if changed is None else dict(changed(before, after))
 
     def _capture(self, decision: Decision, mode: DecodeMode, transcript: Transcript, lost: tuple[int, ...]) -> Capture:
         """What a sink needs to run the response again; nothing is copied but the response's own tokens."""
@@ -315,16 +346,17 @@ def _proven(finding: Finding) -> Culprit | None:
     return Culprit.KV if finding.evidence.get("check") in PROOFS else None
 
 
-def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True) -> BlameVerdict:
-    """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model."""
+def _without_comparison(finding: Finding, mode: DecodeMode, acted: bool = True, audited: bool = True) -> BlameVerdict:
+    """Who is to blame when nothing was decoded again: an audit convicts, and plain decoding is the model. audited: the
+    engine's steps are; else plain decoding is merely what is least likely to be wrong."""
     if finding.detector == "drift.audit":
         return BlameVerdict(Culprit.SPECULATION, "certain", finding.position, 0, finding.began, (), ())
     if finding.detector == "drift.prefix":
         return BlameVerdict(Culprit.PREFIX, "certain", finding.position, 0, finding.began, (), ())
     if acted and finding.detector == "loop.history":  # plain decoding served the last copies, here or before a restart
         return BlameVerdict(Culprit.MODEL, "likely", None, 0, finding.began, (), ())
-    if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.", "tool.held")):
-        return BlameVerdict(Culprit.MODEL, "certain", None, 0, finding.began, (), ())
+    if acted and mode == PLAIN and not finding.detector.startswith(("drift.", "stall.", "tool.held", "lane.")):
+        return BlameVerdict(Culprit.MODEL, "certain" if audited else "likely", None, 0, finding.began, (), ())
     return BlameVerdict(Culprit.UNKNOWN, "none", None, 0, finding.began, (), ())
 
 

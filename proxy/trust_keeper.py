@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from policies.accusation import Accusation, accuse
+from policies.accusation import CERTAIN, Accusation, Axis, accuse
 from policies.breaker import Breaker, BreakerSettings, Key, Record, Trip, bucket_name, bucket_of
 from policies.modes import DecodeMode
 from policies.qualification import Qualification
@@ -127,6 +127,16 @@ class TrustKeeper:
         """A replay has found out more than the response did: its verdict replaces the other one."""
         if (entry := self._incidents.pop(judgement.id, None)) is not None and judgement.certainty != "none":
             self._weigh(entry, str(judgement.culprit), judgement.certainty)
+
+    def distrust(self, mode: str, context: int, cause: str, axis: Axis, cool_down: bool = False) -> None:
+        """Takes a mode out of service at a context for a reason that is no incident, such as a known-bad pair."""
+        served, now = self.trust.served, self._now()
+        key = Key(served.fingerprint, mode, bucket_of(context), served.tool_format)
+        with self._lock:
+            opened = self._breaker.distrust(key, Trip(cause, now, context, Accusation(axis, CERTAIN)), now, cool_down)
+        if opened:
+            self._save()
+            log.warning("breaker.opened", key=str(key), accused=axis, cause=cause)
 
     @property
     def records(self) -> dict[Key, Record]:

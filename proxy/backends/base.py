@@ -7,9 +7,12 @@ the device within one step, and a rewind never races with a step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from detectors.finding import Finding
+from detectors.parts import Part
 from policies.modes import DecodeMode
 from proxy.conversation import ChatRequest, Message, Tool
 
@@ -119,6 +122,7 @@ class Token:
     None where the backend cannot tell. drawn: None also where nothing is drawn (greedy) or a constraint may
     have chosen. The others are the model's own, before penalties, biases and filters.
     data (exact bytes) and top (the likeliest tokens, best first) are there if the request asks for `logprobs`.
+    parts: what it says by channel, where an upstream has told the channels apart; None = the text says it itself.
     """
 
     id: int
@@ -131,6 +135,7 @@ class Token:
     data: bytes = b""
     top: tuple[Alternative, ...] = ()
     drawn: Drawn | None = None
+    parts: tuple[Part, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +230,7 @@ class Delta:
     """Tokens committed by one step. position: index of the first of them among the response's generated tokens.
 
     end: set on the last delta. The end-of-turn token never appears among `tokens`.
-    tail: text that only the end releases, after that of all tokens.
+    tail: text that only the end releases, after that of all tokens. found: what the backend itself has found wrong.
     """
 
     position: int
@@ -234,6 +239,7 @@ class Delta:
     end: EndReason | None = None
     stop_sequence: str | None = None
     tail: str = ""
+    found: Finding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +259,8 @@ class RewindReport:
 class Capabilities:
     """What a backend can tell and do; shown by `/ready` and stored in every incident.
 
-    constraints: it can enforce a request's demands while decoding.
+    constraints: it can enforce a request's demands while decoding. ladder: the only modes that a response can go on
+    in, the safest last; empty = any. lanes: of the servers behind it, what each can tell and do.
     """
 
     rewinds: bool
@@ -263,19 +270,22 @@ class Capabilities:
     exactness: Literal["bitwise", "distribution", "unknown"]
     modes: tuple[str, ...] = ()
     constraints: bool = False
+    ladder: tuple[str, ...] = ()
+    lanes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """fingerprint: hash over weights and configuration; context_window in tokens.
 
+    tool_format: `json`: calls come as numbered pieces, see `Token.parts`.
     opens_thinking: the chat template ends a prompt inside `<think>`, so a response begins with thinking.
     """
 
     id: str
     fingerprint: str
     context_window: int
-    tool_format: Literal["qwen_xml"] = "qwen_xml"
+    tool_format: Literal["qwen_xml", "json"] = "qwen_xml"
     opens_thinking: bool = False
     details: dict[str, str] = field(default_factory=dict)
 
@@ -292,7 +302,8 @@ class Load:
 class Generation(Protocol):
     """One response in the making. Single consumer; `close` is idempotent and safe at any time.
 
-    prompt_ids: the rendered prompt; empty where the backend cannot tell.
+    prompt_ids: the rendered prompt; empty where the backend cannot tell. A generation whose tokens are not the model's
+    own may have `counted`, too: see `proxy.backends.counted`.
     """
 
     prompt_ids: tuple[int, ...]

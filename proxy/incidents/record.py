@@ -44,7 +44,8 @@ class Incident:
     tool: of the call at fault, "" if it is none or names no declared tool. steps: the last steps up to the trip, see
     `proxy.transcript.Step`. texts: what the model and the guard wrote. versions: specguard, python, torch.
     evidence, texts: as found; a store keeps of them what it may. rule: that was followed, "" = none; situation:
-    `policies.policy.Situation` that it was decided in, empty before the first token.
+    `policies.policy.Situation` that it was decided in, empty before the first token. changed: what else is different
+    where it goes on, of a backend with lanes: the lane, the salt of the cache, the grammar.
     """
 
     id: str
@@ -82,6 +83,7 @@ class Incident:
     versions: Mapping[str, str] = field(default_factory=dict)
     rule: str = ""
     situation: Mapping[str, Any] = field(default_factory=dict)
+    changed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ from typing import Any, Literal
 Kind = Literal["opened", "closed", "judged", "died"]
 
 WITHHELD = "withheld"
-_WORDS = frozenset("keyword schema_path missing exactness mended scripts codec bucket mode side check compared".split())
+_WORDS = frozenset(
+    "keyword schema_path missing exactness mended scripts codec bucket mode side check compared lane failure".split()
+)
 """Evidence that is no number and still none of the model's text: our words, and those of a declared schema."""
 _IDS = frozenset({"token", "id", "ids"})
 _AXIS = frozenset({"axis", "mode", "name", "prefix", "reason"})

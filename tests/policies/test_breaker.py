@@ -359,3 +359,18 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
+
+
+def test_distrust_opens_without_a_trip_and_only_once() -> None:
+    breaker = Breaker(BreakerSettings(cool_down_s=60))
+    key = Key("f", "mtp/full", 1, "qwen_xml")
+    cause = Trip("known-bad:x", 5.0, 4000, Accusation("speculation", CERTAIN))
+    assert breaker.distrust(key, cause, 5.0)
+    assert breaker.due("f", "qwen_xml", 5.0) == key  # a canary may look at once
+    assert not breaker.distrust(key, cause, 6.0) and breaker.records[key].openings == 1
+    assert breaker.blocking("f", "mtp/full", 9000, "qwen_xml") and not breaker.blocking("f", "mtp/full", 9, "qwen_xml")
+    other = Key("f", "ngram/full", 0, "qwen_xml")
+    assert breaker.distrust(other, cause, 5.0, cool_down=True)
+    breaker.begin(key, 5.0)
+    breaker.passed(key, 5.0)
+    assert breaker.due("f", "qwen_xml", 64.0) is None and breaker.due("f", "qwen_xml", 65.0) == other

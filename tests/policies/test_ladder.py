@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.ladder import is_safer, safer
+from policies.ladder import is_safer, landing, safer
 from policies.modes import CODECS, DRAFTERS, PLAIN, DecodeMode
 from policies.rules import Accused
 
@@ -50,3 +50,16 @@ def test_safer_has_a_direction(one: DecodeMode, other: DecodeMode) -> None:
 def test_another_drafter_or_codec_is_not_safer() -> None:
     assert not is_safer(DecodeMode("ngram"), DecodeMode("mtp"))
     assert not is_safer(DecodeMode("none", "k8v8"), DecodeMode("none", "k4v4"))
+
+
+@pytest.mark.parametrize(
+    ("rungs", "wanted", "landed"),
+    [
+        ((), "none/k4v4", "none/k4v4"),
+        (("mtp/k4v4", "plain"), "mtp/k4v4", "mtp/k4v4"),
+        (("mtp/k4v4", "plain"), "none/k4v4", "plain"),
+        (("mtp/k8v8", "none/k8v8"), "plain", "none/k8v8"),
+    ],
+)
+def test_of_certain_rungs_the_safest_is_taken(rungs: tuple[str, ...], wanted: str, landed: str) -> None:
+    assert landing(DecodeMode.parse(wanted), rungs) == DecodeMode.parse(landed)

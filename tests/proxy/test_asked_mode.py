@@ -56,3 +56,11 @@ def test_a_server_may_keep_the_choice_to_itself() -> None:
         with pytest.raises(RequestError, match=param) as caught:
             asked_mode(asked, SERVER, MODES, allowed=False)
         assert caught.value.kind == "forbidden"
+
+
+def test_lanes_switch_drafts_off_by_taking_the_plain_one() -> None:
+    fast, ladder = DecodeMode("mtp", "k4v4"), ("mtp/k4v4", "plain")
+    assert asked_mode(Decoding("none"), fast, ladder, ladder=ladder) == PLAIN
+    assert asked_mode(Decoding(), fast, ladder, ladder=ladder) == fast
+    with pytest.raises(RequestError, match="kv"):
+        asked_mode(Decoding("none", "k8v8"), fast, ladder, ladder=ladder)

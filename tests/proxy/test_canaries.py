@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from detectors.finding import Finding, Grade
 from policies.breaker import Breaker, BreakerSettings, Key
 from policies.modes import DecodeMode
 from policies.trust import Served
@@ -408,3 +409,68 @@ async def test_a_reset_of_another_mode_lets_a_canary_end(keeper: TrustKeeper) ->
 async def test_none_are_run_where_they_are_switched_off(keeper: TrustKeeper) -> None:
     tripped(keeper)
     await made(keeper, Engine(), most_tokens=0).run()
+
+
+class Checks:
+    """Of lanes: one is `sound`, the other one may be poisoned, and hits are told or not."""
+
+    def __init__(self, sound: str = "plain", why: str = "", tells: bool = True) -> None:
+        self.sound, self.why, self.tells = DecodeMode.parse(sound), why, tells
+
+    def tells_hits(self, mode: DecodeMode) -> bool:
+        return self.tells
+
+    async def unsound(self, mode: DecodeMode) -> str:
+        return self.why
+
+
+@pytest.mark.parametrize("sound", ["plain", "none/k8v8"])
+@pytest.mark.parametrize("mode", ["mtp/full", "mtp+ngram/k4v4", "none/k4v4"])
+async def test_a_lane_is_held_against_the_plain_one_whatever_both_are(
+    keeper: TrustKeeper, mode: str, sound: str
+) -> None:
+    for broken, outcome in (({}, "passed"), ({mode: "no"}, "failed"), ({sound: "dunno"}, "gave_up")):
+        engine = Engine(broken)
+        looking = made(keeper, engine)
+        looking.checks = Checks(sound)
+        assert (await looking.judge(Key("f00d", mode, 0, "qwen_xml"), 600))[0] == outcome
+        assert {each for _, each in engine.asked} == {mode, sound}
+
+
+async def test_a_poisoned_lane_is_asked_nothing(keeper: TrustKeeper) -> None:
+    engine = Engine()
+    looking = made(keeper, engine)
+    looking.checks = Checks(why="it says one token")
+    assert await looking.judge(Key("f00d", "mtp/full", 0, "qwen_xml"), 600) == ("failed", "it says one token")
+    looking.checks = Checks(sound="mtp/full")
+    outcome, why = await looking.judge(Key("f00d", "mtp/full", 0, "qwen_xml"), 600)
+    assert (outcome, engine.asked) == ("gave_up", []) and "nothing sounder" in why
+
+
+async def test_hits_that_are_not_told_are_not_asked_for_and_not_claimed(keeper: TrustKeeper) -> None:
+    looking = made(keeper, Engine(forgets=True))
+    for tells, outcome in ((True, "gave_up"), (False, "passed")):
+        looking.checks = Checks(tells=tells)
+        found, why = await looking.judge(Key("f00d", "mtp/full", 0, "qwen_xml"), 600)
+        assert found == outcome and ("proves nothing about that cache" in why) == (not tells)
+
+
+async def test_a_lane_that_tells_of_a_failure_has_failed(keeper: TrustKeeper) -> None:
+    class Failing(Engine):
+        async def generate(self, request: ChatRequest, mode: DecodeMode) -> ScriptedGeneration:
+            generation = await super().generate(request, mode)
+            if mode.speculates:
+                step = generation.next
+
+                async def failed() -> Delta | None:
+                    delta = await step()
+                    found = Finding("lane.failed", Grade.FALLBACK, "engine", 0, 0, "the lane failed")
+                    return None if delta is None else replace(delta, found=found)
+
+                generation.next = failed  # type: ignore[method-assign]
+            return generation
+
+    looking = made(keeper, Failing())
+    looking.checks = Checks()
+    outcome, why = await looking.judge(Key("f00d", "mtp/full", 0, "qwen_xml"), 600)
+    assert outcome == "failed" and "the lane failed" in why

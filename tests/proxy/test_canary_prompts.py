@@ -7,12 +7,14 @@ from itertools import takewhile
 
 import pytest
 
-from proxy.canary_prompts import ANSWER_TOKENS, TOOL, canaries, read_answer
+from detectors.parts import Part
+from proxy.backends.base import EndReason
+from proxy.canary_prompts import ANSWER_TOKENS, TOOL, Answered, Spoken, canaries, read_answer
 from tests.proxy.scripted import call_text, cut, token_id
 
 
-def answer(text: str) -> list[tuple[int, str]]:
-    return [(token_id(piece), piece) for piece in cut(text)]
+def answer(text: str) -> Answered:
+    return [Spoken(token_id(piece), piece) for piece in cut(text)], "length"
 
 
 def code_of(sentences: int, seed: int) -> str:
@@ -92,3 +94,22 @@ def test_what_is_only_thought_is_no_answer() -> None:
     assert passes("needle", f"Let me see.</think>{CODE}", thinking=True)
     text, calls = read_answer(answer(f"hm</think>yes {call_text(TOOL.name, code='1234')}"), True)
     assert text.strip() == "yes" and calls[0].arguments == '{"code":"1234"}'
+
+
+def placed(*said: Part, end: EndReason = "stop") -> Answered:
+    return [Spoken(number, part.text, (part,)) for number, part in enumerate(said)], end
+
+
+def test_answers_whose_channels_others_have_told_apart() -> None:
+    canary = {each.name: each for each in canaries(5, 3, "m")}
+    call = (Part("call", '{"code": ', 0, "open_depot"), Part("call", f'"{CODE}"}}'))
+    checks = {name: each.check for name, each in canary.items() if each.check is not None}
+    assert checks["call"](placed(*call))
+    assert checks["call"](placed(Part("thinking", "a call?"), *call))
+    assert not checks["call"](placed(call[0])) and not checks["call"](placed(*call, end="length"))
+    assert not checks["call"](placed(Part("call", f'{{"code": "{WRONG}"}}', 0, "open_depot")))
+    assert not checks["call"](placed(Part("call", f'{{"code=": "{CODE}"}}', 0, "open_depot")))
+    assert checks["needle"](placed(Part("text", f"It is {CODE}.")))
+    assert not checks["needle"](placed(Part("thinking", f"It is {CODE}.")))
+    assert checks["json"](placed(Part("text", f'{{"code": "{CODE}"}}'))) and not checks["json"](placed(Part("text")))
+    assert canaries(1, 3, "m", tokens=77)[0].request.max_tokens == 77

@@ -26,6 +26,7 @@ def test_statuses_of_both_apis() -> None:
         "busy": (429, 529),
         "shutting_down": (503, 529),
         "overloaded": (503, 529),
+        "upstream": (502, 502),
         "internal": (500, 500),
     }
 
@@ -53,7 +54,7 @@ def test_anthropic_shape() -> None:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_only_what_passes_by_is_worth_a_retry(kind: str) -> None:
     advice = headers(RequestError(kind, ""))
-    if kind in ("overloaded", "busy", "shutting_down", "body_timeout"):
+    if kind in ("overloaded", "busy", "shutting_down", "body_timeout", "upstream"):
         assert advice == {"x-should-retry": "true", "retry-after": "2", "retry-after-ms": "2000"}
     else:
         assert advice == {"x-should-retry": "false"}

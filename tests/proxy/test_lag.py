@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detectors.finding import Finding, Grade
+from detectors.parts import Part
 from policies.modes import PLAIN
 from proxy.backends.base import Audit, CacheFault, CacheHealth, Delta, Shadow, StepStats, Token
 from proxy.lag import LAG_MS, Lag
@@ -60,6 +62,8 @@ def test_steps_do_not_wait_for_one_that_comes_late() -> None:
         step(shadow=Shadow(3, True, True, 0.0)),
         step(cache=CacheHealth((CacheFault("seal", 0, "keys", 3, 1.0, 0.0),), 8, None, None, None)),
         replace(step(), end="length"),
+        replace(step(), tokens=(), found=Finding("lane.failed", Grade.FALLBACK, "engine", 0, 0, "died")),
+        replace(step(), tokens=(Token(1, "a", parts=(Part("call", "a"),)),)),
         replace(step(), tokens=(Token(1, "a"), Token(2, "b", finite=False))),
     ],
 )

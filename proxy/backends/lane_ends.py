@@ -1,0 +1,86 @@
+"""How a lane's response ends: the finish reasons of servers, their failures, and what both mean here.
+
+Must not: take an end that nobody knows for a normal one in silence.
+Invariant: every failure of a lane is either a finding, while there may be another lane, or a BackendError whose kind
+says what a client should do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from detectors.finding import Finding, Grade
+from proxy.backends.base import BackendError, BadPrompt, ContextTooLong, EndReason, Overloaded
+from proxy.lanes.chunks import Chunk
+from proxy.lanes.upstream import UpstreamError
+
+_STOP = frozenset({"stop", "tool_calls", "function_call", "eos", "eos_token", "end_turn", "tool_use", "stop_sequence"})
+_LENGTH = frozenset({"length", "max_tokens", "max_length", "model_length"})
+_BROKEN = frozenset({"abort", "error", "cancelled", "timeout"})
+_NUMBERS = re.compile(r"\d{1,10}")
+_LIMIT = re.compile(r"(?:context (?:length|window|size)|n_ctx)\D{0,24}(\d{1,10})", re.IGNORECASE)
+
+
+class LaneFailed(BackendError):
+    """No lane can go on."""
+
+    kind = "upstream"
+
+
+def end_of(chunk: Chunk, stops: Collection[str]) -> tuple[EndReason, str | None]:
+    """Of a chunk with a finish reason, and the client's stop string that ended it."""
+    if chunk.finish in _LENGTH:
+        return "length", None
+    if chunk.stop is not None and chunk.stop in stops:
+        return "stop_sequence", chunk.stop
+    return "stop", None
+
+
+def odd_end(chunk: Chunk, lane: str, position: int) -> Finding | None:
+    """What is wrong with a finish reason."""
+    if chunk.finish in _STOP or chunk.finish in _LENGTH:
+        return None
+    if chunk.finish == "repetition":
+        evidence = {"lane": lane, "told": "the server stopped a repetition"}
+        return Finding(
+            "lane.repetition", Grade.FALLBACK, "engine", position, position, "the server saw a loop", evidence
+        )
+    if chunk.finish in _BROKEN:
+        told = f"the {lane} lane gave the response up ({chunk.finish})"
+        return failure(told, lane, "aborted", position)
+    evidence = {"lane": lane, "told": f"the {lane} lane ended with a reason that is unknown"}
+    return Finding("lane.finish", Grade.FALLBACK, "engine", position, position, "unknown finish reason", evidence)
+
+
+def empty(lane: str, position: int) -> Finding:
+    """A response that says nothing but thinking."""
+    evidence = {"lane": lane, "told": f"the {lane} lane ended without a word"}
+    return Finding("lane.empty", Grade.FALLBACK, "engine", position, 0, "nothing was said", evidence)
+
+
+def failure(told: str, lane: str, kind: str, position: int) -> Finding:
+    """A lane has failed. told: for the client, if there is no other lane. kind: as `proxy.lanes.upstream.Failure`."""
+    evidence = {"lane": lane, "failure": kind, "told": told}
+    return Finding("lane.failed", Grade.FALLBACK, "engine", position, position, f"the lane failed: {kind}", evidence)
+
+
+def as_backend_error(error: UpstreamError) -> BackendError:
+    """For a client, before anything was sent or where no other lane is left."""
+    if error.failure == "refused":
+        if error.status in (400, 413, 422) and (found := _overflow(str(error))) is not None:
+            return found
+        if error.status in (400, 422):
+            return BadPrompt(str(error))
+    if error.status in (429, 503):
+        return Overloaded(str(error))
+    return LaneFailed(str(error))
+
+
+def _overflow(told: str) -> ContextTooLong | None:
+    """A prompt that does not fit, in the words of vLLM, SGLang or llama.cpp: the two numbers make clients compact."""
+    limit = _LIMIT.search(told)
+    if limit is None:
+        return None
+    most = max(int(number) for number in _NUMBERS.findall(told))
+    return ContextTooLong(max(most, int(limit[1]) + 1), int(limit[1]))

@@ -1,0 +1,97 @@
+"""Ends and failures of lanes: what is normal, what is a finding, and what a client is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from detectors.finding import Grade
+from proxy.backends.base import ContextTooLong
+from proxy.backends.lane_ends import as_backend_error, empty, end_of, failure, odd_end
+from proxy.lanes.chunks import Chunk
+from proxy.lanes.upstream import Failure, UpstreamError
+
+
+@pytest.mark.parametrize(
+    ("finish", "stop", "end"),
+    [
+        ("stop", None, ("stop", None)),
+        ("tool_calls", None, ("stop", None)),
+        ("eos_token", None, ("stop", None)),
+        ("length", None, ("length", None)),
+        ("max_tokens", "END", ("length", None)),
+        ("stop", "END", ("stop_sequence", "END")),
+        ("stop", "other", ("stop", None)),
+        ("warp", None, ("stop", None)),
+    ],
+)
+def test_ends(finish: str, stop: str | None, end: tuple[str, str | None]) -> None:
+    assert end_of(Chunk(finish=finish, stop=stop), ("END",)) == end
+
+
+@pytest.mark.parametrize(
+    ("finish", "detector"),
+    [
+        ("stop", None),
+        ("length", None),
+        ("function_call", None),
+        ("repetition", "lane.repetition"),
+        ("abort", "lane.failed"),
+        ("error", "lane.failed"),
+        ("content_filter", "lane.finish"),
+        ("warp", "lane.finish"),
+    ],
+)
+def test_odd_ends(finish: str, detector: str | None) -> None:
+    found = odd_end(Chunk(finish=finish), "fast", 9)
+    assert (found and found.detector) == detector
+    if found is not None:
+        assert (found.grade, found.position, found.evidence["lane"]) == (Grade.FALLBACK, 9, "fast")
+        assert "warp" not in found.reason
+
+
+def test_findings_of_a_lane() -> None:
+    found = failure("the fast lane broke off", "fast", "died", 4)
+    assert (found.detector, found.reason, found.evidence["told"]) == (
+        "lane.failed", "the lane failed: died", "the fast lane broke off",
+    )  # fmt: skip
+    assert (empty("fast", 4).detector, empty("fast", 4).began) == ("lane.empty", 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "expected"),
+    [
+        ("unreachable", None, "upstream"),
+        ("died", None, "upstream"),
+        ("unavailable", 500, "upstream"),
+        ("unavailable", 503, "overloaded"),
+        ("unavailable", 429, "overloaded"),
+        ("refused", 400, "invalid_request"),
+        ("refused", 422, "invalid_request"),
+        ("refused", 401, "upstream"),
+        ("refused", 404, "upstream"),
+    ],
+)
+def test_what_a_client_should_do(kind: Failure, status: int | None, expected: str) -> None:
+    error = as_backend_error(UpstreamError(kind, "the fast lane answers: so", status))
+    assert (error.kind, str(error)) == (expected, "the fast lane answers: so")
+
+
+@pytest.mark.parametrize(
+    ("told", "tokens", "limit"),
+    [
+        ("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4900 in the "
+         "messages, 100 in the completion).", 5000, 4096),
+        ("request (9000 tokens) exceeds the available context size (8192 tokens), try increasing it", 9000, 8192),
+        ("The input (70000 tokens) is longer than the model's context length (65536 tokens).", 70000, 65536),
+        ("the prompt exceeds the context window of 2048", 2049, 2048),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_is_too_long_is_told_with_its_numbers(told: str, tokens: int, limit: int) -> None:
+    error = as_backend_error(UpstreamError("refused", f"the fast lane answers with status 400: {told}", 400))
+    assert isinstance(error, ContextTooLong)
+    assert (error.tokens, error.limit) == (tokens, limit)
+
+
+def test_other_refusals_with_numbers_are_none() -> None:
+    error = as_backend_error(UpstreamError("refused", "the fast lane answers with status 400: top_k 5000 of 40", 400))
+    assert not isinstance(error, ContextTooLong)

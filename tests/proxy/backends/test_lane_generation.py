@@ -1,0 +1,228 @@
+"""Falling back from one lane to another inside a response: what is asked again, what is continued, what is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.proxy.lanes.pool import known, pool, two_lanes
+from tests.proxy.lanes.told import APIS, body, told
+from tests.proxy.live import CHAT, MESSAGES, RESPONSES
+from tests.upstreams.all_defects import DEFECTS
+from tests.upstreams.dialects import KINDS, Kind
+from tests.upstreams.lanes import Asked, Lane
+from tests.upstreams.replies import Call, Reply, Text, Thinking
+
+LS, BAD = Call("ls", {"path": "src"}), Call("ls", {"pth": "src"})
+GOOD = ("ls", {"path": "src"})
+
+
+def lanes(kind: Kind, *parts: Any, sound: tuple[Any, ...] | None = None, **options: Any) -> Any:
+    plain = parts if sound is None else sound
+    return two_lanes(kind, Lane(Reply(parts), width=4, speculation="mtp"), Lane(Reply(plain)), **options)
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_where_nothing_was_delivered_it_begins_anew(kind: Kind, api: str) -> None:
+    upstream = lanes(kind, BAD, sound=(LS,))
+    async with pool(upstream) as running:
+        got = told(api, *await running.post(api, body(api)))
+        assert (got.calls, got.text, got.error) == ([GOOD], "", "")
+        (fast,), (plain,) = upstream.of("fast"), upstream.of("plain")
+        assert plain.body["messages"] == fast.body["messages"]
+        assert await fast.end() in ("left", "finished")
+        assert ("cache_salt" in plain.body) == (kind in ("vllm", "sglang"))
+        assert "cache_salt" not in fast.body
+        (record,) = await running.incidents()
+        assert (record.opened["detector"], record.opened["action"], record.state) == (
+            "tool.schema",
+            "rewind",
+            "recovered",
+        )
+        assert (record.opened["mode_before"], record.opened["mode_after"]) == ("mtp/full", "plain")
+        changed = record.opened["changed"]
+        assert changed["lane"] == ["fast", "plain"]
+        assert changed["cache_salt"] == ("none" if kind == "openai" else "fresh")
+        assert (record.culprit, record.certainty) == ("speculation", "likely")
+
+
+async def test_the_stream_that_is_left_is_closed_before_the_other_goes_on() -> None:
+    """Else a loop runs on to its limit, and the plain lane shares the device with it."""
+
+    async def pace() -> None:
+        if upstream.of("plain"):  # nobody gets a word more until the fast lane is free
+            await asyncio.wait_for(upstream.of("fast")[0].settled.wait(), 10)
+        await asyncio.sleep(0)
+
+    endless = Lane(Reply((BAD, Text("word " * 4000))), width=4)
+    upstream = two_lanes("vllm", endless, Lane(Reply((LS,))), pace=pace)
+    async with pool(upstream) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        assert (got.calls, got.error) == ([GOOD], "")
+        assert upstream.of("fast")[0].outcome == "left"
+
+
+async def test_two_fall_backs_draw_two_salts() -> None:
+    upstream = lanes("vllm", BAD, sound=(LS,))
+    async with pool(upstream, lanes={"cache_salt": "ours"}) as running:
+        for _ in range(2):
+            await running.post(CHAT, body(CHAT))
+    salts = [seen.body["cache_salt"] for seen in upstream.of("plain")]
+    assert len({*salts, "ours"}) == 3
+    assert {seen.body["cache_salt"] for seen in upstream.of("fast")} == {"ours"}
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp"])
+async def test_delivered_text_is_continued_and_not_repeated(kind: Kind, api: str) -> None:
+    upstream = lanes(kind, Text("I list it.\n"), BAD, sound=(Text("I list it.\n"), Text("Now.\n"), LS))
+    async with pool(upstream) as running:
+        got = told(api, *await running.post(api, body(api)))
+        assert (got.text, got.calls, got.error) == ("I list it.\nNow.\n", [GOOD], "")
+        (plain,) = upstream.of("plain")
+        assert plain.body["messages"][-1] == {"role": "assistant", "content": "I list it."}
+        (record,) = await running.incidents()
+        assert record.state == "recovered"
+
+
+async def test_thinking_that_was_delivered_is_thought_anew() -> None:
+    said = (Thinking("I look.\n"), BAD)
+    upstream = lanes("vllm", *said, sound=(Thinking("I see.\n"), LS))
+    async with pool(upstream) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        assert (got.thinking, got.calls) == ("I look.\nI see.\n", [GOOD])
+        assert upstream.of("plain")[0].body["messages"] == upstream.of("fast")[0].body["messages"]
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_lane_that_cannot_continue_a_text_ends_it_with_the_apis_error(api: str) -> None:
+    upstream = lanes("vllm", Text("I list it.\n"), BAD, sound=(Text("I list it.\n"), LS))
+    async with pool(upstream, known("vllm", prefill=False)) as running:
+        got = told(api, *await running.post(api, body(api)))
+        assert (got.calls, got.text) == ([], "I list it.\n")
+        assert "cannot continue a text" in got.error
+        assert upstream.of("plain") == []
+        assert await upstream.of("fast")[0].end() in ("left", "finished")
+        (record,) = await running.incidents()
+        assert record.state == "ended"
+
+
+async def test_behind_a_call_that_was_sent_nothing_is_asked_again() -> None:
+    upstream = lanes("vllm", Text("Both.\n"), LS, BAD, sound=(Text("Both.\n"), LS, LS))
+    async with pool(upstream) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        assert (got.calls, got.end, got.error) == ([GOOD], "tool_calls", "")
+        assert upstream.of("plain") == []
+        (record,) = await running.incidents()
+        assert record.state == "ended"
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_client_that_leaves_ends_the_stream_of_its_lane(api: str) -> None:
+    endless = Lane(lambda asked: Reply((Text("word " * 40 + "and " * 3),), "stop"), width=1)
+    waits = asyncio.Event()
+
+    async def pace() -> None:
+        await asyncio.wait_for(waits.wait(), 30) if upstream.chats and upstream.chats[0].frames > 20 else None
+        await asyncio.sleep(0)
+
+    upstream = two_lanes("vllm", endless, pace=pace)
+    async with pool(upstream) as running:
+        async with running.http.post(running.base + api, json=body(api)) as response:
+            await response.content.readany()
+        assert await upstream.chats[0].end() == "left"
+
+
+async def test_usage_counts_what_was_delivered() -> None:
+    sound = (Text("I list it.\n"), LS)
+    async with pool(lanes("vllm", Text("I list it.\n"), BAD, sound=sound)) as running:
+        healed = told(CHAT, *await running.post(CHAT, body(CHAT)))
+    async with pool(lanes("vllm", *sound)) as running:
+        clean = told(CHAT, *await running.post(CHAT, body(CHAT)))
+    assert healed.output_tokens is not None
+    assert clean.output_tokens is not None
+    # which of a chunk's tokens says what is a guess
+    assert clean.output_tokens <= healed.output_tokens <= clean.output_tokens + 4
+
+
+async def test_the_usage_of_a_server_without_ids_is_its_own_count() -> None:
+    upstream = lanes("llamacpp", Text("unbelievably "), LS)
+    async with pool(upstream) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        direct = upstream.counters["fast"].generated
+    assert got.output_tokens == direct + 1  # the end of the turn
+
+
+async def test_a_limit_of_tokens_is_what_is_left_of_it() -> None:
+    upstream = lanes("vllm", Text("I list it.\n"), BAD, sound=(Text("I list it.\n"), LS))
+    async with pool(upstream) as running:
+        await running.post(CHAT, body(CHAT, max_tokens=200))
+    (fast,), (plain,) = upstream.of("fast"), upstream.of("plain")
+    assert fast.body["max_tokens"] == 200
+    assert 180 < plain.body["max_tokens"] < 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_lane_that_ignores_the_limit_is_ended_at_it(kind: Kind) -> None:
+    """At eight times as many pieces of text where the server tells no ids: nobody knows how long its tokens are."""
+    upstream = two_lanes(kind, DEFECTS["stream_without_end"].lane())
+    async with pool(upstream) as running:
+        async with asyncio.timeout(60):
+            got = told(CHAT, *await running.post(CHAT, body(CHAT, max_tokens=100)))
+        assert (got.end, got.error) == ("length", "")
+        assert len(got.text.split()) <= (200 if kind in ("vllm", "sglang") else 2_000)
+        assert await upstream.chats[0].end() == "left"
+
+
+async def test_a_demanded_form_cannot_be_continued() -> None:
+    upstream = lanes("vllm", Text("<tool_call>\n"), sound=(Text("{}"),))
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    async with pool(upstream) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT, response_format=form)))
+        assert got.error == ""  # nothing was sent yet
+        assert upstream.of("plain")[0].body["response_format"]["type"] == "json_schema"
+    upstream = lanes("vllm", Text("well well well well well <tool_call>\n"), sound=(Text("{}"),))
+    async with pool(upstream) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT, response_format=form)))
+        assert "demanded form" in got.error
+
+
+async def test_a_long_chunk_is_many_steps() -> None:
+    text = "word " * 2000
+    upstream = two_lanes("openai", Lane(lambda asked: Reply((Text("a "), LS)), width=1))
+    async with pool(upstream) as running:
+        backend = running.service.backend
+        before = backend.load.steps  # type: ignore[attr-defined]
+        upstream.lanes["fast"] = Lane(Reply((Text(text[:200]),)), width=500)
+        got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        assert got.text == text[:200]
+        assert backend.load.steps > before  # type: ignore[attr-defined]
+        assert backend.load.running == 0  # type: ignore[attr-defined]
+
+
+async def test_the_plain_lane_fails_too() -> None:
+    def dies(asked: Asked) -> Reply:
+        return Reply((Text("so far"),), "abort")
+
+    upstream = two_lanes("vllm", Lane(dies), Lane(dies))
+    async with pool(upstream) as running:
+        for api in (CHAT, RESPONSES, MESSAGES):
+            got = told(api, *await running.post(api, body(api)))
+            assert "gave the response up" in got.error
+            assert (got.text.count("so"), got.calls) == (1, [])
+        records = await running.incidents()
+    assert {record.opened["detector"] for record in records} == {"lane.failed"}
+    assert {record.culprit for record in records} == {"unknown"}
+
+
+async def test_an_observer_delivers_what_the_lane_says() -> None:
+    upstream = lanes("vllm", Text("so "), BAD, sound=(LS,))
+    async with pool(upstream, guard={"action": "observe"}) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        assert got.calls == [("ls", {"pth": "src"})]
+        assert upstream.of("plain") == []
+        (record,) = await running.incidents()
+        assert record.opened["action"] == "none"

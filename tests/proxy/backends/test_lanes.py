@@ -1,0 +1,231 @@
+"""A pool as a backend: how it starts, which lane serves, what is passed on, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from policies.modes import PLAIN, DecodeMode
+from proxy.backends.base import BackendError
+from proxy.backends.lanes import LanesBackend
+from proxy.conversation import Message, Tool
+from proxy.lanes.asking import Target
+from proxy.lanes.capabilities import LaneCapabilities
+from proxy.lanes.identity import LaneSilent
+from proxy.lanes.probe import Probed
+from proxy.lanes.settings import Lanes
+from tests.proxy.lanes.pool import FULL, known, pool, two_lanes
+from tests.proxy.lanes.told import APIS, body, told
+from tests.proxy.live import CHAT, MESSAGES
+from tests.upstreams.dialects import KINDS, Kind
+from tests.upstreams.lanes import Lane
+from tests.upstreams.replies import Call, Reply, Text
+from tests.upstreams.server import Upstream
+
+SOUND = Reply((Text("I list it.\n"), Call("ls", {"path": "src"})))
+GOOD = ("ls", {"path": "src"})
+LANES = Lanes.model_validate(
+    {"fast": {"url": "http://127.0.0.1:1", "model": "q"}, "plain": {"url": "http://127.0.0.1:2"}}
+)
+
+
+async def started(lanes: Lanes = LANES, **found: LaneCapabilities) -> LanesBackend:
+    """Without a server: lanes are what is said of them."""
+
+    async def probed(target: Target) -> Probed:
+        return Probed(target, target.model or "only", found.get(target.name, LaneCapabilities()))
+
+    backend = LanesBackend(lanes, prober=probed, environment={})
+    await backend.start()
+    return backend
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("api", APIS)
+async def test_a_sound_lane_is_passed_through(kind: Kind, api: str) -> None:
+    async with pool(two_lanes(kind, Lane(SOUND, width=3, speculation="mtp"))) as running:
+        got = told(api, *await running.post(api, body(api)))
+        assert (got.text, got.calls, got.error) == ("I list it.\n", [GOOD], "")
+        assert await running.incidents() == []
+        assert running.upstream.of("plain") == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_real_probes_find_what_the_tests_say_of_the_scripted_servers(kind: Kind) -> None:
+    fast_server = Upstream(kind, {"q": Lane(SOUND, width=3, speculation="mtp")})
+    plain_server = Upstream(kind, {"q": Lane(SOUND)})
+    async with fast_server.running(), plain_server.running():
+        urls = {"fast": {"url": fast_server.base}, "plain": {"url": plain_server.base}}
+        backend = LanesBackend(Lanes.model_validate(urls))
+        await backend.start()
+        fast, plain = backend.servers
+        assert fast.can.kind == kind
+        for name in ("token_ids", "usage", "cache_salt", *(("prefill",) if kind != "openai" else ())):
+            assert getattr(fast.can, name) == getattr(FULL[kind], name), name
+        assert (fast.model, backend.info.id) == ("q", "q")
+        assert plain.mode == PLAIN
+        assert fast.mode.speculates
+        assert backend.capabilities.ladder == (str(fast.mode), "plain")
+        await backend.stop()
+
+
+async def test_session_request_id_and_configured_headers_go_on_and_no_key() -> None:
+    upstream = two_lanes("vllm", Lane(SOUND))
+    async with pool(upstream, lanes={"pass_headers": ["cookie", "x-session-id"]}) as running:
+        await running.post(
+            CHAT,
+            body(CHAT),
+            x_session_id="s-1",
+            x_request_id="r-1",
+            cookie="a=b",
+            x_other="no",
+            authorization="Bearer k",
+        )
+        await running.post(CHAT, body(CHAT))
+    first, second = upstream.chats
+    assert (first.headers["x-session-id"], first.headers["x-request-id"]) == ("s-1", "r-1")
+    assert first.headers["cookie"] == "a=b"
+    assert "x-other" not in first.headers
+    assert "authorization" not in first.headers
+    assert second.headers["x-session-id"].startswith("auto-")
+    assert "cookie" not in second.headers
+
+
+async def test_the_key_of_a_lane_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANE_KEY", "s3cret")
+    upstream = two_lanes("vllm", Lane(SOUND), keys=("s3cret",))
+    lanes = {"fast": {"url": "http://x", "model": "fast"}}
+    async with upstream.running():
+        lanes["fast"] |= {"url": upstream.base, "key_env": "LANE_KEY"}
+        backend = LanesBackend(Lanes.model_validate(lanes), prober=known("vllm"))
+        await backend.start()
+        assert backend.servers[0].upstream.key == "s3cret"
+        assert "s3cret" not in json.dumps([backend.capabilities.lanes, backend.info.details])
+        await backend.stop()
+
+
+async def test_a_fast_lane_that_is_away_is_told_and_the_plain_one_serves() -> None:
+    upstream = two_lanes("vllm", Lane(SOUND))
+    async with pool(upstream, lanes={"retries": 0}) as running:
+        fast = running.service.backend.servers[0]  # type: ignore[attr-defined]
+        fast.upstream.lane = fast.lane.model_copy(update={"url": "http://127.0.0.1:1"})
+        for api in APIS:
+            got = told(api, *await running.post(api, body(api)))
+            assert (got.text, got.calls, got.error) == ("I list it.\n", [GOOD], "")
+        records = await running.incidents()
+        assert {record.opened["reason"] for record in records} == {"the lane failed: unreachable"}
+        assert {(record.state, record.culprit) for record in records} == {("recovered", "unknown")}
+        assert len(upstream.of("plain")) == 3
+
+
+@pytest.mark.parametrize(("path", "status"), [(CHAT, 502), (MESSAGES, 502)])
+async def test_where_no_lane_answers_the_status_says_so(path: str, status: int) -> None:
+    async with pool(two_lanes("vllm", Lane(SOUND)), lanes={"retries": 0}) as running:
+        for server in running.service.backend.servers:  # type: ignore[attr-defined]
+            server.upstream.lane = server.lane.model_copy(update={"url": "http://127.0.0.1:1"})
+        found, answer = await running.post(path, body(path))
+        assert found == status
+        assert b"fast lane" in answer
+
+
+async def test_a_single_lane_is_guarded_without_a_way_back() -> None:
+    bad = Reply((Text("so "), Call("ls", {"pth": "src"})))
+    upstream = two_lanes("vllm", Lane(bad))
+    async with pool(upstream, plain=False) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        assert got.calls == []
+        assert "[specguard]" in got.text
+        assert not running.service.backend.capabilities.rewinds
+
+
+async def test_a_request_without_drafts_goes_to_the_plain_lane() -> None:
+    upstream = two_lanes("vllm", Lane(SOUND))
+    async with pool(upstream) as running:
+        await running.post(CHAT, body(CHAT, speculative={"enabled": False}))
+        await running.post(CHAT, body(CHAT))
+    assert [seen.lane for seen in upstream.chats] == ["plain", "fast"]
+
+
+async def test_ready_and_incidents_show_the_lanes() -> None:
+    async with pool(two_lanes("vllm", Lane(SOUND))) as running:
+        async with running.http.get(running.base + "/ready") as response:
+            shown = await response.json()
+        assert shown["lanes"]["fast"]["capabilities"]["kind"] == "vllm"
+        assert shown["lanes"]["plain"]["mode"] == "plain"
+        assert shown["mode"] == "mtp/full"
+        assert shown["model"]["id"] == "fast"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_tokens_are_counted_by_a_lane_or_estimated(kind: Kind) -> None:
+    async with pool(two_lanes(kind, Lane(SOUND))) as running:
+        count = running.service.backend.count_tokens
+        few = await count((Message("user", "go"),), ())
+        many = await count((Message("user", "go " * 200),), (Tool("ls"),))
+        assert 0 < few < many
+        counted = [seen.path for seen in running.upstream.seen if "token" in seen.path or "template" in seen.path]
+        assert bool(counted) == (kind != "openai")
+
+
+async def test_modes_and_capabilities_are_those_of_both_lanes() -> None:
+    backend = await started(
+        fast=LaneCapabilities("vllm", token_ids=True, logprobs=True, speculation="mtp", kv="fp8", context_window=9000),
+        plain=LaneCapabilities("llamacpp", logprobs=True, logprobs_under_speculation=False, context_window=8000),
+    )
+    can = backend.capabilities
+    assert (can.modes, can.ladder) == (("mtp/k8v8", "plain"), ("mtp/k8v8", "plain"))
+    assert (can.token_ids, can.logprobs, can.rewinds, can.constraints) == (False, False, True, True)
+    assert backend.info.context_window == 8000
+    assert backend.server_for(DecodeMode("mtp", "k8v8")).name == "fast"
+    assert backend.server_for(DecodeMode("none", "k8v8")).name == "plain"
+    changed = backend.changed(DecodeMode("mtp", "k8v8"), PLAIN)
+    assert (changed["lane"], changed["kv"], changed["kind"]) == (["fast", "plain"], ["fp8", None], ["vllm", "llamacpp"])
+    await backend.stop()
+
+
+async def test_lanes_that_say_the_same_of_themselves_are_still_two() -> None:
+    backend = await started(fast=LaneCapabilities(speculation="none"), plain=LaneCapabilities(speculation="none"))
+    assert backend.capabilities.ladder == ("mtp/full", "plain")
+    await backend.stop()
+    backend = await started(fast=LaneCapabilities(speculation="mtp"), plain=LaneCapabilities(speculation="mtp"))
+    assert backend.capabilities.ladder == ("mtp/full", "plain")
+    await backend.stop()
+
+
+async def test_a_fingerprint_is_that_of_what_is_served() -> None:
+    one = await started(fast=LaneCapabilities("vllm", "0.33.0"))
+    same = await started(fast=LaneCapabilities("vllm", "0.33.0"))
+    other = await started(fast=LaneCapabilities("vllm", "0.34.0"))
+    assert one.info.fingerprint == same.info.fingerprint != other.info.fingerprint
+    for backend in (one, same, other):
+        await backend.stop()
+
+
+async def test_a_silent_lane_is_named() -> None:
+    async def silent(target: Target) -> Probed:
+        raise LaneSilent(f"lane {target.name!r}: no answer; start the server")
+
+    with pytest.raises(BackendError, match="start the server"):
+        await LanesBackend(LANES, prober=silent, environment={}).start()
+
+
+async def test_a_prompt_that_is_too_long_is_told_as_its_api_does() -> None:
+    upstream = two_lanes("vllm", Lane(SOUND, window=64), Lane(SOUND, window=64))
+    async with pool(upstream) as running:
+        long = [{"role": "user", "content": "many words " * 200}]
+        status, answer = await running.post(MESSAGES, body(MESSAGES, messages=long))
+        assert status == 400
+        assert "prompt is too long" in answer.decode()
+
+
+def test_a_pool_is_built_without_torch() -> None:
+    code = (
+        "import sys\nfrom proxy.app import build_backend\nfrom proxy.config import Config\n"
+        "build_backend(Config.model_validate({'lanes': {'fast': {'url': 'http://127.0.0.1:1'}}}))\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr

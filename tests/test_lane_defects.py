@@ -1,0 +1,111 @@
+"""Every documented defect of a server, in two servers of each kind, by every API: the client gets what the plain lane
+says, or an honest end, never anything invalid; incidents name nobody who cannot be at fault; and no stream is left open
+that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jsonschema
+import pytest
+
+from proxy.incidents import Record
+from tests.proxy.live import LS_SCHEMA
+from tests.upstreams.all_defects import DEFECTS
+from tests.upstreams.defects import Defect
+from tests.upstreams.dialects import Kind
+from tests.upstreams.heard import APIS, Api, Heard
+from tests.upstreams.lanes import Lane
+from tests.upstreams.pool import Pool, pool
+from tests.upstreams.replies import Call, Reply, Text
+
+MARKUP = ("<tool_call>", "</tool_call>", "<function=", "<parameter=", "</parameter>", "</function>")
+LEAK_LIMIT = 4096
+"""Characters of a loop that may be delivered before it is one, at most: the window of the slowest detector."""
+PATIENCE = {"first_s": 2.0, "between_s": 1.0, "total_s": 20.0}
+CASES = [
+    pytest.param(defect, kind, id=f"{name}-{kind}")
+    for name, defect in DEFECTS.items()
+    for kind in defect.dialects
+    if not defect.slow
+]
+SLOW = [
+    pytest.param(defect, kind, api, id=f"{name}-{kind}-{api}")
+    for name, defect in DEFECTS.items()
+    if defect.slow
+    for kind, api in zip(defect.dialects[:1], APIS, strict=False)
+]
+ENDLESS = PATIENCE | {"total_s": 3.0}
+
+
+def text_of(reply: Reply) -> str:
+    return "".join(part.text for part in reply.parts if isinstance(part, Text))
+
+
+def calls_of(reply: Reply) -> list[tuple[str, Any]]:
+    return [(part.name, dict(part.arguments)) for part in reply.parts if isinstance(part, Call)]
+
+
+def check_nothing_invalid_left(heard: Heard) -> None:
+    for name, arguments in heard.parsed:
+        assert name == "ls"
+        jsonschema.validate(arguments, LS_SCHEMA)
+    for tag in MARKUP:
+        assert tag not in heard.text, f"markup of calls in the text: {heard.text[:300]!r}"
+    assert (heard.error is None) != (heard.end is None), "an error or an end, one of both"
+
+
+def outcome_of(heard: Heard, defect: Defect, incidents: Sequence[Record]) -> str:
+    """`same`, `healed` or `ended`; anything else is told in words."""
+    text, calls = text_of(defect.sound), calls_of(defect.sound)
+    if heard.error is not None or heard.is_cut:
+        if [call for call in heard.parsed if call not in calls]:
+            return "ended, but with a call that nobody meant"
+        if not defect.leaks and not text.startswith(heard.text.partition("[specguard]")[0].rstrip()):
+            return f"ended after another text: {heard.text[:200]!r}"
+        return "ended"
+    if incidents and not heard.parsed and "[specguard]" in heard.text:
+        return "ended"
+    if heard.parsed != calls and not (defect.repeats and set(map(str, heard.parsed)) == set(map(str, calls))):
+        return f"a success with the calls {heard.parsed}"
+    if heard.text.strip() != text.strip() and not defect.leaks:
+        return f"a success with the text {heard.text[:200]!r}"
+    return "healed" if incidents else "same"
+
+
+async def check(running: Pool, defect: Defect, kind: Kind, api: Api) -> None:
+    before = {record.id for record in await running.live.incidents()}
+    asked = running.asked
+    heard = await running.ask(api)
+    await running.live.idle()
+    assert running.asked > asked, "the fast lane was not asked, so its defect was not met"
+    incidents = [record for record in await running.live.incidents() if record.id not in before]
+    check_nothing_invalid_left(heard)
+    allowed = set(defect.gets)
+    if kind == "openai" and "healed" in allowed:
+        allowed.add("ended")  # such a lane cannot go on behind text that was delivered
+    told = [(record.opened["detector"], record.opened["reason"]) for record in incidents]
+    assert outcome_of(heard, defect, incidents) in allowed, (api, heard, told)
+    if not heard.is_cut and defect.leaks != "*":
+        assert len(heard.text) < len(text_of(defect.sound)) + LEAK_LIMIT
+    for incident in incidents:
+        assert incident.opened["mode_before"] != "plain", "it is the fast lane that has it"
+        assert incident.culprit in defect.blames | {"unknown"}, told
+
+
+@pytest.mark.parametrize(("defect", "kind"), CASES)
+async def test_the_client_is_spared(defect: Defect, kind: Kind) -> None:
+    async with pool(kind, defect.lane(), Lane(defect.sound), lanes=PATIENCE) as running:
+        for api in APIS:
+            await check(running, defect, kind, api)
+        await running.left()
+
+
+@pytest.mark.parametrize(("defect", "kind", "api"), SLOW)
+async def test_what_does_not_end_is_ended(defect: Defect, kind: Kind, api: Api) -> None:
+    """Not before its time: nobody asked for fewer tokens."""
+    async with pool(kind, defect.lane(), Lane(defect.sound), lanes=ENDLESS) as running:
+        await check(running, defect, kind, api)
+        await running.left()
