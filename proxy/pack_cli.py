@@ -119,6 +119,8 @@ def measure(options: argparse.Namespace, peers: Peers) -> Report:
         raise ConfigProblem(f"--repairs: at least one, not {options.repairs}")
     if options.rounds < 1:
         raise ConfigProblem(f"--rounds: at least one, not {options.rounds}")
+    if not options.minutes >= 0:  # nor is it NaN then
+        raise ConfigProblem(f"--minutes: zero or more, not {options.minutes}")
     plan = Plan(
         rounds=1 if quick else options.rounds,
         minutes=options.minutes,

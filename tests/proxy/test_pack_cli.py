@@ -75,6 +75,8 @@ def test_a_page_that_cannot_be_written_does_not_cost_the_report(
         (["--context", "0"], "--context: every length"),
         (["--repairs", "0"], "--repairs: at least one"),
         (["--rounds", "0"], "--rounds: at least one"),
+        (["--minutes", "nan"], "--minutes: zero or more, not nan"),
+        (["--minutes", "-1"], "--minutes: zero or more"),
         (["--html", "no/such/folder/page.html"], "--html: there is no folder for no/such/folder/page.html"),
         (["--repo", "nowhere-at-all"], "--repo: nowhere-at-all is no folder"),
         (["--plant", "warp"], "--plant: there is no fault 'warp'"),
