@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 64
 """Tokens of one delta: a chunk of a megabyte must not keep everybody else waiting."""
+MOST_OVER = 4
+"""Tokens of a response for each one that fits in the window, at most: those that are made of text are shorter."""
+MOST_CHARS = 16
+"""Characters for each of those."""
+LEAST_LIMIT = 65_536
+MOST_BEHIND = 4096
+"""Tokens behind the finish reason: no more than a chunk or two was ever seen there."""
 USAGE_S = 2.0
 """How long the usage is waited for, behind the finish reason."""
 
@@ -60,6 +67,8 @@ class LaneGeneration:
         self._ready: deque[Delta] = deque()
         self._ended = self._closed = False
         self._attempts, self._kept = 0, 0
+        self._said = 0  # characters of this stream
+        self._most = max(LEAST_LIMIT, MOST_OVER * backend.info.context_window)
         self._counts = Counts()
         self._began = self._stepped = time.perf_counter()
         self._speaks = False
@@ -99,6 +108,9 @@ class LaneGeneration:
                 return self._failed("the lane ended its stream without an end", "died")
             if chunk.error is not None:
                 return self._failed(f"the {self._server.name} lane failed: {chunk.error}", "error")
+            self._said += len(chunk.text) + len(chunk.thinking) + sum(len(call.arguments) for call in chunk.calls)
+            if len(self._tokens) - self._kept > self._most or self._said > self._most * MOST_CHARS:
+                return self._failed(f"the {self._server.name} lane says more than fits in its window", "endless")
             await self._read(chunk)
         return self._take()
 
@@ -136,7 +148,7 @@ class LaneGeneration:
         self._tokens, self._kept = kept, len(kept)
         self._ready.clear()
         self._pending, self._error, self._ended, self._speaks = None, None, False, bool(text)
-        self._counts = Counts()
+        self._counts, self._said = Counts(), 0
         self._stepped = time.perf_counter()
         return RewindReport(len(kept), discarded, 0, (self._stepped - started) * 1e3, server.mode, "L3")
 
@@ -229,7 +241,7 @@ class LaneGeneration:
         assert self._stream is not None
         try:
             async with asyncio.timeout(USAGE_S):
-                while (chunk := await self._stream.next()) is not None:
+                while (chunk := await self._stream.next()) is not None and len(tokens) < MOST_BEHIND:
                     if chunk.counts is not None:
                         self._count(chunk.counts)
                     if chunk.error is None:
