@@ -101,7 +101,7 @@ async def _card(asker: Asker, why: dict[str, str]) -> dict[str, Any]:
     try:
         cards = (await asker.get_object("/v1/models")).get("data")
     except Unanswered as error:
-        raise LaneSilent(f"{begins}{error}; {_remedy(error.status)}") from None
+        raise LaneSilent(f"{begins}{error}; {_remedy(error.status, bool(target.key))}") from None
     known = [card for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
     if not known:
         raise LaneSilent(f"{begins}/v1/models names no model; load one, or correct the lane's url")
@@ -113,9 +113,9 @@ async def _card(asker: Asker, why: dict[str, str]) -> dict[str, Any]:
     return known[0] if len(known) == 1 else {}
 
 
-def _remedy(status: int) -> str:
+def _remedy(status: int, has_key: bool) -> str:
     if status in (401, 403):
-        return "set the lane's key"
+        return "it refuses the lane's key; correct it" if has_key else "set the lane's key (key_env)"
     if status == 503:
         return "it is still loading or overloaded; try again in a moment"
     if status:
