@@ -300,7 +300,7 @@ WIRE_DEFECTS = (
         "stream_without_end",
         "vllm: requests that ran for 5 and 19 hours",
         Fault(chunks=endless_chunks),
-        gets("ended"),
+        gets("healed", "ended"),
         leaks="*",
         slow=True,
     ),
