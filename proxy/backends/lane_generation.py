@@ -35,6 +35,8 @@ MOST_OVER = 4
 MOST_CHARS = 16
 """Characters for each of those."""
 LEAST_LIMIT = 65_536
+MOST_EMPTY = 1 << 17
+"""Chunks in a row that say nothing, not even an id: a server may hold a long call back, but not for longer."""
 MOST_BEHIND = 4096
 """Tokens behind the finish reason: no more than a chunk or two was ever seen there."""
 USAGE_S = 2.0
@@ -99,6 +101,7 @@ class LaneGeneration:
             raise self._error
         if self._ended or self._stream is None:
             return None
+        empty_chunks = 0
         while not self._ready:
             try:
                 chunk = await self._stream.next()
@@ -112,6 +115,11 @@ class LaneGeneration:
             if len(self._tokens) - self._kept > self._most or self._said > self._most * MOST_CHARS:
                 return self._failed(f"the {self._server.name} lane says more than fits in its window", "endless")
             await self._read(chunk)
+            empty_chunks += 1
+            if empty_chunks % MOST_TOKENS == 0:
+                await asyncio.sleep(0)  # they come many at a time
+            if empty_chunks > MOST_EMPTY and not self._ready:
+                return self._failed(f"the {self._server.name} lane sends chunks and says nothing", "endless")
         return self._take()
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:

@@ -214,6 +214,7 @@ class UpstreamStream:
         limits = self._limits
         patience = limits.between_s if self._begun else limits.first_s
         loop = asyncio.get_running_loop()
+        silent = 0  # bytes that made no event; a compressed stream of line breaks is a thousand times its size
         left = self._started + limits.total_s - loop.time()
         try:
             async with asyncio.timeout(max(0.0, min(patience, left))):
@@ -222,7 +223,8 @@ class UpstreamStream:
                     if not data:
                         return False
                     self._ready.extend(event.data for event in self._reader.feed(data))
-                    if max(self._reader.pending, len(data)) > limits.event_bytes:
+                    silent = 0 if self._ready else silent + len(data)
+                    if max(self._reader.pending, len(data), silent) > limits.event_bytes:
                         raise self._upstream._error(
                             "too_large", f"sent an event of more than {limits.event_bytes} bytes"
                         )

@@ -244,6 +244,16 @@ async def test_a_stream_says_no_more_than_fits_in_the_window(said: str, monkeypa
         await asyncio.wait_for(asked.gone.wait(), 10)
 
 
+async def test_chunks_that_say_nothing_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_generation, "MOST_EMPTY", 500)
+    few = event() * 400 + event(delta={"content": "a"})
+    async with begun(HEAD, few, few, repeats=event()) as (generation, asked):
+        found = await deltas(generation)
+        assert [token.text for delta in found for token in delta.tokens] == ["a", "a"]
+        assert found[-1].found is not None and "says nothing" in found[-1].found.evidence["told"]
+        await asyncio.wait_for(asked.gone.wait(), 10)
+
+
 async def test_what_comes_behind_the_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_generation, "USAGE_S", 60.0)
     end = event(delta={"content": "a"}) + event(finish_reason="stop")

@@ -226,6 +226,17 @@ async def test_an_event_may_not_grow_for_ever(sent: bytes) -> None:
     assert (await failure_of(HEAD + sent, limits)).failure == "too_large"
 
 
+@pytest.mark.parametrize("nothing", [b"\n", b": alive\n\n", b"event: x\n\n"])
+async def test_bytes_that_make_no_event_are_bounded(nothing: bytes) -> None:
+    """However well they were compressed."""
+    head = HEAD.replace(b"connection", b"content-encoding: gzip\r\nconnection")
+    flood = gzip.compress(nothing * (1 << 18) + SAID)
+    error = await failure_of(head + flood, LIMITS.model_copy(update={"event_bytes": 1 << 17}))
+    assert error.failure == "too_large"
+    async with asking(sends(head + flood)) as (upstream, _):
+        assert len(await read(upstream)) == 2
+
+
 async def test_many_tiny_events_are_no_large_one() -> None:
     limits = LIMITS.model_copy(update={"event_bytes": 4096})
     pieces = [event(delta={"content": "a"}) * 10 for _ in range(1000)]
