@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import structlog
+
 from detectors.finding import Finding
 from policies.modes import DecodeMode
 from proxy.backends.base import BackendError, Delta, EndReason, Rebuild, RewindReport, StepStats, Token
@@ -28,17 +30,15 @@ from proxy.lanes.upstream import UpstreamError, UpstreamStream
 if TYPE_CHECKING:
     from proxy.backends.lanes import LanesBackend, Server
 
+log = structlog.get_logger()
 MOST_TOKENS = 64
 """Tokens of one delta: a chunk of a megabyte must not keep everybody else waiting."""
-MOST_OVER = 4
-"""Tokens of a response for each one that fits in the window, at most: those that are made of text are shorter."""
-MOST_CHARS = 16
-"""Characters for each of those."""
-LEAST_LIMIT = 65_536
-MOST_EMPTY = 1 << 17
-"""Chunks in a row that say nothing, not even an id: a server may hold a long call back, but not for longer."""
-MOST_BEHIND = 4096
-"""Tokens behind the finish reason: no more than a chunk or two was ever seen there."""
+OVERRUN, MADE_SHARE = 64, 8
+"""Tokens beyond a limit that end a stream; tokens made of text may be so many times as many as the server's own."""
+LEAST_WINDOW, MOST_CHARS = 65_536, 32
+"""Tokens of a window at least, and characters of a stream for each of them: whether or not a lane tells its window."""
+MOST_EMPTY, MOST_BEHIND = 1 << 17, 4096
+"""Chunks in a row that say nothing, not even an id; tokens behind the finish reason, where a chunk or two was seen."""
 USAGE_S = 2.0
 """How long the usage is waited for, behind the finish reason."""
 
@@ -70,7 +70,7 @@ class LaneGeneration:
         self._ended = self._closed = False
         self._attempts, self._kept = 0, 0
         self._said = 0  # characters of this stream
-        self._most = max(LEAST_LIMIT, MOST_OVER * backend.info.context_window)
+        self._most = MOST_CHARS * max(LEAST_WINDOW, backend.info.context_window)
         self._counts = Counts()
         self._began = self._stepped = time.perf_counter()
         self._speaks = False
@@ -112,7 +112,7 @@ class LaneGeneration:
             if chunk.error is not None:
                 return self._failed(f"the {self._server.name} lane failed: {chunk.error}", "error")
             self._said += len(chunk.text) + len(chunk.thinking) + sum(len(call.arguments) for call in chunk.calls)
-            if len(self._tokens) - self._kept > self._most or self._said > self._most * MOST_CHARS:
+            if self._said > self._most:
                 return self._failed(f"the {self._server.name} lane says more than fits in its window", "endless")
             await self._read(chunk)
             empty_chunks += 1
@@ -226,6 +226,10 @@ class LaneGeneration:
             if found is None and not self._speaks and end != "length":
                 found = empty(self._server.name, len(self._tokens) + len(tokens))
             self._ended = True
+        elif self._is_overrun(len(tokens)):
+            end, self._ended = "length", True
+            log.warning("lane.overran", lane=self._server.name, max_tokens=self._request.max_tokens)
+            self._leave()
         milliseconds = (now - self._stepped) * 1e3
         self._stepped = now
         for first in range(0, len(tokens), MOST_TOKENS):
@@ -234,6 +238,14 @@ class LaneGeneration:
         if end is not None:
             last = self._ready.pop() if self._ready else self._delta((), milliseconds)
             self._ready.append(replace(last, end=end, stop_sequence=stop, found=found))
+
+    def _is_overrun(self, more: int) -> bool:
+        """The lane ignores the request's limit or its own context window; nobody would end it otherwise."""
+        tokens, limit, window = len(self._tokens) + more, self._request.max_tokens, self._server.can.context_window
+        slack, of_made = (OVERRUN, 1) if self._server.can.token_ids else (OVERRUN * MADE_SHARE, MADE_SHARE)
+        if limit is not None and tokens > limit * of_made + slack:
+            return True
+        return window is not None and self.prompt_tokens + tokens > window * of_made + slack
 
     def _continued(self, chunk: Chunk, start: Continuation) -> Chunk:
         text = start.take(chunk.text) if chunk.text else ""

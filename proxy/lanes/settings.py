@@ -133,7 +133,7 @@ class Lanes(_Section):
     """Times that a request is sent again to a lane that refuses the connection or answers 502, 503 or 504. Never once
     it has begun to answer."""
     event_bytes: int = Field(default=8 << 20, ge=4096)
-    """Largest event of a stream, in bytes."""
+    """Largest event of a stream, in bytes. vLLM's first one holds the ids of the whole prompt: 7 bytes for a token."""
     cache_salt: str = ""
     """Sent with every request to lanes that know it (vLLM, SGLang), so that their prefix cache is not shared with
     others. After a fall back a fresh one is drawn in any case, so that no damaged prefix is taken over."""

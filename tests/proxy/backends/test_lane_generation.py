@@ -23,6 +23,7 @@ from tests.proxy.lanes.raw import HEAD, event, raw
 from tests.proxy.lanes.raw import Asked as Sent
 from tests.proxy.lanes.told import APIS, body, told
 from tests.proxy.live import CHAT, MESSAGES, RESPONSES
+from tests.upstreams.all_defects import DEFECTS
 from tests.upstreams.dialects import KINDS, Kind
 from tests.upstreams.lanes import Asked, Lane
 from tests.upstreams.replies import Call, Reply, Text, Thinking
@@ -177,6 +178,18 @@ async def test_a_limit_of_tokens_is_what_is_left_of_it() -> None:
     assert 180 < plain.body["max_tokens"] < 200
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_lane_that_ignores_the_limit_is_ended_at_it(kind: Kind) -> None:
+    """At eight times as many pieces of text where the server tells no ids: nobody knows how long its tokens are."""
+    upstream = two_lanes(kind, DEFECTS["stream_without_end"].lane())
+    async with pool(upstream) as running:
+        async with asyncio.timeout(60):
+            got = told(CHAT, *await running.post(CHAT, body(CHAT, max_tokens=100)))
+        assert (got.end, got.error) == ("length", "")
+        assert len(got.text.split()) <= (200 if kind in ("vllm", "sglang") else 2_000)
+        assert await upstream.chats[0].end() == "left"
+
+
 async def test_a_demanded_form_cannot_be_continued() -> None:
     upstream = lanes("vllm", Text("<tool_call>\n"), sound=(Text("{}"),))
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
@@ -235,8 +248,8 @@ async def deltas(generation: Generation) -> list[Delta]:
 
 @pytest.mark.parametrize("said", ["word " * 40, " " * 64])
 async def test_a_stream_says_no_more_than_fits_in_the_window(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_generation, "LEAST_LIMIT", 1000)
-    monkeypatch.setattr(lane_generation, "MOST_OVER", 0)
+    monkeypatch.setattr(lane_generation, "LEAST_WINDOW", 1000)
+    monkeypatch.setattr(lane_generation, "MOST_CHARS", 1)
     async with begun(HEAD, repeats=event(delta={"content": said})) as (generation, asked):
         found = (await deltas(generation))[-1].found
         assert found is not None and found.evidence["failure"] == "endless"

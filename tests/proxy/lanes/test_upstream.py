@@ -237,6 +237,12 @@ async def test_bytes_that_make_no_event_are_bounded(nothing: bytes) -> None:
         assert len(await read(upstream)) == 2
 
 
+async def test_the_ids_of_a_long_prompt_are_no_too_large_event() -> None:
+    first = data({"prompt_token_ids": [151_643] * 260_000, "choices": [{"delta": {"role": "assistant"}}]})
+    async with asking(sends(HEAD + first + SAID)) as (upstream, _):
+        assert (await read(upstream))[0].prompt_tokens == 260_000
+
+
 async def test_many_tiny_events_are_no_large_one() -> None:
     limits = LIMITS.model_copy(update={"event_bytes": 4096})
     pieces = [event(delta={"content": "a"}) * 10 for _ in range(1000)]
