@@ -197,4 +197,4 @@ def _first(*values: int | None) -> int | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value < 1 << 40 else None
+    return value if type(value) is int and 0 <= value < 1 << 31 else None

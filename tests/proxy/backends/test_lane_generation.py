@@ -169,6 +169,16 @@ async def test_the_usage_of_a_server_without_ids_is_its_own_count() -> None:
     assert got.output_tokens == direct + 1  # the end of the turn
 
 
+async def test_behind_a_fall_back_it_is_that_and_what_was_delivered_before() -> None:
+    upstream = lanes("llamacpp", Text("I list it.\n"), BAD, sound=(Text("I list it.\n"), LS))
+    async with pool(upstream) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        of_plain = upstream.counters["plain"].generated + 1  # the end of the turn
+    assert (got.text, got.calls, got.error) == ("I list it.\n", [GOOD], "")
+    assert got.output_tokens is not None
+    assert 3 <= got.output_tokens - of_plain <= 8  # a text of five words and marks, made tokens of it
+
+
 async def test_a_limit_of_tokens_is_what_is_left_of_it() -> None:
     upstream = lanes("vllm", Text("I list it.\n"), BAD, sound=(Text("I list it.\n"), LS))
     async with pool(upstream) as running:

@@ -102,6 +102,12 @@ def test_timings_of_llama_cpp() -> None:
     assert read(choices=[], timings=timings).counts == Counts(7, 7, 5, 4, 1, 3.5)
 
 
+@pytest.mark.parametrize("lie", [-1, 1 << 31, 10**30, 1.5, True, "9", None])
+def test_counts_that_cannot_be_are_not_told(lie: Any) -> None:
+    usage = {"prompt_tokens": lie, "completion_tokens": lie, "prompt_tokens_details": {"cached_tokens": lie}}
+    assert read(choices=[], usage=usage).counts == Counts()
+
+
 def test_no_usage_is_none() -> None:
     assert choice().counts is None
     assert read(choices=[], usage=None).counts is None
