@@ -6,14 +6,17 @@ remedy, the same for `specguard serve` and `specguard check-config`.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from policies.qualification import Qualification, QualificationProblem, parse
 from proxy.backends.plantable import PLANTABLE
 from proxy.config import Config, ConfigProblem
+from proxy.lanes.settings import Lane
 
 
-def check_needs(config: Config) -> None:
+def check_needs(config: Config, environment: Mapping[str, str] = os.environ) -> None:
     """Raises ConfigProblem."""
     if config.model.path and not Path(config.model.path).is_dir():
         raise ConfigProblem(f"model.path: there is no folder {config.model.path}; name one that holds a model")
@@ -25,6 +28,19 @@ def check_needs(config: Config) -> None:
         read_qualification(config.trust.qualification)
     if config.telemetry.endpoint:
         require_telemetry()
+    if config.lanes.configured:
+        check_key("fast", config.lanes.fast, environment)
+        if config.lanes.has_plain:
+            check_key("plain", config.lanes.plain_lane, environment)
+
+
+def check_key(name: str, lane: Lane, environment: Mapping[str, str]) -> None:
+    """Raises ConfigProblem for a lane whose key is named and not there."""
+    if lane.key_env and not lane.key_in(environment):
+        raise ConfigProblem(
+            f"lanes.{name}.key_env: the environment variable {lane.key_env} is not set; put the server's key into it, "
+            "or leave key_env empty"
+        )
 
 
 def read_qualification(path: str) -> Qualification:

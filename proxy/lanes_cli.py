@@ -107,7 +107,8 @@ def _show(found: Sequence[Probed], configured: int) -> None:
             console.print(f"\n{grade}, {each.target.name} lane, {row.id}: {escape(row.consequence)}")
             console.print(f"  source: {escape(', '.join(row.source))}\n  remedy: {escape(row.remedy)}")
             if row.untrusted and each.target.name != "plain":
-                console.print("  until its canaries have passed, the plain lane serves")
+                serves = "the plain lane serves" if configured > 1 else "it serves all the same: there is no other lane"
+                console.print(f"  until its canaries have passed, {serves}")
     for each in found:
         if each.target.name == "plain" and each.capabilities.speculates:
             console.print(

@@ -35,6 +35,10 @@ MOST_TOKENS = 64
 """Tokens of one delta: a chunk of a megabyte must not keep everybody else waiting."""
 OVERRUN, MADE_SHARE = 64, 8
 """Tokens beyond a limit that end a stream; tokens made of text may be so many times as many as the server's own."""
+LEAST_WINDOW, MOST_CHARS = 65_536, 32
+"""Tokens of a window at least, and characters of a stream for each of them: whether or not a lane tells its window."""
+MOST_EMPTY, MOST_BEHIND = 1 << 17, 4096
+"""Chunks in a row that say nothing, not even an id; tokens behind the finish reason, where a chunk or two was seen."""
 USAGE_S = 2.0
 """How long the usage is waited for, behind the finish reason."""
 
@@ -65,6 +69,8 @@ class LaneGeneration:
         self._ready: deque[Delta] = deque()
         self._ended = self._closed = False
         self._attempts, self._kept = 0, 0
+        self._said = 0  # characters of this stream
+        self._most = MOST_CHARS * max(LEAST_WINDOW, backend.info.context_window)
         self._counts = Counts()
         self._began = self._stepped = time.perf_counter()
         self._speaks = False
@@ -95,6 +101,7 @@ class LaneGeneration:
             raise self._error
         if self._ended or self._stream is None:
             return None
+        empty_chunks = 0
         while not self._ready:
             try:
                 chunk = await self._stream.next()
@@ -104,7 +111,15 @@ class LaneGeneration:
                 return self._failed("the lane ended its stream without an end", "died")
             if chunk.error is not None:
                 return self._failed(f"the {self._server.name} lane failed: {chunk.error}", "error")
+            self._said += len(chunk.text) + len(chunk.thinking) + sum(len(call.arguments) for call in chunk.calls)
+            if self._said > self._most:
+                return self._failed(f"the {self._server.name} lane says more than fits in its window", "endless")
             await self._read(chunk)
+            empty_chunks += 1
+            if empty_chunks % MOST_TOKENS == 0:
+                await asyncio.sleep(0)  # they come many at a time
+            if empty_chunks > MOST_EMPTY and not self._ready:
+                return self._failed(f"the {self._server.name} lane sends chunks and says nothing", "endless")
         return self._take()
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
@@ -141,7 +156,7 @@ class LaneGeneration:
         self._tokens, self._kept = kept, len(kept)
         self._ready.clear()
         self._pending, self._error, self._ended, self._speaks = None, None, False, bool(text)
-        self._counts = Counts()
+        self._counts, self._said = Counts(), 0
         self._stepped = time.perf_counter()
         return RewindReport(len(kept), discarded, 0, (self._stepped - started) * 1e3, server.mode, "L3")
 
@@ -246,7 +261,7 @@ class LaneGeneration:
         assert self._stream is not None
         try:
             async with asyncio.timeout(USAGE_S):
-                while (chunk := await self._stream.next()) is not None:
+                while (chunk := await self._stream.next()) is not None and len(tokens) < MOST_BEHIND:
                     if chunk.counts is not None:
                         self._count(chunk.counts)
                     if chunk.error is None:

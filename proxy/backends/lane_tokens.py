@@ -19,8 +19,11 @@ from detectors.parts import Part
 from proxy.backends.base import Alternative, Token
 from proxy.lanes.chunks import Chunk, Scored
 
-_PIECES = re.compile(r"[^\S\n]?[^\W_]{1,4}|\n+|[^\S\n]+|[^\w\s]|_", re.DOTALL)
+_PIECES = re.compile(r"[^\S\n]?[^\W_]{1,4}|\n{1,64}|[^\S\n]{1,64}|[^\w\s]|_", re.DOTALL)
 """About what a tokenizer would make of it."""
+_LONG = 32_768
+"""Characters in one chunk above which its pieces are longer, or a chunk of a megabyte would keep everybody waiting."""
+_LONG_PIECES = re.compile(r".{1,64}", re.DOTALL)
 WAITING = 4
 """Chunks without ids that wait for one with ids, at most."""
 MADE = 1 << 31
@@ -84,7 +87,7 @@ def _placed(ids: tuple[int, ...], parts: list[Part], scored: tuple[Scored, ...])
 
 def _cut(part: Part, most: int) -> list[Part]:
     """In at most so many pieces, the last of them the smallest."""
-    pieces = _PIECES.findall(part.text)
+    pieces = _pieces(part.text)
     if part.name or len(pieces) < 2:
         return [part]
     first = max(1, len(pieces) - most + 1)
@@ -98,10 +101,14 @@ def _made(parts: list[Part], scored: tuple[Scored, ...]) -> Iterator[Token]:
             yield _token(_made_id(each.text), (Part(parts[0].channel, each.text),), each)
         return
     for part in parts:
-        pieces = _PIECES.findall(part.text) or [""]
+        pieces = _pieces(part.text) or [""]
         for place, piece in enumerate(pieces):
             said = Part(part.channel, piece, part.index, part.name if place == 0 else "")
             yield _token(_made_id(piece or part.name), (said,), None)
+
+
+def _pieces(text: str) -> list[str]:
+    return (_LONG_PIECES if len(text) > _LONG else _PIECES).findall(text)
 
 
 def _made_id(text: str) -> int:

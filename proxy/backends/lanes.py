@@ -191,15 +191,7 @@ class LanesBackend:
 
     async def _probe(self, name: str, lane: Lane) -> Server:
         upstream = Upstream(name, lane, self._lanes, self._environment)
-        target = Target(
-            name,
-            lane.root,
-            lane.model,
-            upstream.key,
-            lane.metrics_urls,
-            "" if lane.kind == "auto" else lane.kind,
-            lane.header_map(),
-        )
+        target = Target.of(name, lane, self._environment)
         try:
             probed = await self._prober(target)
         except LaneSilent as silent:

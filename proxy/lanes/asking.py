@@ -8,7 +8,7 @@ Invariant: a body longer than `most_bytes` is not read to its end, and no call t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,7 +18,7 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
-from proxy.lanes.reading import error_text
+from proxy.lanes.reading import error_text, hide
 from proxy.lanes.settings import Lane
 
 SECONDS = 60.0
@@ -49,17 +49,18 @@ class Target:
     name: str
     url: str
     model: str = ""
-    key: str = ""
+    key: str = field(default="", repr=False)
     metrics_urls: tuple[str, ...] = ()
     kind: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, name: str, lane: Lane, environment: Mapping[str, str]) -> Target:
         """A lane of the configuration."""
-        key = environment.get(lane.key_env, "") if lane.key_env else ""
         kind = "" if lane.kind == "auto" else lane.kind
-        return cls(name, lane.url, lane.model, key, lane.metrics_urls, kind, lane.header_map())
+        key, secrets = lane.key_in(environment), lane.secrets_in(environment)
+        return cls(name, lane.url, lane.model, key, lane.metrics_urls, kind, lane.header_map(), secrets)
 
     @property
     def root(self) -> str:
@@ -84,7 +85,6 @@ class Asker:
 
     async def __aenter__(self) -> Asker:
         self._http = aiohttp.ClientSession(
-            headers=dict(self.target.headers),
             timeout=aiohttp.ClientTimeout(total=None),
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -137,8 +137,10 @@ class Asker:
         url = path if "://" in path else f"{self.target.root}{path}"
         own = url.startswith(f"{self.target.root}/")
         headers = {"content-type": "application/json"} if body is not None else {}
-        if self.target.key and own:  # metrics may lie elsewhere, and elsewhere it is nobody's business
-            headers["authorization"] = f"Bearer {self.target.key}"
+        if own:  # metrics may lie elsewhere, and elsewhere its key and headers are nobody's business
+            headers |= self.target.headers
+            if self.target.key:
+                headers["authorization"] = f"Bearer {self.target.key}"
         data = None if body is None else orjson.dumps(body)
         try:
             async with (
@@ -146,7 +148,7 @@ class Asker:
                 self._http.request(method, url, data=data, headers=headers, allow_redirects=False) as response,
             ):
                 if response.status != 200:
-                    told = _told(await self._body(response, self._most))
+                    told = _told(await self._body(response, self._most), self.target.secrets)
                     raise Unanswered(f"{path} answers {response.status}", response.status, told)
                 yield response
         except TimeoutError:
@@ -185,14 +187,16 @@ def _object(data: bytes, path: str) -> dict[str, Any]:
     return value
 
 
-def _told(body: bytes) -> str:
+def _told(body: bytes, secrets: Collection[str]) -> str:
     """What an error body says: its message where there is one, else as it stands."""
     try:
         value = orjson.loads(body)
     except ValueError:
         value = None
-    message = error_text(value) if isinstance(value, dict) else UNTOLD
-    return _short(body[: 4 * TOLD].decode("utf-8", "replace") if message == UNTOLD else message)
+    message = error_text(value, secrets) if isinstance(value, dict) else UNTOLD
+    if message == UNTOLD:  # no secret is cut in two
+        message = hide(body.decode("utf-8", "replace"), secrets)
+    return _short(message[: 4 * TOLD])
 
 
 def _short(text: str) -> str:

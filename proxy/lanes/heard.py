@@ -79,8 +79,9 @@ class Heard:
         self.prompt_ids += _ids(choice.get("prompt_token_ids"))
         self.token_ids += _ids(choice.get("token_ids"))
         self.ended |= isinstance(choice.get("finish_reason"), str)
-        content = (choice.get("logprobs") or {}) if isinstance(choice.get("logprobs"), dict | None) else {}
-        for entry in content.get("content") or []:
+        logprobs = choice.get("logprobs")
+        entries = logprobs.get("content") if isinstance(logprobs, dict) else None
+        for entry in entries if isinstance(entries, list) else []:
             logprob = number(entry.get("logprob")) if isinstance(entry, dict) else None
             if logprob is not None:
                 top = entry.get("top_logprobs")

@@ -17,6 +17,7 @@ from proxy.lanes.capabilities import NO_DRAFTS, Kind
 from proxy.lanes.exposition import Exposition, Unreadable, together
 
 MOST_ENGINES = 64
+MOST_WINDOW = 1 << 32
 SAID = 80
 """Characters of a server's own words that are kept."""
 
@@ -58,7 +59,8 @@ async def identify(asker: Asker) -> Identity:
     for name in ("speculation", "kv"):
         if said.get(name) is None:
             why[name] = SILENT.get(kind, "no server of unknown kind is asked")
-    window = number(card.get("max_model_len")) or said.get("window") or _window(card)
+    windows = (number(card.get("max_model_len")), said.get("window"), _window(card))
+    window = next((each for each in windows if each is not None and 1 <= each < MOST_WINDOW), None)
     return Identity(
         kind,
         _said(said.get("version") or version.get("version")),
@@ -99,7 +101,7 @@ async def _card(asker: Asker, why: dict[str, str]) -> dict[str, Any]:
     try:
         cards = (await asker.get_object("/v1/models")).get("data")
     except Unanswered as error:
-        raise LaneSilent(f"{begins}{error}; {_remedy(error.status)}") from None
+        raise LaneSilent(f"{begins}{error}; {_remedy(error.status, bool(target.key))}") from None
     known = [card for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
     if not known:
         raise LaneSilent(f"{begins}/v1/models names no model; load one, or correct the lane's url")
@@ -111,9 +113,9 @@ async def _card(asker: Asker, why: dict[str, str]) -> dict[str, Any]:
     return known[0] if len(known) == 1 else {}
 
 
-def _remedy(status: int) -> str:
+def _remedy(status: int, has_key: bool) -> str:
     if status in (401, 403):
-        return "set the lane's key"
+        return "it refuses the lane's key; correct it" if has_key else "set the lane's key (key_env)"
     if status == 503:
         return "it is still loading or overloaded; try again in a moment"
     if status:
@@ -210,7 +212,7 @@ async def _llamacpp_more(asker: Asker, model: str, said: dict[str, Any]) -> dict
         arguments = _part(each, "status").get("args")
         if each.get("id") == model and isinstance(arguments, list):
             options = _options([str(argument) for argument in arguments])
-            said["speculation"] = said.get("speculation") or options.get("--spec-type") or NO_DRAFTS
+            said["speculation"] = said.get("speculation") or _said(options.get("--spec-type")) or NO_DRAFTS
             said["kv"] = said.get("kv") or _pair(
                 options.get("--cache-type-k", options.get("-ctk", "f16")),
                 options.get("--cache-type-v", options.get("-ctv", "f16")),

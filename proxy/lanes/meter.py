@@ -165,7 +165,7 @@ class LosslessMeter:
                 scores = await score(asker, self.kind, self.model, ids, start)
         except Unanswered as error:
             self.left_out += 1
-            problem = error.told or str(error)
+            problem = str(error)  # what the server says beside it may repeat what it was given
             if problem != self.problem:
                 log.warning("meter.not_scored", lane=turn.lane, reason=problem)
             self.problem = problem

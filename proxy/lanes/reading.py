@@ -11,7 +11,7 @@ object `error` in place of a chunk (vLLM, llama.cpp), or one with `object: error
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
@@ -22,6 +22,8 @@ DONE = "[DONE]"
 MOST_IDS = 4096
 MOST_PROMPT_IDS = 1 << 20
 MOST_CALLS = 128
+MOST_SAID = 1 << 20
+"""Characters that one chunk may say: more than any model's whole response, in case a server sends that at once."""
 TOLD = 300
 """Characters of what a server says about itself that are told on."""
 
@@ -30,16 +32,17 @@ class Malformed(Exception):
     """An event is no chunk; the message says what it is instead."""
 
 
-def read_chunk(data: str) -> Chunk:
-    """The chunk in an event's data, which is not `[DONE]`. Raises Malformed."""
+def read_chunk(data: str, secrets: Collection[str] = ()) -> Chunk:
+    """The chunk in an event's data, which is not `[DONE]`. secrets: see `error_text`. Raises Malformed."""
     try:
         body = orjson.loads(data)
     except (orjson.JSONDecodeError, UnicodeEncodeError):
         raise Malformed("an event is no JSON") from None
     if not isinstance(body, dict):
         raise Malformed("an event is no JSON object")
-    if "error" in body or body.get("object") == "error":
-        return _error(body)
+    told = body.get("error") is not None or ("error" in body and "choices" not in body)  # null beside a chunk is none
+    if told or body.get("object") == "error":
+        return _error(body, secrets)
     choices = body.get("choices")
     first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     delta = first.get("delta")
@@ -47,10 +50,15 @@ def read_chunk(data: str) -> Chunk:
     finish = first.get("finish_reason")
     stop = first.get("stop_reason") if first.get("stop_reason") is not None else first.get("matched_stop")
     prompt = body.get("prompt_token_ids")
+    text = _content(delta.get("content"))
+    thinking = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
+    calls = _calls(delta.get("tool_calls")) if delta.get("tool_calls") else ()
+    if len(text) + len(thinking) + sum(len(call.name) + len(call.arguments) for call in calls) > MOST_SAID:
+        raise Malformed(f"a chunk says more than {MOST_SAID} characters")
     return Chunk(
-        text=_content(delta.get("content")),
-        thinking=_text(delta.get("reasoning_content")) or _text(delta.get("reasoning")),
-        calls=_calls(delta.get("tool_calls")) if delta.get("tool_calls") else (),
+        text=text,
+        thinking=thinking,
+        calls=calls,
         token_ids=_ids(first.get("token_ids")),
         scored=_scored(first.get("logprobs")) if first.get("logprobs") else (),
         prompt_tokens=len(prompt) if isinstance(prompt, list) else None,
@@ -61,21 +69,30 @@ def read_chunk(data: str) -> Chunk:
     )
 
 
-def error_text(body: Any) -> str:
-    """What a server says went wrong, from an error body of any shape."""
+def error_text(body: Any, secrets: Collection[str] = ()) -> str:
+    """What a server says went wrong, from an error body of any shape. secrets: are not told on; servers like to repeat
+    the key that they refuse."""
     found = body
     for _ in range(3):
         if isinstance(found, Mapping):
             found = found.get("message") or found.get("error") or found.get("detail") or ""
-    text = found if isinstance(found, str) else "it does not say what"
-    return " ".join(text.split())[:TOLD] or "it does not say what"
+    text = hide(found if isinstance(found, str) else "it does not say what", secrets)
+    plain = "".join(char if char.isprintable() else " " for char in text[: 8 * TOLD])
+    return " ".join(plain.split())[:TOLD] or "it does not say what"
 
 
-def _error(body: dict[str, Any]) -> Chunk:
+def hide(text: str, secrets: Collection[str]) -> str:
+    """Without the secrets."""
+    for each in secrets:
+        text = text.replace(each, "[hidden]") if each else text
+    return text
+
+
+def _error(body: dict[str, Any], secrets: Collection[str]) -> Chunk:
     inner = body.get("error")
     code = inner.get("code") if isinstance(inner, dict) else body.get("code")
     status = code if isinstance(code, int) and not isinstance(code, bool) and 100 <= code < 600 else None
-    return Chunk(error=error_text(body), error_status=status)
+    return Chunk(error=error_text(body, secrets), error_status=status)
 
 
 def _content(value: Any) -> str:
@@ -102,11 +119,18 @@ def _calls(value: Any) -> tuple[CallPiece, ...]:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 16:
             raise Malformed("a tool call has no usable index")
         function = function if isinstance(function, dict) else {}
-        arguments = function.get("arguments")
-        if isinstance(arguments, dict):  # some servers send the object itself
-            arguments = orjson.dumps(arguments).decode()
-        pieces.append(CallPiece(index, _text(function.get("name")), _text(arguments)))
+        pieces.append(CallPiece(index, _text(function.get("name")), _arguments(function.get("arguments"))))
     return tuple(pieces)
+
+
+def _arguments(value: Any) -> str:
+    """JSON text. Some servers send the object itself; what is no object must not pass for a call without arguments."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        raise Malformed("the arguments of a call are nested too deep") from None
 
 
 def _ids(value: Any, most: int = MOST_IDS) -> tuple[int, ...] | None:
@@ -173,4 +197,4 @@ def _first(*values: int | None) -> int | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value < 1 << 40 else None
+    return value if type(value) is int and 0 <= value < 1 << 31 else None

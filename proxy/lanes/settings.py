@@ -17,7 +17,11 @@ from policies.modes import DecodeMode
 
 LaneName = Literal["fast", "plain"]
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~]*)")
-_OURS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"})
+SHORTEST_SECRET = 4
+"""Characters; what is shorter is part of every sentence."""
+_OURS = frozenset(
+    {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding", "accept"}
+) | {"content-encoding", "expect", "keep-alive", "te", "trailer", "upgrade"}
 
 
 class _Section(BaseModel):
@@ -81,6 +85,12 @@ class Lane(_Section):
                 raise ValueError(f"{found[1]} is set by specguard itself; leave it out")
         return value
 
+    @model_validator(mode="after")
+    def _one_key(self) -> Lane:
+        if self.key_env and "authorization" in map(str.lower, self.header_map()):
+            raise ValueError("key_env: is sent as the header Authorization, which headers sets too; keep one of them")
+        return self
+
     @property
     def root(self) -> str:
         """The address without `/v1`: where the endpoints lie that are a server's own."""
@@ -89,6 +99,16 @@ class Lane(_Section):
     def header_map(self) -> dict[str, str]:
         pairs = (each.partition(":") for each in self.headers)
         return {name: value.strip() for name, _, value in pairs}
+
+    def key_in(self, environment: Mapping[str, str]) -> str:
+        """Its API key, "" = none. Files that keys are read from end with a line break."""
+        return environment.get(self.key_env, "").strip() if self.key_env else ""
+
+    def secrets_in(self, environment: Mapping[str, str]) -> tuple[str, ...]:
+        """What a server knows of us and must not be heard to say: its key, and headers that may be one."""
+        headers = (value for value in self.header_map().values() if len(value) >= SHORTEST_SECRET)
+        said = (self.key_in(environment), *headers)
+        return tuple(word for each in said for word in (each, each.rpartition(" ")[2]) if len(word) >= SHORTEST_SECRET)
 
 
 class Lanes(_Section):
@@ -112,8 +132,8 @@ class Lanes(_Section):
     retries: int = Field(default=2, ge=0, le=8)
     """Times that a request is sent again to a lane that refuses the connection or answers 502, 503 or 504. Never once
     it has begun to answer."""
-    event_bytes: int = Field(default=1 << 20, ge=4096)
-    """Largest event of a stream, in bytes."""
+    event_bytes: int = Field(default=8 << 20, ge=4096)
+    """Largest event of a stream, in bytes. vLLM's first one holds the ids of the whole prompt: 7 bytes for a token."""
     cache_salt: str = ""
     """Sent with every request to lanes that know it (vLLM, SGLang), so that their prefix cache is not shared with
     others. After a fall back a fresh one is drawn in any case, so that no damaged prefix is taken over."""

@@ -77,7 +77,8 @@ async def _sglang(asker: Asker, ids: Sequence[int], start: int) -> list[Score]:
         "top_logprobs_num": 1,
     }
     meta = (await asker.post("/generate", body)).get("meta_info")
-    rows, tops = ((meta or {}).get(name) for name in ("input_token_logprobs", "input_top_logprobs"))
+    meta = meta if isinstance(meta, dict) else {}
+    rows, tops = (meta.get(name) for name in ("input_token_logprobs", "input_top_logprobs"))
     if not isinstance(rows, list) or not isinstance(tops, list) or len(rows) != len(tops):
         raise Unanswered("/generate gives no input_token_logprobs")
     found = []

@@ -50,7 +50,8 @@ class Upstream:
 
     def __init__(self, name: str, lane: Lane, limits: Lanes, environment: Mapping[str, str] = os.environ) -> None:
         self.name, self.lane, self._limits = name, lane, limits
-        self.key = environment.get(lane.key_env, "") if lane.key_env else ""
+        self.key = lane.key_in(environment)
+        self.secrets = lane.secrets_in(environment)
         self._http: aiohttp.ClientSession | None = None
 
     @property
@@ -121,6 +122,8 @@ class Upstream:
             raise self._error("stalled", f"has not begun to answer within {limits.first_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise self._error("unreachable", f"cannot be reached ({type(error).__name__})") from None
+        except ValueError:  # of aiohttp, for a line break and the like in a header
+            raise self._error("refused", "cannot be asked: its key or a header of it is none") from None
         try:
             if response.status != 200:
                 async with asyncio.timeout(limits.between_s):
@@ -139,7 +142,7 @@ class Upstream:
 
     def _refusal(self, status: int, answer: bytes) -> UpstreamError:
         try:
-            told = error_text(orjson.loads(answer))
+            told = error_text(orjson.loads(answer), self.secrets)
         except orjson.JSONDecodeError:
             told = "it does not say what"
         failure: Failure = "unavailable" if status >= 500 or status == 429 else "refused"
@@ -176,7 +179,7 @@ class UpstreamStream:
                 await self._read_out()
                 self._end()
                 return None
-            chunk = read_chunk(data)
+            chunk = read_chunk(data, self._upstream.secrets)
         except Malformed as problem:
             self.close()
             raise self._upstream._error("malformed", f"sent no stream of chunks: {problem}") from None
@@ -211,6 +214,7 @@ class UpstreamStream:
         limits = self._limits
         patience = limits.between_s if self._begun else limits.first_s
         loop = asyncio.get_running_loop()
+        silent = 0  # bytes that made no event; a compressed stream of line breaks is a thousand times its size
         left = self._started + limits.total_s - loop.time()
         try:
             async with asyncio.timeout(max(0.0, min(patience, left))):
@@ -219,7 +223,8 @@ class UpstreamStream:
                     if not data:
                         return False
                     self._ready.extend(event.data for event in self._reader.feed(data))
-                    if max(self._reader.pending, len(data)) > limits.event_bytes:
+                    silent = 0 if self._ready else silent + len(data)
+                    if max(self._reader.pending, len(data), silent) > limits.event_bytes:
                         raise self._upstream._error(
                             "too_large", f"sent an event of more than {limits.event_bytes} bytes"
                         )

@@ -20,6 +20,11 @@ from proxy.cli import main
         ('[trust]\nqualification = "{0}/mine.toml"', "trust.qualification: {0}/mine.toml: "),
         ("a = {deep}", "mine.toml: is nested too deeply"),
         ("a = {long}", "mine.toml: cannot be read as TOML: "),
+        ('[lanes.fast]\nurl = "http://h"\nkey_env = "NO_SUCH_KEY"', "lanes.fast.key_env: the environment variable NO_"),
+        (
+            '[lanes.fast]\nurl = "http://h"\n[lanes.plain]\nurl = "http://i"\nkey_env = "NO_SUCH_KEY"',
+            "lanes.plain.key_env: the environment variable NO_SUCH_KEY is not set; put the server's key into it",
+        ),
         ('[guard]\npolicy = "{0}/policy.toml"', "policy.toml: cannot be read as TOML: "),
     ],
 )

@@ -70,10 +70,19 @@ async def test_one_lane_and_a_key_that_stays_secret(
         file = configured(tmp_path, fast.base, key_env="LANE_KEY")
         monkeypatch.setenv("LANE_KEY", "s3cret")
         status, table, _ = await shown(file)
+        monkeypatch.setenv("LANE_KEY", "wr0ng-key")
+        _, _, wrong = await shown(file)
         monkeypatch.delenv("LANE_KEY")
         refused, _, errors = await shown(file)
     assert status == 0 and "name one below [lanes.plain]" in table and "s3cret" not in table
-    assert refused == 1 and "set the lane's key" in errors
+    assert refused == 1 and "set the lane's key (key_env)" in errors
+    assert "it refuses the lane's key; correct it" in wrong and "wr0ng" not in wrong
+
+
+async def test_one_lane_that_is_known_bad_has_nobody_beside_it(tmp_path: Path, shown: Show) -> None:
+    async with Upstream("vllm", {"m": BAD}).running() as fast:
+        _, table, _ = await shown(configured(tmp_path, fast.base))
+    assert "known bad" in table and "there is no other lane" in table and "the plain lane serves" not in table
 
 
 async def test_a_plain_lane_that_drafts_is_told(tmp_path: Path, shown: Show) -> None:

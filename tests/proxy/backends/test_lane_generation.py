@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from policies.modes import PLAIN
+from proxy.backends import lane_generation
+from proxy.backends.base import Delta, Generation
+from proxy.backends.lane_generation import MOST_TOKENS
+from proxy.backends.lanes import LanesBackend
+from proxy.conversation import ChatRequest, Message
+from proxy.lanes.settings import Lane as Url
+from proxy.lanes.settings import Lanes
 from tests.proxy.lanes.pool import known, pool, two_lanes
+from tests.proxy.lanes.raw import HEAD, event, raw
+from tests.proxy.lanes.raw import Asked as Sent
 from tests.proxy.lanes.told import APIS, body, told
 from tests.proxy.live import CHAT, MESSAGES, RESPONSES
 from tests.upstreams.all_defects import DEFECTS
@@ -156,6 +169,16 @@ async def test_the_usage_of_a_server_without_ids_is_its_own_count() -> None:
     assert got.output_tokens == direct + 1  # the end of the turn
 
 
+async def test_behind_a_fall_back_it_is_that_and_what_was_delivered_before() -> None:
+    upstream = lanes("llamacpp", Text("I list it.\n"), BAD, sound=(Text("I list it.\n"), LS))
+    async with pool(upstream) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        of_plain = upstream.counters["plain"].generated + 1  # the end of the turn
+    assert (got.text, got.calls, got.error) == ("I list it.\n", [GOOD], "")
+    assert got.output_tokens is not None
+    assert 3 <= got.output_tokens - of_plain <= 8  # a text of five words and marks, made tokens of it
+
+
 async def test_a_limit_of_tokens_is_what_is_left_of_it() -> None:
     upstream = lanes("vllm", Text("I list it.\n"), BAD, sound=(Text("I list it.\n"), LS))
     async with pool(upstream) as running:
@@ -191,16 +214,76 @@ async def test_a_demanded_form_cannot_be_continued() -> None:
 
 
 async def test_a_long_chunk_is_many_steps() -> None:
-    text = "word " * 2000
+    text = "".join(f"{hashlib.sha256(str(number).encode()).hexdigest()[:5]} " for number in range(500))
     upstream = two_lanes("openai", Lane(lambda asked: Reply((Text("a "), LS)), width=1))
     async with pool(upstream) as running:
         backend = running.service.backend
         before = backend.load.steps  # type: ignore[attr-defined]
-        upstream.lanes["fast"] = Lane(Reply((Text(text[:200]),)), width=500)
+        upstream.lanes["fast"] = Lane(Reply((Text(text),)), width=5000)
         got = told(CHAT, *await running.post(CHAT, body(CHAT)))
-        assert got.text == text[:200]
-        assert backend.load.steps > before  # type: ignore[attr-defined]
+        assert got.text == text
+        assert backend.load.steps > before + 500 // MOST_TOKENS  # type: ignore[attr-defined]
         assert backend.load.running == 0  # type: ignore[attr-defined]
+
+
+@asynccontextmanager
+async def begun(*pieces: bytes, repeats: bytes = b"") -> AsyncIterator[tuple[Generation, Sent]]:
+    """The response of a single lane that sends these bytes, and some of them for ever."""
+
+    async def answer(asked: Sent) -> None:
+        for piece in pieces:
+            await asked.send(piece)
+        while repeats:
+            await asked.send(repeats)
+
+    async with raw(answer) as server:
+        backend = LanesBackend(Lanes(fast=Url(url=server.url)), prober=known("openai"))
+        await backend.start()
+        generation = await backend.generate(ChatRequest("openai.chat", "m", (Message("user", "go"),)), PLAIN)
+        try:
+            yield generation, server.asked[0]
+        finally:
+            await generation.close()
+            await backend.stop()
+
+
+async def deltas(generation: Generation) -> list[Delta]:
+    found = []
+    while (delta := await generation.next()) is not None:
+        found.append(delta)
+        if delta.found is not None or delta.end is not None:
+            break
+    return found
+
+
+@pytest.mark.parametrize("said", ["word " * 40, " " * 64])
+async def test_a_stream_says_no_more_than_fits_in_the_window(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_generation, "LEAST_WINDOW", 1000)
+    monkeypatch.setattr(lane_generation, "MOST_CHARS", 1)
+    async with begun(HEAD, repeats=event(delta={"content": said})) as (generation, asked):
+        found = (await deltas(generation))[-1].found
+        assert found is not None and found.evidence["failure"] == "endless"
+        assert "more than fits in its window" in found.evidence["told"]
+        await asyncio.wait_for(asked.gone.wait(), 10)
+
+
+async def test_chunks_that_say_nothing_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_generation, "MOST_EMPTY", 500)
+    few = event() * 400 + event(delta={"content": "a"})
+    async with begun(HEAD, few, few, repeats=event()) as (generation, asked):
+        found = await deltas(generation)
+        assert [token.text for delta in found for token in delta.tokens] == ["a", "a"]
+        assert found[-1].found is not None and "says nothing" in found[-1].found.evidence["told"]
+        await asyncio.wait_for(asked.gone.wait(), 10)
+
+
+async def test_what_comes_behind_the_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_generation, "USAGE_S", 60.0)
+    end = event(delta={"content": "a"}) + event(finish_reason="stop")
+    async with begun(HEAD, end, repeats=event(delta={"content": "b " * 100})) as (generation, asked):
+        found = await asyncio.wait_for(deltas(generation), 30)
+        assert sum(len(delta.tokens) for delta in found) < 2 * lane_generation.MOST_BEHIND
+        await asyncio.wait_for(asked.gone.wait(), 10)
 
 
 async def test_the_plain_lane_fails_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +80,14 @@ def test_log_probabilities_go_to_their_tokens() -> None:
     ]
     assert tokens[0].top[0].data == b"se"
     assert [token.logprob for token in taken(Chunk(text="so on", scored=scored), ids=False)] == [-0.5, -0.25]
+
+
+@pytest.mark.parametrize("text", [" " * 4096, "\n" * 4096, "a b " * 250_000])
+def test_no_token_says_a_page_and_no_chunk_is_a_million_tokens(text: str) -> None:
+    tokens = taken(Chunk(text=text), ids=False)
+    assert "".join(token.text for token in tokens) == text
+    assert max(len(token.text) for token in tokens) <= 64
+    assert len(tokens) <= 16_384
 
 
 TEXTS = st.text(max_size=12)

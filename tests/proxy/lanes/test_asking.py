@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,6 +88,38 @@ async def test_a_key_goes_to_the_lane_and_nowhere_else() -> None:
         await asker.get(f"{elsewhere}/metrics")
         await asker.get(f"{url}/x")
     assert seen == ["Bearer s3cret", None, "Bearer s3cret"]
+
+
+async def test_headers_go_to_the_lane_and_nowhere_else() -> None:
+    seen: list[str | None] = []
+
+    async def page(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("x-team"))
+        return web.json_response({})
+
+    target = Target("fast", "", headers={"X-Team": "agents"})
+    async with serving(x=page) as url, serving(x=page) as elsewhere, Asker(replace(target, url=url)) as asker:
+        await asker.get("/x")
+        await asker.get(f"{elsewhere}/x")
+    assert seen == ["agents", None]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        web.json_response({"error": {"message": "there is no key s3cret"}}, status=401),
+        web.Response(text="x" * 195 + " s3cret", status=401),
+    ],
+)
+async def test_a_key_that_a_server_repeats_is_not_told_on(page: web.Response) -> None:
+    lane = Lane(url="http://127.0.0.1:1", key_env="K")
+    async with serving(x=page) as url:
+        target = replace(Target.of("fast", lane, {"K": "s3cret\n"}), url=url)
+        assert target.key == "s3cret" and "s3cret" not in repr(target)
+        async with Asker(target) as asker:
+            with pytest.raises(Unanswered) as caught:
+                await asker.get("/x")
+    assert "s3c" not in caught.value.told
 
 
 async def test_nobody_listens() -> None:

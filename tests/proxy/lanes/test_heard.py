@@ -31,6 +31,7 @@ async def test_the_same_from_a_stream_and_in_one_piece(kind: Kind) -> None:
         {"choices": {}},
         {"choices": [None, 3, {"delta": []}, {"delta": {"content": 3}}, {"logprobs": [1]}]},
         {"choices": [{"logprobs": {"content": [{}, 7, {"logprob": "x"}]}, "token_ids": ["a", True, -1, 2.5]}]},
+        {"choices": [{"logprobs": {"content": 5}}]},
         {"usage": [1], "timings": "fast", "prompt_token_ids": 5},
         {"usage": {"completion_tokens": -3, "prompt_tokens": "many", "prompt_tokens_details": []}},
     ],

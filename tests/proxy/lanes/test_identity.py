@@ -102,6 +102,19 @@ async def test_llamacpp_router_tells_the_arguments_of_each_model() -> None:
     assert (found.speculation, found.kv) == ("draft-mtp,ngram-mod", "q8_0/q4_0")
 
 
+async def test_what_it_drafts_with_is_disarmed_too() -> None:
+    models = {"data": [{"id": "m", "status": {"args": ["--spec-type", "\x1b[2J" + "x" * 500]}}]}
+    found = await identified(props={"build_info": "b7"}, models=models)
+    assert found.speculation is not None and "\x1b" not in found.speculation and len(found.speculation) <= 80
+
+
+@pytest.mark.parametrize("told", [0, -5, 0.5, 1e300, True, "many"])
+async def test_a_window_that_is_none_is_not_told(told: Any) -> None:
+    assert (await identified(v1_models={"data": [CARD | {"max_model_len": told}]})).context_window is None
+    card = CARD | {"max_model_len": told, "meta": {"n_ctx": 4096}}
+    assert (await identified(v1_models={"data": [card]})).context_window == 4096
+
+
 @pytest.mark.parametrize("cards", [[], None, ["m"], {"m": 1}])
 async def test_a_server_without_models_is_no_lane(cards: Any) -> None:
     with pytest.raises(LaneSilent, match="names no model"):

@@ -167,3 +167,11 @@ async def test_a_server_that_scores_nothing_is_told_and_counts_for_nothing() -> 
         made = meter(Target("plain", url))
         assert not await made.look(Turn("fast", (1,), (2,), "greedy"))
     assert "no prompt_logprobs" in made.reads()["problem"] and not made.figures
+
+
+async def test_what_a_server_repeats_of_a_prompt_is_shown_to_nobody() -> None:
+    refused = web.json_response({"detail": [{"input": [151_643, 872]}]}, status=422)
+    async with serving(v1_completions=refused) as url:
+        made = meter(Target("plain", url))
+        assert not await made.look(Turn("fast", (151_643,), (872,), "greedy"))
+    assert made.problem == "/v1/completions answers 422"

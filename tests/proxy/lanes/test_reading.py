@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.lanes.chunks import CallPiece, Chunk, Counts, Scored
-from proxy.lanes.reading import Malformed, error_text, read_chunk
+from proxy.lanes.reading import MOST_SAID, TOLD, Malformed, error_text, read_chunk
 
 
 def read(**body: Any) -> Chunk:
@@ -49,6 +49,29 @@ def test_arguments_as_an_object_are_its_text() -> None:
     )
 
 
+@pytest.mark.parametrize(("arguments", "text"), [([1], "[1]"), (7, "7"), (False, "false"), (None, ""), ("", "")])
+def test_arguments_that_are_no_object_do_not_pass_for_none(arguments: Any, text: str) -> None:
+    (call,) = choice(delta={"tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}).calls
+    assert call.arguments == text
+
+
+def test_arguments_that_are_nested_too_deep_are_refused() -> None:
+    deep: Any = 1
+    for _ in range(400):
+        deep = {"a": deep}
+    with pytest.raises(Malformed, match="too deep"):
+        choice(delta={"tool_calls": [{"function": {"name": "f", "arguments": deep}}]})
+
+
+def test_a_chunk_says_no_more_than_a_whole_response() -> None:
+    half = "a" * (MOST_SAID // 2)
+    assert len(choice(delta={"content": half, "reasoning": half}).text) == MOST_SAID // 2
+    call = {"function": {"name": "f", "arguments": half}}
+    for delta in ({"content": half * 2 + "a"}, {"content": half, "tool_calls": [call]}):
+        with pytest.raises(Malformed, match="characters"):
+            choice(delta=delta)
+
+
 @pytest.mark.parametrize("index", [-1, "0", True, 1 << 20])
 def test_a_call_without_a_usable_index_is_refused(index: Any) -> None:
     with pytest.raises(Malformed):
@@ -79,6 +102,12 @@ def test_timings_of_llama_cpp() -> None:
     assert read(choices=[], timings=timings).counts == Counts(7, 7, 5, 4, 1, 3.5)
 
 
+@pytest.mark.parametrize("lie", [-1, 1 << 31, 10**30, 1.5, True, "9", None])
+def test_counts_that_cannot_be_are_not_told(lie: Any) -> None:
+    usage = {"prompt_tokens": lie, "completion_tokens": lie, "prompt_tokens_details": {"cached_tokens": lie}}
+    assert read(choices=[], usage=usage).counts == Counts()
+
+
 def test_no_usage_is_none() -> None:
     assert choice().counts is None
     assert read(choices=[], usage=None).counts is None
@@ -105,6 +134,17 @@ def test_errors_of_every_shape(body: Any) -> None:
 def test_an_error_that_says_nothing() -> None:
     assert read(error=None).error == "it does not say what"
     assert error_text([1]) == "it does not say what"
+
+
+def test_no_error_beside_a_chunk() -> None:
+    assert read(error=None, choices=[{"delta": {"content": "a"}}]) == Chunk(text="a")
+
+
+def test_an_error_cannot_command_a_terminal_or_tell_a_secret() -> None:
+    assert error_text({"error": "\x1b[31mno\x00\n"}) == "[31mno"
+    told = "x" * (TOLD - 6) + " k3y-of-ours is wrong"
+    assert "k3y" not in error_text({"error": {"message": told}}, ["k3y-of-ours"])
+    assert read_chunk('{"error": "k3y-of-ours is wrong"}', ["k3y-of-ours"]).error == "[hidden] is wrong"
 
 
 NAMES = st.sampled_from(

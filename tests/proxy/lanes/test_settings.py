@@ -57,6 +57,8 @@ def test_from_the_environment() -> None:
         ({"fast": {"url": URL, "key_env": "sk-123"}}, "environment variable"),
         ({"fast": {"url": URL, "headers": ["X-A: b\r\nX-C: d"]}}, "is no header"),
         ({"fast": {"url": URL, "headers": ["Host: b"]}}, "set by specguard itself"),
+        ({"fast": {"url": URL, "headers": ["Upgrade: b"]}}, "set by specguard itself"),
+        ({"fast": {"url": URL, "headers": ["Authorization: a"], "key_env": "K"}}, "keep one of them"),
         ({"fast": {"url": URL, "metrics_urls": ["/metrics"]}}, "is no address"),
         ({"fast": {"url": URL, "modl": "x"}}, "did you mean 'model'"),
         ({"pass_headers": ["Authorization"]}, "keys of clients"),

@@ -80,6 +80,7 @@ def sglang(own: Any, top: Any) -> dict[str, Any]:
     [
         {},
         {"meta_info": None},
+        {"meta_info": [1]},
         sglang([[None, 2, None], [-0.5, 3, None]], [None]),
         sglang([[None, 2, None], ["x", 3, None]], [None, [[-0.5, 3, None]]]),
         sglang([[None, 2, None], [-0.5, 4, None]], [None, [[-0.5, 4, None]]]),  # other tokens

@@ -120,6 +120,36 @@ async def test_a_refusal_says_what_the_server_says_shortened() -> None:
     assert len(str(error)) < 400
 
 
+@pytest.mark.parametrize("status", [101, 204, 205, 301, 304, 418])
+async def test_a_status_without_a_stream_is_refused(status: int) -> None:
+    error = await failure_of(b"HTTP/1.1 %d So\r\ncontent-length: 0\r\n\r\n" % status)
+    assert (error.failure, error.status) == ("refused", status)
+
+
+async def test_a_key_that_the_server_repeats_is_not_told_on() -> None:
+    body = b'{"error": {"message": "there is no key s3cret"}}'
+    head = b"HTTP/1.1 401 No\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with asking(sends(head + body), key_env="KEY") as (upstream, _):
+        with pytest.raises(UpstreamError) as caught:
+            await read(upstream)
+    assert "there is no key [hidden]" in str(caught.value)
+    async with asking(sends(HEAD + data({"error": "s3cret is wrong"})), key_env="KEY") as (upstream, _):
+        stream = await upstream.stream({})
+        chunk = await stream.next()
+        assert chunk is not None and chunk.error == "[hidden] is wrong"
+        stream.close()
+
+
+async def test_a_key_that_is_no_header_is_told_and_not_shown() -> None:
+    async with raw(sends(HEAD)) as server:
+        upstream = Upstream("fast", Lane(url=server.url, key_env="KEY"), LIMITS, {"KEY": "s3\r\ncret"})
+        with pytest.raises(UpstreamError, match="its key") as caught:
+            await upstream.stream({})
+        assert "cret" not in str(caught.value)
+        assert server.asked == []
+        await upstream.close()
+
+
 @pytest.mark.parametrize(("status", "tries"), [(500, 1), (503, 2), (502, 2), (429, 1), (400, 1)])
 async def test_only_what_passes_is_asked_again_and_not_for_ever(status: int, tries: int) -> None:
     async with asking(sends(b"HTTP/1.1 %d No\r\ncontent-length: 0\r\n\r\n" % status)) as (upstream, server):
@@ -194,6 +224,23 @@ async def test_a_stream_without_end_is_cut() -> None:
 async def test_an_event_may_not_grow_for_ever(sent: bytes) -> None:
     limits = LIMITS.model_copy(update={"event_bytes": 4096})
     assert (await failure_of(HEAD + sent, limits)).failure == "too_large"
+
+
+@pytest.mark.parametrize("nothing", [b"\n", b": alive\n\n", b"event: x\n\n"])
+async def test_bytes_that_make_no_event_are_bounded(nothing: bytes) -> None:
+    """However well they were compressed."""
+    head = HEAD.replace(b"connection", b"content-encoding: gzip\r\nconnection")
+    flood = gzip.compress(nothing * (1 << 18) + SAID)
+    error = await failure_of(head + flood, LIMITS.model_copy(update={"event_bytes": 1 << 17}))
+    assert error.failure == "too_large"
+    async with asking(sends(head + flood)) as (upstream, _):
+        assert len(await read(upstream)) == 2
+
+
+async def test_the_ids_of_a_long_prompt_are_no_too_large_event() -> None:
+    first = data({"prompt_token_ids": [151_643] * 260_000, "choices": [{"delta": {"role": "assistant"}}]})
+    async with asking(sends(HEAD + first + SAID)) as (upstream, _):
+        assert (await read(upstream))[0].prompt_tokens == 260_000
 
 
 async def test_many_tiny_events_are_no_large_one() -> None:
