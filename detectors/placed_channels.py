@@ -43,7 +43,8 @@ class NamedCall(CallOpened):
 
 
 class PlacedChannels:
-    """Feeds on the parts of every token. `channel`, `call_began`, `body_chars`: as `detectors.channels.Channels`."""
+    """Feeds on the parts of every token. `channel`, `call_began`, `body_chars`, `is_settled`: as
+    `detectors.channels.Channels`."""
 
     def __init__(self) -> None:
         self._state: Literal["thinking", "text", "call"] = "text"
@@ -63,6 +64,10 @@ class PlacedChannels:
     @property
     def call_began(self) -> int | None:
         return self._opened if self._state == "call" else None
+
+    @property
+    def is_settled(self) -> bool:
+        return not self._held
 
     def feed(self, position: int, parts: Sequence[Part]) -> list[ChannelEvent]:
         """Takes what one token says, which may be nothing."""

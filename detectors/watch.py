@@ -7,6 +7,7 @@ Invariant: its state is a function of the tokens fed, so feeding a kept prefix t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -69,6 +70,8 @@ class OpenCall(Protocol):
 
 
 Said = Piece | ReadCall
+_HALF = re.compile("[\ud800-\udfff]")
+"""Of a surrogate pair: no text, and a violation at its own token."""
 
 
 class SaidToken(Protocol):
@@ -127,6 +130,11 @@ class Watch:
         return self._channels.call_began
 
     @property
+    def is_in_tag(self) -> bool:
+        """A tag may have begun: the next token may end it, whatever is in it."""
+        return not self._channels.is_settled
+
+    @property
     def call_name(self) -> str:
         """Name of the open call, "" outside calls and until it is written."""
         return self._call.name if self._call is not None and self.call_began is not None else ""
@@ -168,7 +176,7 @@ class Watch:
         for token in tokens:
             text = token.text
             room -= len(text)
-            if room < 0 or "<" in text:
+            if room < 0 or "<" in text or not (text.isascii() or _HALF.search(text) is None):
                 break
             loop = self._loops.feed(position + count, token.id, text)
             if text:

@@ -39,11 +39,13 @@ class Distrust:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """qualification: None = there is none, or it was voided. ceiling_tokens: where there is none; 0 = everywhere."""
+    """qualification: None = there is none, or it was voided. ceiling_tokens: where there is none; 0 = everywhere, or
+    nowhere if there is one that was voided. void: why it was; empty if it was not."""
 
     served: Served
     qualification: Qualification | None = None
     ceiling_tokens: int = 0
+    void: str = ""
 
     def ceiling(self, mode: DecodeMode) -> Ceiling:
         """Up to how many tokens `mode` is trusted."""
@@ -51,6 +53,8 @@ class Trust:
             return Ceiling(self.served.window)
         if self.qualification is not None:
             return self.qualification.ceiling(mode)
+        if self.void and not self.ceiling_tokens:
+            return Ceiling(0, f"trust.qualification is void: {self.void}")
         if 0 < self.ceiling_tokens < self.served.window:
             return Ceiling(self.ceiling_tokens, f"trust.ceiling_tokens is {self.ceiling_tokens}")
         return Ceiling(self.served.window)

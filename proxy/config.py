@@ -206,7 +206,8 @@ class Trust(_Section):
     qualification: str = ""
     """File that says up to which context each mode is trusted, written by `specguard qualify`. "" = none."""
     ceiling_tokens: int = Field(default=0, ge=0)
-    """Without such a file: tokens of context from which on a response starts in plain mode. 0 = never."""
+    """Without such a file: tokens of context from which on a response starts in plain mode. 0 = never, or always if the
+    file is of another model."""
     path: str = ""
     """Where open breakers are kept across restarts. "" = beside the incident store."""
 

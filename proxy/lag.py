@@ -3,7 +3,8 @@ than at several in a row, as the device's work has pushed the guard's out of the
 
 Must not: put a step aside that something may follow from at once: one that may close the call, ends the response, was
 audited, came with a number that is none or with a finding of the backend's own.
-Invariant: what is put aside is watched before anything else is, oldest first, or discarded by a rewind.
+Invariant: what is put aside is watched before anything else is, oldest first, or discarded by a rewind; if
+no step follows it any more, it is watched all the same.
 
 The lag is bounded by the engine's own time, so that an engine whose steps are long is never ahead of the guard.
 """
@@ -49,7 +50,7 @@ class Lag:
         self._aside.append(delta)
         return True
 
-    def take(self, delta: Delta) -> list[Delta]:
+    def take(self, *last: Delta) -> list[Delta]:
         """All that was put aside, and this step behind it."""
-        taken, self._aside, self._ms = [*self._aside, delta], [], 0.0
+        taken, self._aside, self._ms = [*self._aside, *last], [], 0.0
         return taken

@@ -119,6 +119,8 @@ def measure(options: argparse.Namespace, peers: Peers) -> Report:
         raise ConfigProblem(f"--repairs: at least one, not {options.repairs}")
     if options.rounds < 1:
         raise ConfigProblem(f"--rounds: at least one, not {options.rounds}")
+    if not options.minutes >= 0:  # nor is it NaN then
+        raise ConfigProblem(f"--minutes: zero or more, not {options.minutes}")
     plan = Plan(
         rounds=1 if quick else options.rounds,
         minutes=options.minutes,
@@ -131,11 +133,18 @@ def measure(options: argparse.Namespace, peers: Peers) -> Report:
     )
     logging.configure("error")
     found = follow(_opening(options), source, plan)
-    if not found.modes:
+    if not found.modes or (found.stopped and not any(found.modes.values())):
         raise ConfigProblem("bench pack: stopped before anything was measured; let it run longer, or use --quick")
     if options.target or options.no_peer or quick or found.stopped:
-        return report(found, plan, source.name, (), {PEER: "not asked for"})
-    beside = peers(configured(options), source, options.seed)
+        why = "the run was stopped" if found.stopped else "not asked for"
+        return report(found, plan, source.name, (), {PEER: why})
+    beside: Table | str
+    try:
+        beside = peers(configured(options), source, options.seed)
+    except KeyboardInterrupt:  # all else is measured, and is reported
+        beside = "it was stopped"
+    except Exception as error:  # whatever befalls a peer costs the run nothing
+        beside = f"{type(error).__name__}: {error}"
     if isinstance(beside, str):
         return report(found, plan, source.name, (), {PEER: beside})
     return report(found, plan, source.name, (beside,))

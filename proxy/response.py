@@ -20,7 +20,7 @@ import structlog
 from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
 from detectors.finding import Finding, Grade
 from detectors.history_scrub import LoopDigest
-from detectors.mended_call import mend_call
+from detectors.mended_call import MendedCall, mend_call
 from detectors.stall import StallDetector, StallSettings, engine_finding
 from detectors.tool_schema import ToolSchemas
 from detectors.watch import ReadCall, Said, first_refused
@@ -155,12 +155,13 @@ class GuardedResponse:
         try:
             with self._hold_clock:
                 delta = await self._watchdog.wait(self._generation.next(), self._transcript.reach, self._late)
-        except Stalled as stalled:
-            self._stalled = True
-            self._late(stalled.finding)
-            raise
-        except EngineLost as lost:
-            self._late(engine_finding(self._transcript.reach, lost.trouble.reason))
+        except BaseException as error:
+            self._settle()
+            if isinstance(error, Stalled):
+                self._stalled = True
+                self._late(error.finding)
+            elif isinstance(error, EngineLost):
+                self._late(engine_finding(len(self._transcript), error.trouble.reason))
             raise
         if delta is not None:
             self._transcript.count(delta)
@@ -177,9 +178,20 @@ class GuardedResponse:
         lost = Finding("stall.step", Grade.ABORT, "engine", 0, 0, "")
         return isinstance(decide(lost, self._situation(lost, can_rewind=False), self._policy), End)
 
+    def _settle(self) -> None:
+        """No step comes any more: those that wait for one are watched now, and what is found in them is told."""
+        decision: Decision = Continue()
+        for delta in self._lag.take():
+            for _, finding in self._observers.observe(delta, self._transcript, self._trips):
+                if finding is not None and not isinstance(decision, End):
+                    situation = self._situation(finding, can_rewind=False)
+                    decision = decide(finding, situation, self._policy)
+                    self._record(finding, decision, situation, (), None)
+
     def _may_wait(self, delta: Delta) -> bool:
-        """Nothing of this step could leave, since a call is open, and nothing in it is urgent."""
-        if self._observers.watch.call_began is None:
+        """Nothing of this step could leave, since a call is open and stays open, and nothing in it is urgent."""
+        watch = self._observers.watch
+        if not watch.call_name or watch.is_in_tag:  # a rule may be for the call's name
             return False
         within = self._limit is None or delta.step.context + NEXT_STEP <= self._limit.tokens
         return within and self._lag.takes(delta)
@@ -231,11 +243,7 @@ class GuardedResponse:
         if isinstance(decision, Rewind) and refused is not None:  # a call is one unit, also when its end was awaited
             decision = replace(decision, to=min(decision.to, max(refused.first, self._holdback.undelivered)))
         lost = self._lost(decision.to, delta) if isinstance(decision, Rewind) else ()
-        if finding.grade is Grade.SUSPECT and isinstance(decision, Continue):
-            self._trips.suspect(finding)
-        elif not isinstance(decision, Wait) and decision != Continue(hold=True):
-            given = mended if isinstance(decision, Repair) else None
-            self._trips.open(finding, decision, self._mode, self._transcript, lost, given, situation)
+        self._record(finding, decision, situation, lost, mended if isinstance(decision, Repair) else None)
         match decision:
             case Wait():
                 self._awaited = finding
@@ -256,6 +264,14 @@ class GuardedResponse:
                 self._push(text_of(said))
                 self._accused = finding
         return decision
+
+    def _record(
+        self, finding: Finding, decision: Decision, at: Situation, lost: tuple[int, ...], mended: MendedCall | None
+    ) -> None:
+        if finding.grade is Grade.SUSPECT and isinstance(decision, Continue):
+            self._trips.suspect(finding)
+        elif not isinstance(decision, Wait) and decision != Continue(hold=True):
+            self._trips.open(finding, decision, self._mode, self._transcript, lost, mended, at)
 
     def _situation(self, finding: Finding, *, can_rewind: bool = True, mendable: bool = False) -> Situation:
         watch = self._observers.watch

@@ -118,7 +118,7 @@ class Trips:
         if mended is not None:
             evidence = {**incident.evidence, "mended": list(mended.mended)}
             incident = replace(incident, evidence=evidence, texts={"before": mended.before, "after": mended.arguments})
-        self._sink.opened(incident, self._capture(decision, mode, transcript, lost))
+        self._sink.opened(incident, self._capture(finding, decision, mode, transcript, lost))
         log.warning(
             "incident.opened",
             incident=trip.id,
@@ -307,9 +307,19 @@ class Trips:
         changed = getattr(self._backend, "changed", None)
         return {} if changed is None else dict(changed(before, after))
 
-    def _capture(self, decision: Decision, mode: DecodeMode, transcript: Transcript, lost: tuple[int, ...]) -> Capture:
+    def _capture(
+        self,
+        finding: Finding,
+        decision: Decision,
+        mode: DecodeMode,
+        transcript: Transcript,
+        lost: tuple[int, ...],
+    ) -> Capture:
         """What a sink needs to run the response again; nothing is copied but the response's own tokens."""
-        kept = decision.to if isinstance(decision, Rewind) else len(transcript)
+        ids = transcript.ids
+        if finding.detector.startswith("stall."):  # about the step behind all that came, watched or not
+            ids += transcript.coming
+        kept = decision.to if isinstance(decision, Rewind) else len(ids)
         generation = self._generation
         return Capture(
             request=self._request,
@@ -317,7 +327,7 @@ class Trips:
             seed=generation.seed,
             prompt_ids=generation.prompt_ids,
             cached_tokens=generation.cached_tokens,
-            kept_ids=transcript.ids[:kept],
+            kept_ids=ids[:kept],
             lost_ids=tuple(token for token in lost if token >= 0),
             modes=tuple((at, each) for at, each in transcript.modes if at < kept),
             response=transcript.text,

@@ -70,12 +70,13 @@ class TrustKeeper:
         qualification: Qualification | None = None,
         ceiling_tokens: int = 0,
     ) -> None:
-        """The model is known now. A qualification of another one says nothing about it. Reads the store: blocks."""
+        """The model is known now. A qualification of another one says nothing about it: no mode is trusted then, unless
+        ceiling_tokens says how far. Reads the store: blocks."""
         self.note = qualification.voided(served.fingerprint, served.tool_format) if qualification else ""
         if self.note:
             log.warning("trust.qualification_void", reason=self.note)
             qualification = None
-        self.trust, self._modes = Trust(served, qualification, ceiling_tokens), modes
+        self.trust, self._modes = Trust(served, qualification, ceiling_tokens, self.note), modes
         self._reload()
 
     async def start(

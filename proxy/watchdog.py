@@ -54,17 +54,18 @@ class Watchdog:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         asked = loop.time()
-        wait = self._wait = _Wait(task, asked, position, late)
+        wait = self._wait = _Wait(task, asked, position, late, task.cancelling())
         self._look_at(loop, self._due(wait))
-        cancelling = task.cancelling()
         try:
             result = await step
-        except asyncio.CancelledError:
-            if wait.lost is not None and task.uncancel() <= cancelling:
-                raise Stalled(wait.lost) from None
+        except BaseException as error:
+            given_up = wait.take_back()
+            if given_up is not None and isinstance(error, asyncio.CancelledError):
+                raise Stalled(given_up) from None
             raise
         finally:
             self._wait = None
+        wait.take_back()
         self._stall.stepped(loop.time() - asked)
         return result
 
@@ -86,24 +87,33 @@ class Watchdog:
         if wait is None:
             return
         waited = loop.time() - wait.asked + TIMER_SLACK_S
-        if not wait.told and waited >= self._stall.late_s:
-            wait.told = True
-            if (finding := self._stall.waiting(waited, wait.position)) is not None:
-                wait.late(finding)
+        is_late = not wait.told and waited >= self._stall.late_s
+        wait.told = wait.told or is_late
         if self._gives_up and waited >= self._stall.lost_s:
             wait.lost = self._stall.waiting(waited, wait.position)
             wait.task.cancel()
         elif (due := self._due(wait)) < inf:
             self._look_at(loop, due)
+        if is_late and (finding := self._stall.waiting(waited, wait.position)) is not None:
+            wait.late(finding)  # last, so that whatever it raises the step is watched on
 
 
 @dataclass(slots=True)
 class _Wait:
-    """One step that is waited for. lost: what is said of it once it was given up."""
+    """One step that is waited for. cancelling: requests to cancel the task that were there before; lost: what is said
+    of the step once it was given up."""
 
     task: asyncio.Task[Any]
     asked: float
     position: int
     late: Callable[[Finding], None]
+    cancelling: int
     told: bool = False
     lost: Finding | None = None
+
+    def take_back(self) -> Finding | None:
+        """Whether the step was given up and nobody else wants the task to end: our request to cancel it counts no more,
+        whatever the step made of it."""
+        if self.lost is None or self.task.uncancel() > self.cancelling:
+            return None
+        return self.lost

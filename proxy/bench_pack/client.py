@@ -1,7 +1,8 @@
 """Asks any OpenAI-compatible server, streaming, and measures what comes back.
 
 Must not: know which server it is; what only some servers tell (`timings`, `specguard`, vLLM's numbers) is read where it
-is there. Invariant: an answer is always returned; a server that fails is an answer with `failed`.
+is there. Nor follow a redirect: prompts hold the user's code, and go where the user has said.
+Invariant: an answer is always returned; a server that fails, or sends what is no answer, is one with `failed`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ from detectors.tool_schema import ToolSchemas
 from proxy.sse import EventReader
 
 REQUEST_S = 600.0
+MOST_BYTES = 16 << 20
+"""Of one response, whatever it is."""
+MOST_COUNT = 1e9
+"""Tokens, or seconds: more than that is told by nobody who counts."""
+NONSENSE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+"""What reading data of any shape raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +108,20 @@ class ChatClient:
         self._headers = {"x-specguard-transcript": "1"} | ({"authorization": f"Bearer {key}"} if key else {})
 
     async def models(self) -> list[str]:
-        """Raises aiohttp.ClientError, TimeoutError, ValueError."""
-        url = f"{self._base}/v1/models"
-        async with self._http.get(url, headers=self._headers, timeout=aiohttp.ClientTimeout(total=20)) as response:
-            response.raise_for_status()
-            body = await response.json(content_type=None)
-            return [str(each["id"]) for each in body["data"]]
+        """Those whose names can be printed. Raises aiohttp.ClientError, TimeoutError and what is in NONSENSE."""
+        url, limit = f"{self._base}/v1/models", aiohttp.ClientTimeout(total=20)
+        async with self._http.get(url, headers=self._headers, timeout=limit, allow_redirects=False) as response:
+            if response.status != 200:
+                raise ValueError(f"status {response.status}")
+            body = json.loads(await _body(response))
+            return [name for each in body["data"] if (name := str(each["id"])).isprintable()]
 
     async def metrics(self) -> str:
         """The text of `/metrics`; empty where there is none."""
         try:
             url, limit = f"{self._base}/metrics", aiohttp.ClientTimeout(total=20)
-            async with self._http.get(url, headers=self._headers, timeout=limit) as response:
-                return await response.text() if response.status == 200 else ""
+            async with self._http.get(url, headers=self._headers, timeout=limit, allow_redirects=False) as response:
+                return await _body(response) if response.status == 200 else ""
         except (aiohttp.ClientError, TimeoutError):
             return ""
 
@@ -133,21 +141,54 @@ class ChatClient:
                 json=body,
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=REQUEST_S),
+                allow_redirects=False,
             ) as response:
                 began_in = response.headers.get("x-specguard-mode", "")
                 if response.status != 200:
-                    parts.failed = f"status {response.status}: {_message(await response.text())}"
+                    parts.failed = f"status {response.status}: {_message(await _body(response))}"
+                elif response.content_type == "application/json":
+                    parts.failed = "it does not stream: the content type is application/json"
                 else:
-                    async for chunk in response.content.iter_any():
-                        for event in reader.feed(chunk):
-                            _take(parts, event.data, time.perf_counter() - started)
-                    if not parts.done and not parts.failed:
-                        parts.failed = "the stream ended before the response did"
+                    await _stream(response, reader, parts, started)
         except TimeoutError:
             parts.failed = f"no end after {REQUEST_S:.0f} s"
         except aiohttp.ClientError as error:
-            parts.failed = f"{type(error).__name__}: {error}"[:300]
-        return _answer(parts, time.perf_counter() - started, tools, began_in)
+            parts.failed = _printable(f"{type(error).__name__}: {error}")
+        except NONSENSE as error:
+            parts.failed = _nonsense(error)
+        seconds = time.perf_counter() - started
+        try:
+            return _answer(parts, seconds, tools, began_in)
+        except NONSENSE as error:
+            return Answer(seconds=seconds, failed=parts.failed or _nonsense(error))
+
+
+def _nonsense(error: Exception) -> str:
+    return _printable(f"what it sends is no chat completion ({type(error).__name__}: {error})")
+
+
+async def _stream(response: aiohttp.ClientResponse, reader: EventReader, parts: _Parts, started: float) -> None:
+    """Raises what is in NONSENSE."""
+    read = 0
+    async for chunk in response.content.iter_any():
+        read += len(chunk)
+        if read > MOST_BYTES:
+            parts.failed = f"the response is longer than {MOST_BYTES >> 20} MiB"
+            return
+        for event in reader.feed(chunk):
+            _take(parts, event.data, time.perf_counter() - started)
+    if not parts.done and not parts.failed:
+        parts.failed = "the stream ended before the response did"
+
+
+async def _body(response: aiohttp.ClientResponse) -> str:
+    """Its beginning, if it is longer than anything that is asked for here."""
+    found = bytearray()
+    async for chunk in response.content.iter_any():
+        found += chunk
+        if len(found) > MOST_BYTES:
+            break
+    return bytes(found[:MOST_BYTES]).decode("utf-8", "replace")
 
 
 def _take(parts: _Parts, data: str, now: float) -> None:
@@ -156,11 +197,11 @@ def _take(parts: _Parts, data: str, now: float) -> None:
         return
     try:
         chunk = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         parts.failed = "a frame of the stream is no JSON"
         return
-    if "error" in chunk:
-        parts.failed = _message(data)
+    if chunk.get("error") is not None:
+        parts.failed = _message(data) or "an error without a text"
         return
     parts.usage = chunk.get("usage") or parts.usage
     parts.timings = chunk.get("timings") or parts.timings
@@ -169,23 +210,23 @@ def _take(parts: _Parts, data: str, now: float) -> None:
         parts.own = parts.own | {"vllm": told}
     for choice in chunk.get("choices") or ():
         delta = choice.get("delta") or {}
-        parts.finish = choice.get("finish_reason") or parts.finish
+        parts.finish = _text(choice.get("finish_reason") or parts.finish)
         if delta.get("content"):
-            parts.text.append(delta["content"])
+            parts.text.append(_text(delta["content"]))
         for piece in delta.get("tool_calls") or ():
-            call = parts.calls.setdefault(piece.get("index", 0), {"id": "", "name": "", "arguments": ""})
-            call["id"] = piece.get("id") or call["id"]
+            call = parts.calls.setdefault(int(piece.get("index") or 0), {"id": "", "name": "", "arguments": ""})
+            call["id"] = _text(piece.get("id") or call["id"])
             function = piece.get("function") or {}
-            call["name"] += function.get("name") or ""
-            call["arguments"] += function.get("arguments") or ""
+            call["name"] += _text(function.get("name") or "")
+            call["arguments"] += _text(function.get("arguments") or "")
         if parts.first is None and (delta.get("content") or delta.get("tool_calls")):
             parts.first = now
 
 
 def _answer(parts: _Parts, seconds: float, tools: Sequence[Mapping[str, Any]], began_in: str) -> Answer:
     usage, timings, own = parts.usage, parts.timings, parts.own
-    prompt, tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-    cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+    prompt, tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    cached = _count((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
     told = bool(timings.get("predicted_n"))
     first = parts.first if parts.first is not None else seconds
     text = "".join(parts.text)
@@ -196,16 +237,16 @@ def _answer(parts: _Parts, seconds: float, tools: Sequence[Mapping[str, Any]], b
         seconds=seconds,
         first_s=parts.first,
         prompt=prompt,
-        computed=int(timings["prompt_n"]) if told else prompt - cached,
-        prompt_s=float(timings["prompt_ms"]) / 1e3 if told else first,
-        tokens=int(timings["predicted_n"]) if told else tokens,
-        decode_s=float(timings["predicted_ms"]) / 1e3 if told else seconds - first,
+        computed=_count(timings["prompt_n"]) if told else prompt - cached,
+        prompt_s=_number(timings["prompt_ms"]) / 1e3 if told else first,
+        tokens=_count(timings["predicted_n"]) if told else tokens,
+        decode_s=_number(timings["predicted_ms"]) / 1e3 if told else seconds - first,
         told=told,
         drafts=_drafts(timings, own),
         mode=str(own.get("mode", "")),
         began_in=began_in,
-        incidents=tuple(own.get("incidents") or ()),
-        ids=tuple(own.get("token_ids") or ()),
+        incidents=tuple(_text(each) for each in own.get("incidents") or ()),
+        ids=tuple(_count(each) for each in own.get("token_ids") or ()),
         loop=loop_in(text) or next(filter(None, (loop_in(c["arguments"], True) for c in parts.calls.values())), ""),
         failed=parts.failed,
     )
@@ -214,11 +255,37 @@ def _answer(parts: _Parts, seconds: float, tools: Sequence[Mapping[str, Any]], b
 def _drafts(timings: Mapping[str, Any], own: Mapping[str, Any]) -> Drafts | None:
     """From llama.cpp's names, or vLLM's of a request; None where a server tells nothing of drafts."""
     if (told := own.get("vllm")) is not None:
-        return Drafts(int(told.get("num_draft_tokens") or 0), int(told.get("num_accepted_draft_tokens") or 0))
+        return _made(told.get("num_draft_tokens"), told.get("num_accepted_draft_tokens"))
     if "draft_n" not in timings:
         return None
-    placed = tuple((int(n), int(kept)) for n, kept in own.get("drafts_by_position") or ())
-    return Drafts(int(timings["draft_n"]), int(timings.get("draft_n_accepted") or 0), placed)
+    placed = tuple((_count(n), _count(kept)) for n, kept in own.get("drafts_by_position") or ())
+    return _made(timings["draft_n"], timings.get("draft_n_accepted"), placed)
+
+
+def _made(drafted: Any, accepted: Any, placed: tuple[tuple[int, int], ...] = ()) -> Drafts:
+    """Raises ValueError where more was accepted than drafted."""
+    made = Drafts(_count(drafted), _count(accepted), placed)
+    if any(kept > of for of, kept in ((made.drafted, made.accepted), *placed)):
+        raise ValueError("more drafts were accepted than made")
+    return made
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text is {type(value).__name__}")
+    return value
+
+
+def _number(value: Any) -> float:
+    """0 where nothing is told."""
+    found = float(value or 0)
+    if not 0 <= found <= MOST_COUNT:  # nor is it NaN then
+        raise ValueError("a number is out of range")
+    return found
+
+
+def _count(value: Any) -> int:
+    return int(_number(value))
 
 
 def _judged(calls: Mapping[int, Mapping[str, str]], tools: Sequence[Mapping[str, Any]]) -> tuple[Call, ...]:
@@ -245,6 +312,11 @@ def loop_in(text: str, in_call: bool = False) -> str:
 def _message(body: str) -> str:
     try:
         error = json.loads(body)["error"]
-        return str(error["message"] if isinstance(error, dict) else error)[:300]
-    except (ValueError, LookupError, TypeError):
-        return body[:300]
+        return _printable(str(error["message"] if isinstance(error, dict) else error))
+    except NONSENSE:
+        return _printable(body)
+
+
+def _printable(text: str) -> str:
+    """What a server says is shown in terminals and reports: no control characters, no halves of characters."""
+    return "".join(each if each.isprintable() else " " for each in text[:300])

@@ -20,8 +20,9 @@ from aiohttp import web
 from policies.modes import DecodeMode
 from proxy.app import SERVICE, build_backend, create_app, create_runner
 from proxy.backends.base import Backend, ModelInfo
-from proxy.bench_pack.client import ChatClient
+from proxy.bench_pack.client import NONSENSE, ChatClient
 from proxy.bench_pack.scrape import Scrape
+from proxy.bench_pack.workloads import WRITES
 from proxy.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore
 from proxy.service import Service
@@ -145,7 +146,7 @@ def elsewhere(url: str, key: str = "", model: str = "") -> Opening:
             probe = ChatClient(http, url, key)
             try:
                 served = await probe.models()
-            except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
+            except (aiohttp.ClientError, TimeoutError, *NONSENSE) as error:
                 raise ConfigProblem(
                     f"--target: {url} does not list its models ({type(error).__name__}: {error}); name the address of "
                     "an OpenAI-compatible server, and its --key if it wants one"
@@ -154,7 +155,11 @@ def elsewhere(url: str, key: str = "", model: str = "") -> Opening:
                 raise ConfigProblem(f"--served-model: {url} has {', '.join(served) or 'none'}, not {model!r}")
             name = model or served[0]
             client = ChatClient(http, url, key, name)
-            yield Lane(mode, client, name, 0, {} if mode == SERVED else _asking(mode), {"target": url})
+            fields = {} if mode == SERVED else _asking(mode)
+            tried = await client.ask([{"role": "user", "content": "Say yes."}], (), **fields, max_tokens=WRITES)
+            if tried.failed:  # before hundreds of requests fail in the same way
+                raise ConfigProblem(f"--target: {url} gives no answer in mode {mode}: {tried.failed}")
+            yield Lane(mode, client, name, 0, fields, {"target": url})
 
     return opening
 

@@ -14,7 +14,7 @@ from typing import Any
 from policies.modes import DecodeMode
 from proxy.bench_pack.paired import ratio
 
-PLAIN = "plain"
+PLAIN, SERVED = "plain", "served"
 LOSS = 0.02
 """Of the tests passed, so much may be lost to a compressed cache, which is allowed to say something else."""
 GAIN = 0.95
@@ -72,8 +72,12 @@ def recommend(
     sound = [v for v in verdicts if not v.against and v.mode != PLAIN and v.time is not None]
     quicker = sorted((v for v in sound if v.is_quicker), key=_time)
     refused = [verdict for verdict in verdicts if verdict.against and verdict.mode != PLAIN]
+    timed = _timed(reference)
     chosen, unclear = _chosen(quicker, modes)
-    words = [_choice(chosen, len(reference)), *unclear] if chosen is not None else [_none(sound)]
+    if chosen is not None:
+        words = [_choice(chosen, len(timed)), *unclear]
+    else:
+        words = [_none(sound) if timed else "Nothing can be recommended: in plain decoding answers failed everywhere."]
     fastest = min((v for v in verdicts if v.time is not None), key=_time, default=None)
     if fastest is not None and fastest.against and fastest.mode != PLAIN:
         words.append(f"{fastest.mode} was the fastest at {fastest.told} of plain's time and is refused all the same.")
@@ -81,10 +85,19 @@ def recommend(
     words += [f"{v.mode} is sound too, at {v.told} of plain's time." for v in quicker if v is not chosen]
     own = next(v for v in verdicts if v.mode == PLAIN)
     if own.against:
-        words.append(f"Plain decoding itself: {_brief(own.against)}; that is the model, and no mode mends it.")
+        words.append(
+            f"Plain decoding itself: {_brief(own.against)}; that is the model or its server, and no mode mends it."
+        )
+    if untimed := [name for name in reference if name not in timed]:
+        words.append(f"Times are without {', '.join(untimed)}: where answers fail in plain, time tells nothing.")
     if partial:
         words.append("The run was stopped early; measure again before you rely on this.")
     return Recommendation(chosen.mode if chosen is not None else PLAIN, " ".join(words), verdicts)
+
+
+def _timed(reference: Mapping[str, Plain]) -> dict[str, Plain]:
+    """Workloads whose time can be held against another's: what fails may fail fast."""
+    return {name: figures for name, figures in reference.items() if not figures["failures"]}
 
 
 def _chosen(quicker: Sequence[Verdict], modes: Mapping[str, Mapping[str, Plain]]) -> tuple[Verdict | None, list[str]]:
@@ -93,16 +106,21 @@ def _chosen(quicker: Sequence[Verdict], modes: Mapping[str, Mapping[str, Plain]]
         return None, []
     best, rivals, told = quicker[0], [], []
     for other in quicker[1:]:
-        between = ratio(modes[other.mode], modes[best.mode])
+        between = ratio(_timed(modes[other.mode]), _timed(modes[best.mode]))
         if between is None or between.low <= 1.0:
             rivals.append(other)
             told.append(f"{other.mode} takes {between} of its time" if between is not None else other.mode)
     if not rivals:
         return best, []
-    chosen = min((best, *rivals), key=lambda v: (DecodeMode.parse(v.mode).codec != "full", _time(v)))
+    chosen = min((best, *rivals), key=lambda v: (_is_coded(v.mode), _time(v)))
     why = "it was the quickest here" if chosen is best else f"its text is plain's, which {best.mode}'s need not be"
     unclear = f"There is no clear winner: beside {best.mode}, {'; '.join(told)}."
     return chosen, [f"{unclear} {chosen.mode} is named because {why}."]
+
+
+def _is_coded(mode: str) -> bool:
+    """Whether its cache is compressed, as far as its name tells."""
+    return mode != SERVED and DecodeMode.parse(mode).codec != "full"
 
 
 def _time(verdict: Verdict) -> float:
@@ -122,10 +140,11 @@ def judge(mode: str, own: Mapping[str, Plain], reference: Mapping[str, Plain] | 
         return Verdict(mode, tuple(found), None)
     if missing := [name for name in reference if name not in own]:
         found.append(f"it has not met {', '.join(missing)}")
-    shared = [name for name in own if name in reference]
+    timed = _timed(reference)
+    shared = [name for name in own if name in timed]
     theirs = sum(reference[name]["seconds"] for name in shared)
     time = sum(own[name]["seconds"] for name in shared) / theirs if theirs else None
-    repeated = ratio(own, reference) if mode != PLAIN else None
+    repeated = ratio(own, timed) if mode != PLAIN else None
     if repeated is None:
         return Verdict(mode, tuple(found), time)
     return Verdict(mode, tuple(found), repeated.value, repeated.low, repeated.high)
@@ -136,8 +155,7 @@ def against(mode: str, own: Plain, plain: Plain | None, exactness: str, chance: 
     not as it should be does. chance: so many tests or calls may be lost where a mode may say something else."""
     beside = plain if plain is not None and mode != PLAIN else None
     found = []
-    coded = mode not in (PLAIN, "served") and DecodeMode.parse(mode).codec != "full"
-    other = coded or exactness != "bitwise"
+    other = _is_coded(mode) or exactness != "bitwise"
     few = max(chance, int(LOSS * own["trials"])) if other else 0
     for name, text, more in (("failures", "answers failed", 0), ("loops", "loops", 0), ("unknown_names", NOWHERE, few)):
         if own[name] > (beside[name] + more if beside else 0):
@@ -148,6 +166,8 @@ def against(mode: str, own: Plain, plain: Plain | None, exactness: str, chance: 
         found.append(f"{own['refused']} answers began in a safer mode")
     for name, what in (("valid", "tool calls are valid"), ("passed", "pass")):
         mine, theirs = own[name], beside[name] if beside else None
+        if mine is None and theirs is not None:
+            found.append(f"nothing was there to be counted, {_share(theirs)} {what} in plain")
         if mine is None or (beside and theirs is None):
             continue
         least = 1.0 if name == "valid" else 0.0
@@ -174,7 +194,7 @@ def _share(rate: Plain) -> str:
 
 
 def _choice(best: Verdict, workloads: int) -> str:
-    coded = DecodeMode.parse(best.mode).codec != "full"
+    coded = best.mode == SERVED or _is_coded(best.mode)  # who knows what is served
     kept = "as many tests passed and calls valid" if coded else "the same text"
     return (
         f"Switch on {best.mode}: {best.told} of plain decoding's time over {workloads} workloads, with {kept}, no "

@@ -82,7 +82,7 @@ def settings(found: Measured, plan: Plan, source: str) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "source": source,
         "seed": plan.seed,
-        "rounds": f"{found.rounds} of {plan.rounds}",
+        "rounds": f"{found.rounds} of {plan.rounds}{', then stopped' if found.stopped else ''}",
         "order": TOGETHER if plan.together else ONE_BY_ONE,
         "window": found.window,
         "long-context": found.reach,
@@ -265,6 +265,8 @@ def _bars(modes: Mapping[str, Any], elsewhere: bool = False) -> tuple[list[Bar],
         theirs = sum(one[part] for one in plain.values())
         if not whole(FULL_SPEED):
             unmeasured[label] = "needs both modes, each with all workloads"
+        elif any(one["failures"] for mode in (FULL_SPEED, PLAIN) for one in modes[mode].values()):
+            unmeasured[label] = "answers failed, and what fails may fail fast"
         elif part == "processor_s" and (elsewhere or not theirs):
             unmeasured[label] = "the engine runs in another process"
         else:

@@ -8,6 +8,7 @@ another repair that would do as well counts as failed.
 from __future__ import annotations
 
 import ast
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,10 +47,7 @@ def read_repository(folder: Path, seed: int = 0) -> Source:
 def _texts(folder: Path) -> Iterator[tuple[str, str]]:
     """(path inside the folder, text) of its Python files, in the order of their paths."""
     seen = 0
-    for path in sorted(folder.rglob("*.py")):
-        parts = path.relative_to(folder).parts
-        if any(part in SKIPPED or part.startswith(".") for part in parts):
-            continue
+    for path in _files(folder):
         if path.is_symlink() or not path.resolve().is_relative_to(folder) or not path.is_file():
             continue
         seen += 1
@@ -60,6 +58,13 @@ def _texts(folder: Path) -> Iterator[tuple[str, str]]:
                 yield path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             continue
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Python files in the order of their folders and names; what is skipped is not walked through."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in SKIPPED and not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(names) if name.endswith(".py") and not name.startswith("."))
 
 
 def _tasks(modules: tuple[tuple[str, str], ...], rng: random.Random) -> Iterator[Task]:

@@ -5,8 +5,9 @@ a call is plain data that was sent between them. So nothing that the code does t
 exit, a patched test runner, an object that equals everything - reaches the process that compares and reports. ROLE
 `names`: which of the names on standard input the standard library has.
 
-What remains: code that breaks out of the kernel's limits; where there are no name spaces (not Linux, or forbidden),
-code of the same user that looks into this program's processes through the system; and tests that believe too little.
+What remains: code that breaks out of the kernel's limits; where it has none (see `confinement` and
+`kernel_rules`), code of the same user that looks into this program's processes through the system; and tests that
+believe too little.
 
 Must not: import anything of this project, or run tests before its own limits are set.
 Invariant: one line of JSON on the real standard output, with the secret that standard input began with, which the code
@@ -46,6 +47,7 @@ def _beside(name: str) -> Any:
 
 
 confinement = _beside("confinement")
+kernel_rules = _beside("kernel_rules")
 
 
 def sent(value: Any) -> Any:
@@ -92,13 +94,21 @@ class Code:
         self._process = os.fork()
         if not self._process:
             _be_code(folder, asked, tell)
+        self.handle: int | None = None
+        """By which it can be ended when no signal can be sent by number any more; None where systems have none."""
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                self.handle = os.pidfd_open(self._process)
         os.close(asked)
         os.close(tell)
         self._ask, self._told = os.fdopen(ask, "wb", buffering=0), os.fdopen(told, "rb")
         sys.meta_path.insert(0, Finder(self, {path.stem for path in folder.glob("*.py")}))
 
     def end(self) -> None:
-        os.kill(self._process, signal.SIGKILL)
+        if self.handle is None or sys.platform != "linux":
+            os.kill(self._process, signal.SIGKILL)
+        else:
+            signal.pidfd_send_signal(self.handle, signal.SIGKILL)
         os.waitpid(self._process, 0)
 
     def does(self, **asked: Any) -> dict[str, Any]:
@@ -175,6 +185,7 @@ def _be_code(folder: Path, asked: int, tell: int) -> NoReturn:
                 with contextlib.suppress(OSError):
                     os.close(file)
         confinement.give_up_rights()
+        kernel_rules.stay_one()
         answer(folder, os.fdopen(mine[0], "rb"), os.fdopen(mine[1], "wb", buffering=0))
     finally:
         os._exit(1)
@@ -292,7 +303,10 @@ def main(role: str, folder: str, seconds: str, mib: str) -> None:
     confinement.alone()
     confinement.keep_out(place)
     offline = confinement.confine(int(seconds), int(mib))
+    kernel_rules.read_only(place)
     code = Code(place) if any(not path.name.startswith("test_") for path in place.glob("*.py")) else None
+    if code is None or code.handle is not None:
+        kernel_rules.stay_one()  # an agent may have edited the tests
     # from here on there is something to know: the code's process knows nothing of it, and has not imported it yet
     given = sys.stdin.buffer.read()
     os.dup2(null, 0)

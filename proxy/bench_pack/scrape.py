@@ -42,14 +42,21 @@ class Scrape:
                         placed[place] = placed.get(place, 0.0) + sample.value
                     elif sample.name == "specguard_memory_bytes" and sample.labels.get("part") == "sequences":
                         kv = int(sample.value)
-        except (ValueError, LookupError):
+        except (ValueError, LookupError, ArithmeticError):
             return cls()
         return cls(values, placed, kv)
 
     def drafts_since(self, before: Scrape) -> Drafts | None:
-        """Between two scrapes; None where nothing is told of drafts."""
+        """Between two scrapes; None where nothing is told of drafts, or what cannot be: a server that was started again
+        meanwhile counts from 0."""
         if DRAFTED not in self.values:
             return None
+        try:
+            return self._grown(before)
+        except (ValueError, OverflowError):  # not a number, or without end
+            return None
+
+    def _grown(self, before: Scrape) -> Drafts | None:
 
         def grown(name: str) -> int:
             return round(self.values.get(name, 0.0) - before.values.get(name, 0.0))
@@ -58,4 +65,6 @@ class Scrape:
         by_position = tuple(
             (steps, round(self.placed[place] - before.placed.get(place, 0.0))) for place in sorted(self.placed)
         )
-        return Drafts(grown(DRAFTED), grown(ACCEPTED), by_position)
+        made = Drafts(grown(DRAFTED), grown(ACCEPTED), by_position)
+        possible = all(0 <= kept <= of for of, kept in ((made.drafted, made.accepted), *by_position))
+        return made if possible else None

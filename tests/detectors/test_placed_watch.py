@@ -58,6 +58,7 @@ def test_a_call_is_found_bad_at_the_token_after_which_nothing_valid_can_follow()
     (found,) = findings
     assert (found.detector, found.channel, found.began) == ("tool.schema", "tool:0", 1)
     assert observer.call_name == "ls"
+    assert not observer.is_in_tag
     assert observer.finish("stop")[1] is None  # it was told
 
 

@@ -159,3 +159,13 @@ def test_values_of_any_text(values: dict[str, str]) -> None:
     text = HEAD + "".join(parameter(key, value) for key, value in values.items()) + "</function>"
     if follow(text)[1] is not None:
         assert final(text) is not None
+
+
+@pytest.mark.parametrize("begun", ["<function=", "<function=do>\n<parameter="])
+def test_a_tag_whose_name_does_not_end_is_not_followed_for_ever(begun: str) -> None:
+    stream = QwenStream(SCHEMAS)
+    stream.feed(begun, 0)
+    for position in range(1, 1000):
+        assert stream.feed("word", position) is None
+    assert stream.place == "unwatched"
+    assert len(stream.pending) < 1100

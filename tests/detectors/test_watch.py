@@ -403,6 +403,18 @@ def test_a_text_argument_of_which_something_is_demanded_is_not() -> None:
     assert [each.detector for each in found if each] == ["tool.schema"]
 
 
+def test_what_is_no_text_is_found_at_its_own_token() -> None:
+    texts = [f"{OPENINGS[0]}\n", "one ", "two", " \ud83d", " three", ""]
+    tokens = [Said1(number, text) for number, text in enumerate(texts)]
+    apart, together = Watch(FREE, 10_000), Watch(FREE, 10_000)
+    alone = [apart.feed(at, token.id, token.text)[1] for at, token in enumerate(tokens)]
+    assert [each.position for each in alone if each is not None] == [3]
+    assert together.feed(0, 0, texts[0]) == ([], None)
+    assert together.feed_run(1, tokens[1:]) == (2, None)
+    assert together.feed_run(3, tokens[3:]) == (0, None)
+    assert together.feed(3, 3, texts[3]) == ([], alone[3])
+
+
 @pytest.mark.parametrize(
     ("begun", "rest", "found"),
     [

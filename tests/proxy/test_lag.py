@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,25 @@ from hypothesis import strategies as st
 from detectors.finding import Finding, Grade
 from detectors.parts import Part
 from policies.modes import PLAIN
-from proxy.backends.base import Audit, CacheFault, CacheHealth, Delta, Shadow, StepStats, Token
+from policies.policy import Policy
+from policies.trust import Limit
+from proxy.backends.base import (
+    Audit,
+    BackendError,
+    CacheFault,
+    CacheHealth,
+    Delta,
+    EngineLost,
+    Shadow,
+    StepStats,
+    Token,
+    Trouble,
+)
 from proxy.lag import LAG_MS, Lag
-from tests.proxy.played import GOOD, LS, Played, play
-from tests.proxy.scripted import FAST, Script, call_text, cut
+from proxy.session import GuardedSession
+from tests.proxy.played import GOOD, LS, REQUEST, Played, Sink, play
+from tests.proxy.scripted import FAST, PART, Script, ScriptedBackend, call_text, cut
+from tests.virtual_time import run
 
 RM = call_text("rm", path="src")
 WRITE = call_text("ls", path="one two three\nfour five six\n" * 6)
@@ -123,3 +139,124 @@ def test_a_plain_response_has_as_many_steps() -> None:
     waited, at_once = both(Script(f"so {WRITE}"), mode=PLAIN)
     assert waited.generation.steps == at_once.generation.steps
     assert waited.finished.timings.predicted_n == at_once.finished.timings.predicted_n
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_steps_do_not_wait_where_trust_in_the_mode_ends(width: int) -> None:
+    def left(step_ms: float) -> list[tuple[int, str, str]]:
+        backend = ScriptedBackend(Script(f"so {WRITE}", width=width, step_ms=step_ms))
+
+        async def work() -> None:
+            session = GuardedSession(REQUEST, backend, Policy(), Sink(), FAST, limit=Limit(70, PLAIN))
+            async for _ in session.events():
+                pass
+
+        run(work())
+        return backend.generations[0].rewinds
+
+    assert left(0.5) == left(LAG_MS * 2)
+    assert [mode for _, mode, _ in left(0.5)] == ["plain"]
+
+
+@pytest.mark.parametrize("width", [1, 4, 30])
+def test_a_number_that_is_none_is_found_in_a_text_argument(width: int) -> None:
+    script = Script(f"so {WRITE}", width=width, nonfinite=frozenset({40}))
+    for played in both(script, policy=Policy(action="observe")):
+        assert [(each.detector, each.position) for each in played.sink.incidents] == [("drift.nonfinite", 40)]
+
+
+# Nothing comes any more
+
+LOST = EngineLost(Trouble("died", "the worker has died"))
+BAD = WRITE.replace("<parameter=path>", "<parameter=mode>\nx\n</parameter>\n<parameter=path>")
+
+
+def records(played: Played) -> list[tuple[Any, ...]]:
+    """What is kept of a response beside its events."""
+    told = [
+        (each.detector, each.position, each.began, each.channel, each.situation["tool"], kept.kept_ids, kept.modes)
+        for each, kept in zip(played.sink.incidents, played.sink.captures, strict=True)
+        if kept is not None
+    ]
+    assert len(told) == len(played.sink.incidents)
+    return [*told, *((each.outcome, each.completion_tokens, each.discarded_tokens) for each in played.sink.closures)]
+
+
+def test_a_call_leaves_at_its_end_also_where_that_is_not_one_token() -> None:
+    """The last token of the tag has nothing in it that looks like one."""
+    text = f"so {LS.replace('</tool_call>', f'</tool_call{PART}>')} after all"
+    for played in both(Script(text, fail_at=len(cut(text)) - 1), mode=PLAIN):
+        assert played.told() == ["<< text so", GOOD, "<< text  after", "<< finished tool_calls in plain"]
+
+
+@pytest.mark.parametrize("mode", [PLAIN, FAST])
+@pytest.mark.parametrize("failure", [LOST, BackendError("no")], ids=["lost", "failed"])
+@pytest.mark.parametrize("before", ["so ", f"so {LS}"], ids=["first", "second"])
+def test_an_engine_that_fails_has_said_what_it_said(mode: Any, failure: BackendError, before: str) -> None:
+    script = Script(before + WRITE, width=3, failure=failure)
+    first, last = len(cut(before)), len(cut(before + WRITE))
+    for fail_at in (*range(first + 1, first + 20), *range(last - 9, last)):
+        waited, at_once = both(replace(script, fail_at=fail_at), mode=mode)
+        assert waited.told() == at_once.told()
+        assert records(waited) == records(at_once)
+        if before != "so ":
+            assert waited.finished.token_ids == at_once.finished.token_ids
+            assert len(waited.finished.token_ids) == waited.finished.usage.completion_tokens == fail_at
+
+
+@pytest.mark.parametrize(
+    ("policy", "mode"), [(Policy(action="observe"), FAST), (Policy(), PLAIN)], ids=["observe", "plain"]
+)
+def test_what_is_bad_in_the_last_steps_is_recorded(policy: Policy, mode: Any) -> None:
+    fail_at = len(cut(f"so {BAD.partition('=mode>')[0]}=mode>")) + 2
+    played = play(Script(f"so {BAD}", width=2, step_ms=0.5, fail_at=fail_at, failure=LOST), policy, mode)
+    assert [each.detector for each in played.sink.incidents] == ["tool.schema", "stall.engine"]
+    assert [each.situation["can_rewind"] for each in played.sink.incidents] == [False, False]
+
+
+def test_what_ended_the_response_is_recorded_once() -> None:
+    """Every further token of a call that is too long finds it too long."""
+    script = Script(f"so {WRITE}", step_ms=0.5, fail_at=40, failure=LOST)
+    played = play(script, Policy(hold_call_chars=50), PLAIN)
+    assert [each.detector for each in played.sink.incidents] == ["tool.limit", "stall.engine"]
+    assert played.generation.steps == 41, "found when the engine was lost, not before"
+
+
+def leaves(script: Script, steps: int, after_s: float) -> Played:
+    """The engine hangs behind so many steps; the client leaves after a while."""
+    count = 0
+
+    async def pace() -> None:
+        nonlocal count
+        count += 1
+        await asyncio.sleep(0.001 if count <= steps else 1e9)
+
+    backend, sink = ScriptedBackend(script, pace=pace), Sink()
+
+    async def read(events: list[Any]) -> None:
+        session = GuardedSession(REQUEST, backend, Policy(), sink, PLAIN)
+        async for event in session.events():
+            events.append(event)  # noqa: PERF401 (it may be cancelled)
+
+    async def work() -> list[Any]:
+        events: list[Any] = []
+        reading = asyncio.ensure_future(read(events))
+        await asyncio.wait([reading], timeout=after_s)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        return events
+
+    return Played(run(work()), sink, backend.generations[0])
+
+
+@pytest.mark.parametrize("steps", [10, 12, 20, 40])
+@pytest.mark.parametrize("after_s", [100.0, 1000.0], ids=["late", "lost"])
+def test_a_step_that_does_not_come_is_told_behind_all_that_came(steps: int, after_s: float) -> None:
+    script = Script(f"so {WRITE}")
+    waited, at_once = (leaves(replace(script, step_ms=ms), steps, after_s) for ms in (0.5, LAG_MS * 2))
+    assert waited.told() == at_once.told()
+    assert records(waited) == records(at_once)
+    kept = [len(capture.kept_ids) for capture in waited.sink.captures if capture is not None]
+    assert [each.position for each in waited.sink.incidents] == kept
+    assert kept == [steps] * (1 if after_s < 600 else 2)
+    assert {each.completion_tokens for each in waited.sink.closures} == {steps}

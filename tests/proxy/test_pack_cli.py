@@ -19,6 +19,7 @@ from proxy.cli import main
 from proxy.config import Config
 from tests.proxy.bench_pack.played import backend
 from tests.proxy.bench_pack.test_page import at, read
+from tests.proxy.bench_pack.test_report import measured
 from tests.proxy.live import serving
 
 
@@ -74,6 +75,8 @@ def test_a_page_that_cannot_be_written_does_not_cost_the_report(
         (["--context", "0"], "--context: every length"),
         (["--repairs", "0"], "--repairs: at least one"),
         (["--rounds", "0"], "--rounds: at least one"),
+        (["--minutes", "nan"], "--minutes: zero or more, not nan"),
+        (["--minutes", "-1"], "--minutes: zero or more"),
         (["--html", "no/such/folder/page.html"], "--html: there is no folder for no/such/folder/page.html"),
         (["--repo", "nowhere-at-all"], "--repo: nowhere-at-all is no folder"),
         (["--plant", "warp"], "--plant: there is no fault 'warp'"),
@@ -86,6 +89,41 @@ def test_what_cannot_be_measured(capsys: pytest.CaptureFixture[str], arguments: 
     assert main(["bench", "pack", "--quick", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == "" and part in err.replace("\n", " ")
+
+
+def test_stopped_before_anything_was_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_cli, "follow", lambda *_: Measured(modes={"plain": {}}, stopped=True))
+    assert main(["bench", "pack", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "stopped before anything was measured" in err
+
+
+@pytest.mark.parametrize(
+    ("trouble", "why"), [(KeyboardInterrupt(), "it was stopped"), (RuntimeError("no room"), "RuntimeError: no room")]
+)
+def test_a_peer_costs_no_run(
+    trouble: BaseException, why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def peer(*_: object) -> Table:
+        raise trouble
+
+    monkeypatch.setattr(pack_cli, "follow", lambda *_: measured("plain"))
+    monkeypatch.setattr(bench, "_transformers", peer)
+    assert main(["bench", "pack", "--json", "--modes", "plain"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["data"]["modes"]["plain"] and plain["unmeasured"][pack_cli.PEER] == why
+
+
+def test_a_stopped_run_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured("plain")
+    found.stopped, found.rounds = True, 1
+    monkeypatch.setattr(pack_cli, "follow", lambda *_: found)
+    assert main(["bench", "pack", "--json", "--modes", "plain"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["settings"]["rounds"] == "1 of 3, then stopped"
+    assert plain["unmeasured"][pack_cli.PEER] == "the run was stopped"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 
@@ -80,6 +81,20 @@ def test_what_came_and_does_not_stand_yet() -> None:
     assert (transcript.coming, transcript.reach) == ((7,), 8)
     transcript.rewound(RewindReport(2, 6, 2, 7.0, PLAIN))
     assert (transcript.coming, transcript.reach) == ((), 2)
+
+
+def test_no_more_steps_are_held_than_an_incident_needs() -> None:
+    def held(kind: type) -> int:
+        return sum(type(each) is kind for each in gc.get_objects())
+
+    gc.collect()
+    before, transcript = (held(Delta), held(StepStats)), Transcript()
+    for at in range(10 * RING):
+        token = Token(at, "x", data=bytes([at]))
+        transcript.count(delta(at, token))
+        transcript.append(token)
+    assert held(Delta) - before[0] <= RING + 2
+    assert held(StepStats) - before[1] <= RING + MOST_UNCOUNTED + 2
 
 
 def test_the_last_steps_are_kept_as_numbers() -> None:

@@ -227,6 +227,17 @@ async def test_a_qualification_is_the_ceiling_unless_it_is_for_another_model(kep
     assert "not f00d" in kept.keeper.detail(BOTH)["note"]
 
 
+@pytest.mark.parametrize("changes", [{"fingerprint": "beef"}, {"tool_format": "other"}])
+async def test_with_a_qualification_of_another_model_nothing_is_trusted(kept: Kept, changes: dict[str, str]) -> None:
+    """Whoever has asked for a qualification does not want modes that have none."""
+    kept.keeper.serve(SERVED, (), qualification(**changes))
+    for context in (1, 5000):
+        mode, why = await kept.start(BOTH, context)
+        assert mode == PLAIN and "trust.qualification is void: it is for" in why and "specguard qualify" in why
+    kept.keeper.serve(SERVED, (), None)
+    assert await kept.start(BOTH, 5000) == (BOTH, "")
+
+
 def test_the_detail_says_what_is_open_and_how_far_trust_goes(kept: Kept) -> None:
     kept.keeper.serve(SERVED, (), None, 2000)
     kept.trip(BOTH, "kv", "certain", context=9000)

@@ -47,8 +47,9 @@ def test_limits_cannot_be_taken_back() -> None:
         "spec = importlib.util.spec_from_file_location('confinement', sys.argv[1])\n"
         "made = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(made)\nmade.confine(7, 256)\n"
         "print(resource.getrlimit(resource.RLIMIT_CPU), resource.getrlimit(resource.RLIMIT_AS))\n"
+        "print(resource.getrlimit(resource.RLIMIT_FSIZE))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, confinement.__file__], capture_output=True, text=True, check=True
     )
-    assert done.stdout == f"(7, 7) ({256 << 20}, {256 << 20})\n"
+    assert done.stdout == f"(7, 7) ({256 << 20}, {256 << 20})\n({1 << 20}, {1 << 20})\n"

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from proxy.bench_pack import lanes
 from proxy.bench_pack.lanes import SERVED, elsewhere, fit_together, opened, require_some
@@ -97,3 +98,26 @@ def test_engines_stand_side_by_side_where_they_fit(tmp_path: Path, monkeypatch: 
 
 def test_free_memory_is_told_or_without_limit() -> None:
     assert lanes._free() > 1 << 20
+
+
+async def test_a_server_that_lists_models_and_answers_nothing_is_refused_at_once() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        if request.path == "/v1/models":
+            return web.json_response({"data": [{"id": "\x1b[31mred"}, {"id": "m"}]})
+        return web.json_response({"error": {"message": "no \x1b[31mroom"}}, status=503)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        with pytest.raises(ConfigProblem, match=r"gives no answer in mode served: status 503: no  \[31mroom"):
+            async with elsewhere(url)("served"):
+                pass
+        with pytest.raises(ConfigProblem, match=f"--served-model: {url} has m, not 'x'"):
+            async with elsewhere(url, model="x")("served"):
+                pass
+    finally:
+        await runner.cleanup()

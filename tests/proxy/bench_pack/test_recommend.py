@@ -83,6 +83,36 @@ def test_what_the_model_does_in_plain_decoding_too_is_held_against_no_mode() -> 
     assert advice.mode == "mtp/full" and "Plain decoding itself: quality: 1 loops" in advice.words
 
 
+def test_failing_faster_is_no_gain() -> None:
+    """Everything fails, in every mode alike: a server that is out of order."""
+    made = modes(failures=4)
+    for own in made.values():
+        own["quality"] |= {"failures": 4, "valid": None, "passed": None}
+    advice = recommend(made)
+    assert advice.mode == "plain" and advice.words.startswith("Nothing can be recommended")
+    assert [verdict.time for verdict in advice.verdicts] == [None] * 3
+    for own in made.values():  # where one workload does not fail, it alone is timed
+        own["json"] = figured("plain", 10.0)
+    advice = recommend(made)
+    assert advice.mode == "plain" and [verdict.time for verdict in advice.verdicts] == [1.0] * 3
+    assert "Times are without quality" in advice.words
+
+
+def test_a_server_as_it_is_can_win_too() -> None:
+    made = modes()
+    made["served"] = {"quality": figured("served", 2.0)}
+    advice = recommend(made, "")
+    assert advice.mode == "served" and "as many tests passed" in advice.words
+
+
+def test_who_makes_no_calls_has_no_valid_ones() -> None:
+    made = modes(valid=None, text="other")
+    made["mtp/k4v4"] = made.pop("mtp/full")
+    advice = recommend(made)
+    assert advice.mode == "ngram/full"
+    assert "quality: nothing was there to be counted, 10 of 10 tool calls are valid in plain" in advice.words
+
+
 def test_a_mode_that_gains_nothing_is_not_worth_it() -> None:
     made = {"plain": {"quality": figured("plain", 10.0)}, "mtp/full": {"quality": figured("mtp/full", 9.9)}}
     assert recommend(made).words.startswith("Stay with plain decoding: no sound mode takes less")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,8 +80,23 @@ def test_links_out_are_not_followed(repo: Path, tmp_path_factory: pytest.TempPat
 
 
 def test_only_so_many_files_are_read(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repository, "MOST_FILES", 2)
-    assert len(read_repository(repo).modules) <= 2
+    """And no folder is looked into when that many were found, or that is skipped."""
+    seen: list[str] = []
+    scandir = os.scandir
+
+    def looked(place: Any) -> Any:
+        seen.append(Path(place).name)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", looked)
+    assert "deep/tax.py" in dict(read_repository(repo).modules)
+    assert seen == [repo.name, "deep"]
+    seen.clear()
+    monkeypatch.setattr(repository, "MOST_FILES", 3)  # broken, huge, latin
+    with pytest.raises(ConfigProblem):
+        read_repository(repo)
+    monkeypatch.setattr(repository, "MOST_FILES", 4)
+    assert [path for path, _ in read_repository(repo).modules] == ["broken.py", "shop.py"]
 
 
 def test_nothing_to_make_tasks_from(tmp_path: Path) -> None:

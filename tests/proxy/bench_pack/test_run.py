@@ -121,7 +121,7 @@ async def test_a_second_round_that_is_stopped_leaves_the_first_whole() -> None:
     rounds = {key: len(figures.timed) for key, figures in found.modes["plain"].items()}
     assert rounds == {"cold": 2, "patch": 2, "json": 1, "far": 1, "markdown": 1, "loop": 1, "quality": 1}
     made = report(found, plan, "test")
-    assert made.data["stopped"] is False and made.settings["rounds"] == "1 of 3"
+    assert made.data["stopped"] is False and made.settings["rounds"] == "1 of 3, then stopped"
     assert "of one round nothing is recommended" in made.data["recommendation"]["words"]
 
 

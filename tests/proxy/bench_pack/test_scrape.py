@@ -34,3 +34,13 @@ def test_bytes_of_sequences() -> None:
 
 def test_nonsense_says_nothing() -> None:
     assert Scrape.parse("<html>\n{{{") == Scrape()
+
+
+def test_what_cannot_be_says_nothing() -> None:
+    first, again = Scrape.parse(vllm(15, 30, 16, 10)), Scrape.parse(vllm(1, 2, 1, 1))
+    assert again.drafts_since(first) is None, "it was started again and counts from 0"
+    assert Scrape.parse(vllm(10, 5, 9, 6)).drafts_since(Scrape()) is None, "more accepted than drafted"
+    for value in ("NaN", "+Inf"):
+        text = f"# TYPE vllm:spec_decode_num_draft_tokens counter\nvllm:spec_decode_num_draft_tokens_total {value}\n"
+        assert Scrape.parse(text).drafts_since(Scrape()) is None
+        assert Scrape.parse(f'specguard_memory_bytes{{part="sequences"}} {value}\n').kv_bytes is None
