@@ -256,6 +256,46 @@ async def deltas(generation: Generation) -> list[Delta]:
     return found
 
 
+async def test_a_plain_lane_that_was_asked_and_is_not_needed_is_left() -> None:
+    """The fast lane is away, and the client too before it is told so."""
+
+    async def answer(asked: Sent) -> None:
+        await asked.send(HEAD)
+        while True:
+            await asked.send(event(delta={"content": "on "}))
+
+    async with raw(answer) as server:
+        lanes = Lanes(fast=Url(url="http://127.0.0.1:1"), plain=Url(url=server.url), retries=0)
+        backend = LanesBackend(lanes, prober=known("openai"))
+        await backend.start()
+        request = ChatRequest("openai.chat", "m", (Message("user", "go"),))
+        generation = await backend.generate(request, backend.servers[0].mode)
+        assert not server.asked[0].gone.is_set()
+        await generation.close()
+        await asyncio.wait_for(server.asked[0].gone.wait(), 10)
+        await backend.stop()
+
+
+async def test_a_beginning_that_is_no_repetition_after_all_is_not_lost() -> None:
+    """It is held as long as it may be the delivered text again, and the response ends meanwhile."""
+    end = event(finish_reason="stop")
+
+    async def answer(asked: Sent) -> None:
+        await asked.send(HEAD + event(delta={"content": "I list" if len(server.asked) > 1 else "I list it."}) + end)
+
+    async with raw(answer) as server:
+        backend = LanesBackend(Lanes(fast=Url(url=server.url)), prober=known("llamacpp"))
+        await backend.start()
+        generation = await backend.generate(ChatRequest("openai.chat", "m", (Message("user", "go"),)), PLAIN)
+        first = [token for delta in await deltas(generation) for token in delta.tokens]
+        await generation.rewind(len(first), PLAIN)
+        assert server.asked[-1].body["messages"][-1] == {"role": "assistant", "content": "I list it."}
+        more = [token for delta in await deltas(generation) for token in delta.tokens]
+        await generation.close()
+        await backend.stop()
+    assert ["".join(token.text for token in tokens) for tokens in (first, more)] == ["I list it.", "I list"]
+
+
 @pytest.mark.parametrize("said", ["word " * 40, " " * 64])
 async def test_a_stream_says_no_more_than_fits_in_the_window(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_generation, "LEAST_WINDOW", 1000)
