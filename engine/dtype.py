@@ -2,10 +2,12 @@
 
 Must not: load a model, or be asked again during a run (formats differ in their last bits).
 Invariant: bfloat16 is chosen only where it is clearly faster; otherwise float32, which loses nothing of the weights.
+What was chosen once holds for the process: an engine that replaces another, or is compared with one, computes alike.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 
 import torch
@@ -18,6 +20,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTO = "auto"
 CLEARLY = 1.5
 """Times faster that bfloat16 must be. With AMX it is 2 to 4 times, without it is often slower (AVX2: always)."""
+_chosen: dict[tuple[str, int, int, int], torch.dtype] = {}
+_choosing = threading.Lock()
 LARGEST = 64 << 20
 """Most elements of the measured matrix: enough to leave the processor's caches."""
 
@@ -25,7 +29,11 @@ LARGEST = 64 << 20
 def parse_dtype(name: str, device: str, config: ModelConfig, rows: int) -> torch.dtype:
     """The format called `name`; `auto` measures. Raises ConfigError for an unknown name."""
     if name == AUTO:
-        return choose_dtype(device, config, rows)
+        sizes = (device, config.hidden_size, config.intermediate_size, rows)
+        with _choosing:
+            if sizes not in _chosen:
+                _chosen[sizes] = choose_dtype(device, config, rows)
+            return _chosen[sizes]
     if name not in DTYPES:
         raise ConfigError(f"dtype: {name!r} is not supported; use one of {', '.join((AUTO, *DTYPES))}")
     return DTYPES[name]

@@ -42,6 +42,16 @@ def test_a_device_that_is_no_cpu_computes_in_bfloat16(config: ModelConfig) -> No
     assert choose_dtype("cuda:1", config, 8) == torch.bfloat16
 
 
+def test_what_was_chosen_holds_for_the_process(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is a close call every measurement may say otherwise, and the text with it."""
+    choices = iter([torch.bfloat16, torch.float32, torch.bfloat16])
+    monkeypatch.setattr(dtype, "_chosen", {})
+    monkeypatch.setattr(dtype, "choose_dtype", lambda *sizes: next(choices))
+    assert [parse_dtype("auto", "cpu", config, 8) for _ in range(3)] == [torch.bfloat16] * 3
+    assert parse_dtype("auto", "cpu", config, 4) == torch.float32, "other sizes are another question"
+    assert parse_dtype("float32", "cpu", config, 8) == torch.float32
+
+
 def test_names(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_dtype("float32", "cpu", config, 8) == torch.float32
     assert parse_dtype("bfloat16", "cpu", config, 8) == torch.bfloat16
