@@ -200,6 +200,16 @@ async def test_a_lane_that_ignores_the_limit_is_ended_at_it(kind: Kind) -> None:
         assert await upstream.chats[0].end() == "left"
 
 
+async def test_a_lane_that_ignores_its_own_window_is_ended_there() -> None:
+    upstream = two_lanes("vllm", DEFECTS["stream_without_end"].lane())
+    async with pool(upstream, known("vllm", context_window=600)) as running:
+        async with asyncio.timeout(60):
+            got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        assert (got.end, got.error) == ("length", "")
+        assert len(got.text.split()) <= 700
+        assert await upstream.chats[0].end() == "left"
+
+
 async def test_a_demanded_form_cannot_be_continued() -> None:
     upstream = lanes("vllm", Text("<tool_call>\n"), sound=(Text("{}"),))
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
