@@ -27,7 +27,7 @@ MAY_IMPORT = {
 ENGINE_DOOR = "proxy.backends.builtin"
 ENGINE_PARTS = ("proxy.backends.generation", "proxy.backends.replay", "proxy.backends.deltas")
 """Parts of ENGINE_DOOR, which alone imports them, but for each other: a response, a replay, how it tells."""
-BENCH_DOOR = "proxy.bench"
+BENCH_DOOR = "proxy.commands.bench"
 """The second and last door: it runs the engine's own benchmark, which must also run on a machine that has the engine
 alone, so it cannot live in the proxy. It imports the engine inside functions."""
 WARN_LINES, MAX_LINES = 300, 400
@@ -258,7 +258,7 @@ def test_torch_stays_out(package: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("name", ["proxy.app", "proxy.cli"])
+@pytest.mark.parametrize("name", ["proxy.server.app", "proxy.commands.main"])
 def test_entry_points_exist_and_are_light(name: str) -> None:
     fail_if_any([] if name in our_modules() else [name], "Missing; the command and the server start there:")
     result = python(f"import {name}, sys\nassert 'torch' not in sys.modules, 'torch was imported'")

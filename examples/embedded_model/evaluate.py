@@ -26,11 +26,11 @@ from policies.modes import DecodeMode
 from policies.policy import Policy
 from proxy.backends.base import Backend, Delta, Generation
 from proxy.backends.builtin import BuiltinBackend
-from proxy.capture import Capture
 from proxy.conversation import ChatRequest, Message, PastCall, Tool
 from proxy.events import Event, Finished, TextDelta, ToolCall
+from proxy.guard.session import GuardedSession
 from proxy.incidents import Closure, Incident, IncidentSink, Judgement
-from proxy.session import GuardedSession
+from proxy.replays.capture import Capture
 
 MAX_TURNS = 12
 MAX_TOKENS = 400

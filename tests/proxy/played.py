@@ -12,11 +12,11 @@ from typing import Any
 
 from policies.modes import DecodeMode
 from policies.policy import Policy
-from proxy.capture import Capture
 from proxy.conversation import ChatRequest, Message, Tool
 from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, ToolCall
+from proxy.guard.session import GuardedSession
 from proxy.incidents import Closure, Incident, Judgement
-from proxy.session import GuardedSession
+from proxy.replays.capture import Capture
 from tests.proxy.scripted import FAST, Script, ScriptedBackend, ScriptedGeneration, call_text
 
 STRING = {"type": "string"}
