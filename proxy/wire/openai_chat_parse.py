@@ -15,6 +15,7 @@ from proxy.conversation import ChatRequest, Message, PastCall, Tool
 from proxy.wire.body import (
     Loose,
     arguments_of,
+    as_json,
     brief,
     check_prefill,
     read_json,
@@ -138,7 +139,7 @@ def _check_extras(body: Body) -> list[str]:
         return []
     for name, neutral in NEUTRAL.items():
         if name in extras and extras[name] not in neutral:
-            refuse(name, f"is not supported yet; leave it out or use {neutral[-1]!r}")
+            refuse(name, f"is not supported yet; leave it out or use {as_json(neutral[-1])}")
     for name in CONSTRAINTS:
         if extras.get(name):
             refuse(name, "is not understood here; use `response_format` with a schema, or a strict tool")
