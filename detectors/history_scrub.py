@@ -65,7 +65,10 @@ class Scrubbed:
 
 def scrub(text: str, known: Collection[LoopDigest] = (), *, ended: bool = False) -> Scrubbed:
     """One text of an assistant's earlier turn. ended: a loop was cut at its end, although no notice stands there."""
-    found = NOTICE.search(text, max(0, len(text) - _NOTICE_CHARS)) if MARKER in text[-_NOTICE_CHARS:] else None
+    is_marked = MARKER in text[-_NOTICE_CHARS:]
+    if not (is_marked or known or ended):
+        return Scrubbed(text)  # as nearly every text
+    found = NOTICE.search(text, max(0, len(text) - _NOTICE_CHARS)) if is_marked else None
     head = (text[: found.start()] if found else text).rstrip()
     rest, before = text[len(head) :], None
     where = " ".join((found["exact"] or found["near"] or _TEXT).split()) if found else ""

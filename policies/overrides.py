@@ -1,7 +1,8 @@
 """Which policy a request is served by: the file's, or that with the first override that matches it.
 
 Must not: look into a message, or let a client disarm the guard unless the file says so.
-Invariant: quick settings (configuration, flags) win over the file and all of its overrides.
+Invariant: a client gets by name only what is there to be asked for (`Override.by_header`); quick settings
+(configuration, flags) win over the file and all of its overrides.
 """
 
 from __future__ import annotations
@@ -53,8 +54,14 @@ class Overrides:
             return base if found is None else self.apply(base, found)
         named = next((each for each in self.overrides if each.name == asked), None)
         if named is None:
-            known = ", ".join(each.name for each in self.overrides) or "none is configured"
+            known = ", ".join(each.name for each in self.overrides if each.by_header) or "none is configured for that"
             raise PolicyRefused(f"{HEADER}: there is no policy of this name; known: {known}", known=False)
+        if not named.by_header:
+            raise PolicyRefused(
+                f"{HEADER}: policy {asked!r} holds for the requests that it matches, and clients may not ask for it "
+                "(by_header in the policy file); leave the header out",
+                known=True,
+            )
         policy = self.apply(base, named)
         if policy.action == "observe" and base.action != "observe" and not self.observe_by_header:
             raise PolicyRefused(

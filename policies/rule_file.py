@@ -32,7 +32,7 @@ class Override:
     """What holds for some requests. settings, rules: as in PolicyFile; its rules are asked before all others.
 
     models, routes, tools: globs, empty = all. A tool glob must match one of the declared tools. headers: (name in small
-    letters, glob of its value), all of which must match.
+    letters, glob of its value), all of which must match. by_header: a client may ask for it by its name.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Override:
     headers: tuple[tuple[str, str], ...] = ()
     settings: Mapping[str, Any] | None = None
     rules: tuple[Rule, ...] = ()
+    by_header: bool = False
 
     @property
     def by_name_only(self) -> bool:
@@ -146,10 +147,26 @@ class _Override(_Settings):
     route: Globs = ()
     tool: Globs = ()
     header: dict[str, str] = {}
+    by_header: bool | None = None
 
     def compiled(self) -> Override:
+        """What matches by itself is the operator's choice; what matches nothing is there to be asked for."""
         headers = tuple((name.lower(), glob) for name, glob in self.header.items())
-        return Override(self.name, self.model, self.route, self.tool, headers, self.written(), self.rules())
+        by_header = self.by_header if self.by_header is not None else not self._matches_by_itself()
+        settings, rules = self.written(), self.rules()
+        return Override(self.name, self.model, self.route, self.tool, headers, settings, rules, by_header)
+
+    def _matches_by_itself(self) -> bool:
+        return bool(self.model or self.route or self.tool or self.header)
+
+    @model_validator(mode="after")
+    def _somebody_can_get_it(self) -> _Override:
+        if self.by_header is False and not self._matches_by_itself():
+            raise ValueError(
+                "is for nobody: it matches no request, and by_header = false keeps clients from asking for it; write "
+                "model, route, tool or header, or leave by_header out"
+            )
+        return self
 
 
 class _File(_Settings):

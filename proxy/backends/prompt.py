@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from proxy.conversation import Message, Tool
 
 Render = Callable[[Sequence[dict[str, Any]], Sequence[dict[str, Any]]], str]
@@ -80,7 +82,10 @@ def as_template(message: Message) -> dict[str, Any]:
 def as_function(tool: Tool) -> dict[str, Any]:
     """A tool in the form that chat templates expect."""
     # through JSON, so that the template sees plain dicts and lists
-    parameters = json.loads(json.dumps(dict(tool.parameters)))
+    try:
+        parameters = orjson.loads(orjson.dumps(dict(tool.parameters)))
+    except orjson.JSONEncodeError:  # nested more deeply than a client's body may be, or a number of hundreds of digits
+        parameters = json.loads(json.dumps(dict(tool.parameters)))
     return {
         "type": "function",
         "function": {"name": tool.name, "description": tool.description, "parameters": parameters},

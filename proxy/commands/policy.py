@@ -254,7 +254,9 @@ def _matchers(override: Override) -> str:
     said = [("model", override.models), ("route", override.routes), ("tool", override.tools)]
     parts = [f"{name} {_any(globs)}" for name, globs in said if globs]
     parts += [f"header {name}: {glob}" for name, glob in override.headers]
-    return f"for {', '.join(parts)}" if parts else "for clients that name it (x-specguard-policy)"
+    if override.by_header:
+        parts.append("clients that name it (x-specguard-policy)")
+    return f"for {', '.join(parts)}"
 
 
 def _plain_rule(rule: Rule) -> dict[str, Any]:
@@ -272,6 +274,7 @@ def _plain_override(override: Override) -> dict[str, Any]:
         "name": override.name,
         **matched,
         "header": dict(override.headers),
+        "by_header": override.by_header,
         "settings": dict(override.settings or {}),
         "rules": rules,
     }

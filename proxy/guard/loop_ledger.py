@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import replace
 
-from detectors.history_scrub import LoopDigest, scrub_turn
+from detectors.history_scrub import MARKER, LoopDigest, scrub_turn
 from proxy.conversation import ChatRequest, Message
 
 MAX_CONVERSATIONS = 1024
@@ -38,13 +38,16 @@ class LoopLedger:
         known = self._loops.get(conversation, ())
         if known:
             self._loops.move_to_end(conversation)
-        messages: list[Message] = []
+        changed: dict[int, Message] = {}
         removed = 0
-        for message in request.messages:
-            if message.role == "assistant":
+        for index, message in enumerate(request.messages):
+            # what nothing tells of a loop is not looked at: an agent sends hundreds of turns with each request
+            if message.role == "assistant" and (known or MARKER in message.text or MARKER in message.thinking):
                 text, thinking, count = scrub_turn(message.text, message.thinking, known)
                 if count:
-                    message = replace(message, text=text, thinking=thinking)
+                    changed[index] = replace(message, text=text, thinking=thinking)
                     removed += count
-            messages.append(message)
-        return (replace(request, messages=tuple(messages)), removed) if removed else (request, 0)
+        if not removed:
+            return request, 0
+        messages = tuple(changed.get(index, message) for index, message in enumerate(request.messages))
+        return replace(request, messages=messages), removed

@@ -32,6 +32,7 @@ from proxy.replays.runs import Limits
 from proxy.server.handlers import Handlers, middleware
 from proxy.server.service import Service
 from proxy.server.spare_memory import give_back
+from proxy.server.unreadable import Runner
 from proxy.sinks import Sinks
 from proxy.trust.canaries import Canaries, CanarySettings
 from proxy.trust.keeper import TrustKeeper
@@ -108,8 +109,9 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
 
 def create_runner(app: web.Application) -> web.AppRunner:
     """What serves it. A handler whose client leaves is cancelled, which is how generation stops."""
-    return web.AppRunner(
+    return Runner(
         app,
+        app[SERVICE],
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=CLEANUP_S,

@@ -317,4 +317,4 @@ def _ignored(parsed: Parsed) -> dict[str, str]:
 
 
 def _header_safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "?", name)[:64]
+    return re.sub(r"[^A-Za-z0-9._\[\]-]", "?", name)[:64]

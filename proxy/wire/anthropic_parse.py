@@ -63,7 +63,7 @@ class Body(GenerationFields):
     max_tokens: int | None = Field(default=None, ge=1)
     system: Any = None
     tools: list[ToolModel] | None = None
-    tool_choice: dict[str, Any] | None = None
+    tool_choice: Any = None
     stop_sequences: list[str] | None = None
     top_k: int | None = Field(default=None, ge=0)
     stream: bool | None = None
@@ -83,8 +83,9 @@ def parse(raw: bytes, default_temperature: float = 0.0, *, counting: bool = Fals
     if not counting:
         check_prefill(body.messages[-1].role, f"messages[{len(body.messages) - 1}]")
     declared, ignored = _tools(body)
+    choice = _choice(body.tool_choice)
     single = bool((body.tool_choice or {}).get("disable_parallel_tool_use"))
-    tools, demands = demanded(declared, _choice(body.tool_choice), "tool_choice", single=single, text=_format(body))
+    tools, demands = demanded(declared, choice, "tool_choice", single=single, text=_format(body))
     if not tools:
         ignored = []
     thinking = (body.thinking or {}).get("type") != "disabled"
@@ -135,7 +136,9 @@ def _format(body: Body) -> tuple[Mapping[str, Any] | None, str]:
     return text_format(value or None, field)
 
 
-def _choice(choice: Mapping[str, Any] | None) -> Choice:
+def _choice(choice: Any) -> Choice:
+    if choice is not None and not isinstance(choice, dict):
+        refuse("tool_choice", f"{brief(choice)} is no object; use {{'type': 'auto'}}, 'any', 'none' or 'tool'")
     kind = (choice or {}).get("type", "auto")
     if choice is not None and kind == "tool":
         name = choice.get("name")

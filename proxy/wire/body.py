@@ -99,6 +99,11 @@ def brief(value: Any) -> str:
     return text if len(text) <= 62 else f"{text[:59]}..."
 
 
+def as_json(value: Any) -> str:
+    """A value of ours for a message, as a client would write it: `null`, not `None`."""
+    return orjson.dumps(value).decode()
+
+
 def path(parts: Iterable[int | str]) -> str:
     """(`messages`, 2, `content`) -> `messages[2].content`; names of union branches are left out."""
     text = ""

@@ -7,7 +7,8 @@ Invariant: a key with a value that asks for nothing (null, false, "", [] or {}) 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from functools import cache
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -15,16 +16,31 @@ from pydantic import BaseModel
 def inside(models: Iterable[BaseModel] | BaseModel | None, name: str) -> Iterator[str]:
     """Of wire models and those in them, without their place in a list: `tools.function.returns`."""
     for model in [models] if isinstance(models, BaseModel) else models or ():
-        yield from _unread(model.model_extra or {}, (), name)
-        for field in type(model).model_fields:
-            value = getattr(model, field)
-            if isinstance(value, BaseModel) or (isinstance(value, list) and value and isinstance(value[0], BaseModel)):
+        if extra := model.__pydantic_extra__:
+            yield from _unread(extra, (), name)
+        for field in _holding(type(model)):
+            if value := getattr(model, field):
                 yield from inside(value, f"{name}.{field}")
+
+
+@cache
+def _holding(model: type[BaseModel]) -> tuple[str, ...]:
+    """Fields that hold wire models. An agent's history has hundreds of messages of a few kinds."""
+    return tuple(name for name, field in model.model_fields.items() if _is_model(field.annotation))
+
+
+def _is_model(annotation: Any) -> bool:
+    """Is it a wire model, or a list of them, or perhaps nothing?"""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return True
+    return any(map(_is_model, get_args(annotation)))
 
 
 def of_parts(content: Any, read: Collection[str], name: str) -> Iterator[str]:
     """Of the parts of a content that is a list, and of what they hold themselves. read: keys that somebody reads."""
-    for part in content if isinstance(content, list) else ():
+    if not isinstance(content, list):
+        return
+    for part in content:
         if isinstance(part, dict):
             yield from _unread(part, read, name)
             if isinstance(part.get("content"), list):

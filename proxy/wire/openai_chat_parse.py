@@ -15,6 +15,7 @@ from proxy.conversation import ChatRequest, Message, PastCall, Tool
 from proxy.wire.body import (
     Loose,
     arguments_of,
+    as_json,
     brief,
     check_prefill,
     read_json,
@@ -133,10 +134,12 @@ def parse(raw: bytes, default_temperature: float = 0.0) -> Parsed:
 
 
 def _check_extras(body: Body) -> list[str]:
-    extras = body.model_extra or {}
+    extras = body.model_extra
+    if not extras:
+        return []
     for name, neutral in NEUTRAL.items():
         if name in extras and extras[name] not in neutral:
-            refuse(name, f"is not supported yet; leave it out or use {neutral[-1]!r}")
+            refuse(name, f"is not supported yet; leave it out or use {as_json(neutral[-1])}")
     for name in CONSTRAINTS:
         if extras.get(name):
             refuse(name, "is not understood here; use `response_format` with a schema, or a strict tool")
@@ -151,7 +154,8 @@ def _check_extras(body: Body) -> list[str]:
 def _unread(body: Body) -> Iterator[str]:
     yield from inside(body.messages, "messages")
     for message in body.messages:
-        yield from of_parts(message.content, ("type", "text", "refusal"), "messages.content")
+        if isinstance(message.content, list):
+            yield from of_parts(message.content, ("type", "text", "refusal"), "messages.content")
     yield from inside(body.tools, "tools")
     yield from inside(body.stream_options, "stream_options")
 
@@ -206,9 +210,8 @@ def _tools(body: Body) -> tuple[Tool, ...]:
 def _messages(models: list[MessageModel]) -> tuple[Message, ...]:
     messages: list[Message] = []
     for index, model in enumerate(models):
-        where = f"messages[{index}]"
         content = _with_refusals(model) if model.role == "assistant" else model.content
-        text = text_of(content, f"{where}.content")
+        text = content if isinstance(content, str) else text_of(content, f"messages[{index}].content")
         if model.role in ("system", "developer"):
             if not messages:
                 messages.append(Message("system", text))
@@ -218,11 +221,15 @@ def _messages(models: list[MessageModel]) -> tuple[Message, ...]:
                 messages.append(Message("user", reminder(text)))
         elif model.role == "tool":
             if not model.tool_call_id:
-                refuse(f"{where}.tool_call_id", "is missing; name the call that this result answers")
+                refuse(f"messages[{index}].tool_call_id", "is missing; name the call that this result answers")
             messages.append(Message("tool", text, call_id=model.tool_call_id))
         elif model.role == "assistant":
-            past = ((c.id, c.function.name, arguments_of(c.function.arguments)) for c in model.tool_calls or ())
-            calls = tuple(PastCall(*call) for call in past)
+            calls = tuple(
+                [
+                    PastCall(call.id, call.function.name, arguments_of(call.function.arguments))
+                    for call in model.tool_calls or ()
+                ]
+            )
             thinking = model.reasoning_content or model.reasoning or ""
             messages.append(Message("assistant", text, thinking, calls))
         else:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
-from proxy.wire.body import brief, check_prefill, read_json, read_model, refuse, session_of, stops_of
+from proxy.wire.body import as_json, brief, check_prefill, read_json, read_model, refuse, session_of, stops_of
 from proxy.wire.decoding import GenerationFields
 from proxy.wire.demands import Choice, allowed_tools, demanded, text_format
 from proxy.wire.extras import listed, of_parts
@@ -159,7 +159,7 @@ def _check_extras(body: Body) -> list[str]:
     extras = body.model_extra or {}
     for name, neutral in NEUTRAL.items():
         if name in extras and extras[name] not in neutral:
-            refuse(name, f"is not supported; leave it out or use {neutral[-1]!r}")
+            refuse(name, f"is not supported; leave it out or use {as_json(neutral[-1])}")
     for name in CONSTRAINTS:
         if extras.get(name):
             refuse(name, "is not understood here; use `text.format` or a tool with a schema")

@@ -4,7 +4,8 @@ Must not: refuse a hosted tool (agents declare them to every server); it is left
 Invariant: `ToolNames.of` finds for every declared function the kind, name and namespace that it was declared with.
 
 A namespace's tool becomes `NAMESPACE__NAME`, since models know flat names only. A custom tool takes text in any form
-and becomes a function of one string; a grammar it declares is shown to the model, not enforced.
+and becomes a function of one string; a grammar it declares is shown to the model but not enforced: it is
+listed as ignored.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ def read_tools(raw: Sequence[Mapping[str, Any]]) -> tuple[tuple[Tool, ...], Tool
             custom = read_model(CustomModel, tool, where)
             origin = Origin(custom.name, namespace, custom=True)
             made = Tool(origin.flat, _description(custom), CUSTOM_SCHEMA)
+            if custom.format is not None and custom.format.type != "text":
+                ignored.append(f"{where}.format")
         else:
             ignored.append(f"{where}.{kind}" if isinstance(kind, str) else where)
             return

@@ -24,6 +24,7 @@ max_rewinds = 1
 name = "chat"
 model = "qwen*"
 route = "openai.*"
+by_header = true
 repair = true
 [[override.rule]]
 name = "own"
@@ -93,15 +94,27 @@ def test_what_an_override_does_not_write_is_the_files() -> None:
 
 
 def test_a_client_picks_by_name_whatever_else_matches() -> None:
-    assert chosen(tools=("bash",), x_specguard_policy="red").override == "red"
+    assert chosen(tools=("bash",), x_specguard_policy="chat").override == "chat"
     assert HEADER == "x-specguard-policy"
 
 
+def test_what_matches_by_itself_is_not_to_be_asked_for_unless_the_file_says_so() -> None:
+    """Else any client had the rules that were written for another team, tool or model."""
+    for name in ("shell", "red"):
+        with pytest.raises(
+            PolicyRefused, match=f"'{name}' holds for the requests that it matches.*by_header"
+        ) as caught:
+            chosen(x_specguard_policy=name)
+        assert caught.value.known
+    assert chosen(tools=("bash",)).override == "shell"
+    assert chosen(x_team="red-1").override == "red"
+
+
 def test_an_unknown_name_is_refused_and_the_known_ones_are_told() -> None:
-    with pytest.raises(PolicyRefused, match="no policy of this name; known: shell, chat, red, trial") as caught:
+    with pytest.raises(PolicyRefused, match="no policy of this name; known: chat, trial") as caught:
         chosen(x_specguard_policy="shel")
     assert not caught.value.known
-    with pytest.raises(PolicyRefused, match="known: none is configured"):
+    with pytest.raises(PolicyRefused, match="known: none is configured for that"):
         Overrides().choose(Policy(), Traits(("m",), "openai.chat", (), {HEADER: "x"}))
 
 

@@ -128,6 +128,8 @@ RULE = '[[rule]]\nname = "mine"\n'
             '[[override]]\nname = "x"\nheader.x-a = "*"\naction = "observe"',
             "override 'x' lets a header switch the guard to observing; write observe_by_header = true",
         ),
+        ('[[override]]\nname = "x"\nby_header = false', "override[0] (x): is for nobody: it matches no request"),
+        ('[[override]]\nname = "x"\nby_header = 1', "override[0] (x).by_header: 1 is not true or false; write one"),
         ("max_rewinds = true", "max_rewinds: True is not a whole number; write one"),
         ("repair = 1", "repair: 1 is not true or false; write one"),
         ("max_rewinds = 17", "max_rewinds: Input should be less than or equal to 16"),

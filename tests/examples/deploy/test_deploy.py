@@ -150,3 +150,9 @@ def test_the_health_check_is_right_about_a_server(tmp_path: Path) -> None:
     with scripted(tmp_path, {"plain": "fine"}, server={"keys": ["secret"]}) as server:
         assert check(server.port) == 0
     assert check(server.port) != 0
+
+
+def test_the_image_holds_byte_code() -> None:
+    """Whoever serves from it may not write any, and would translate torch anew at every start."""
+    assert of("USER")[-1] != "root"
+    assert not [rest for rest in of("RUN") if "--no-compile" in rest]

@@ -17,6 +17,7 @@ from tests.proxy.live import (
     COUNT,
     MESSAGES,
     OPENAI_TOOLS,
+    RESPONSES,
     USER,
     Answer,
     Gate,
@@ -431,3 +432,21 @@ async def test_a_system_message_only() -> None:
         messages = [{"role": "system", "content": "be brief"}, *USER]
         assert (await live.post(CHAT, messages=messages)).status == 200
         assert [m.role for m in live.backend.requests[0].messages] == ["system", "user"]
+
+
+async def test_the_place_of_an_ignored_tool_can_be_read() -> None:
+    async with serving("fine") as live:
+        answer = await live.post(RESPONSES, tools=[{"type": "web_search"}])
+        assert answer.headers["x-specguard-ignored"] == "tools[0].web_search"
+
+
+async def test_what_a_field_may_be_is_written_as_json() -> None:
+    async with serving("fine") as live:
+        for path, field, value, words in (
+            (CHAT, "function_call", {"name": "f"}, 'use "none"'),
+            (CHAT, "audio", {"voice": "x"}, "use null"),
+            (RESPONSES, "background", True, "use false"),
+            (MESSAGES, "tool_choice", "any", "tool_choice: 'any' is no object; use {'type': 'auto'}"),
+        ):
+            answer = await live.post(path, **{field: value})
+            assert answer.status == 400 and words in answer.json["error"]["message"]

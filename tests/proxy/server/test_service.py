@@ -117,6 +117,9 @@ name = "team"
 header.x-team = "red"
 session_rewinds = 5
 [[override]]
+name = "calm"
+max_rewinds = 1
+[[override]]
 name = "trial"
 action = "observe"
 """
@@ -136,7 +139,7 @@ def overridden(store: IncidentStore) -> Service:
         ({"api": "anthropic.messages"}, {}, "messages"),
         ({"model": "sonnet"}, {}, "aliased"),
         ({}, {"X-Team": "red"}, "team"),
-        ({}, {"x-specguard-policy": "shell"}, "shell"),
+        ({}, {"x-specguard-policy": "calm"}, "calm"),
     ],
 )
 def test_overrides_are_matched_by_what_a_request_is(
@@ -148,7 +151,11 @@ def test_overrides_are_matched_by_what_a_request_is(
 
 @pytest.mark.parametrize(
     ("asked", "kind", "words"),
-    [("trial", "forbidden", "observe_by_header"), ("tril", "invalid_request", "known: shell, messages")],
+    [
+        ("trial", "forbidden", "observe_by_header"),
+        ("shell", "forbidden", "by_header"),
+        ("tril", "invalid_request", "known: calm, trial"),
+    ],
 )
 def test_a_policy_that_a_client_may_not_choose(store: IncidentStore, asked: str, kind: str, words: str) -> None:
     with pytest.raises(RequestError) as caught:

@@ -61,3 +61,12 @@ def test_hosted_tools_are_left_out_and_told() -> None:
 )
 def test_refusals_name_the_field(tools: list[Any], field: str) -> None:
     assert str(refused(lambda: read_tools(tools)).message).startswith(field)
+
+
+def test_a_format_that_nobody_enforces_is_told() -> None:
+    """The model is shown the grammar, and may write what it likes."""
+    grammar = {"type": "grammar", "syntax": "lark", "definition": "start: A"}
+    custom = {"type": "custom", "name": "patch", "format": grammar}
+    inside = {"type": "namespace", "name": "n", "tools": [custom]}
+    text = {"type": "custom", "name": "say", "format": {"type": "text"}}
+    assert read_tools([custom, text, inside])[2] == ["tools[0].format", "tools[2].tools[0].format"]
