@@ -267,11 +267,11 @@ def test_entry_points_exist_and_are_light(name: str) -> None:
 
 def test_the_file_tree_in_the_readme_exists() -> None:
     tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is where")[1].split("```")[1]
-    problems, folder = [], ""
+    problems: list[str] = []
+    folders: list[str] = []
     for line in tree.strip().splitlines():
         names = re.split(r"\s{2,}", line.strip())[0].split(", ")  # two spaces and more begin the comment
-        if not line.startswith("  "):
-            folder = names[0]
-        paths = [name if name == folder else f"{folder}{name}" for name in names]
-        problems += [path for path in paths if not (ROOT / path).exists()]
+        del folders[(len(line) - len(line.lstrip())) // 2 :]
+        problems += [path for name in names if not (ROOT / (path := "".join([*folders, name]))).exists()]
+        folders += [name for name in names if name.endswith("/")]
     fail_if_any(problems, "README.md names these paths, which do not exist:")

@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,23 @@ class Counting:
         generation = await self._inner.generate(request, mode)
         original, score = generation.next, self._score
 
-        async def counted() -> Delta | None:
-            delta = await original()
-            if delta is not None and delta.step.drafted:
+        def count(delta: Delta) -> None:
+            if delta.step.drafted:
                 score.verified += 1
                 score.first += delta.step.accepted > 0
                 score.drafted += delta.step.drafted
                 score.accepted += delta.step.accepted
+
+        async def counted(waits: Callable[[Delta], bool] | None = None) -> Delta | None:
+            def waits_counted(delta: Delta) -> bool:
+                if waits is None or not waits(delta):
+                    return False
+                count(delta)
+                return True
+
+            delta = await original(waits_counted)
+            if delta is not None:
+                count(delta)
             return delta
 
         generation.next = counted  # type: ignore[method-assign]

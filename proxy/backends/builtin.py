@@ -222,10 +222,11 @@ class BuiltinBackend:
         """Runs a call on the worker thread. Raises EngineLost."""
         return await self._upkeep.run(call, *arguments)
 
-    async def step(self, turn: Turn) -> reports.StepReport:
-        """The turn's next step, in one forward with those of other turns. Raises EngineLost."""
+    async def step(self, turn: Turn, goes_on: Callable[[reports.StepReport], bool] | None = None) -> reports.StepReport:
+        """The turn's next step, in one forward with those of other turns. goes_on: see `DeviceWorker.step`. Raises
+        EngineLost."""
         self.check_current(turn)
-        return await self._upkeep.step(turn)
+        return await self._upkeep.step(turn, goes_on)
 
     def check_current(self, turn: Turn) -> None:
         """Raises EngineLost for a turn that a restart has left behind."""

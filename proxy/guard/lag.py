@@ -6,7 +6,8 @@ audited, came with a number that is none or with a finding of the backend's own.
 Invariant: what is put aside is watched before anything else is, oldest first, or discarded by a rewind; if
 no step follows it any more, it is watched all the same.
 
-The lag is bounded by the engine's own time, so that an engine whose steps are long is never ahead of the guard.
+The lag is bounded by the engine's own time, so that an engine whose steps are long is never ahead of the guard. `takes`
+may be called on the engine's thread while nobody else uses the object.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Lag:
     def __init__(self, clock: Callable[[], float], lag_ms: float = LAG_MS) -> None:
         self._clock, self._lag_ms = clock, lag_ms
         self._aside: list[Delta] = []
+        self._told = 0
         self._ms = self._since = 0.0
 
     def takes(self, delta: Delta) -> bool:
@@ -52,5 +54,11 @@ class Lag:
 
     def take(self, *last: Delta) -> list[Delta]:
         """All that was put aside, and this step behind it."""
-        taken, self._aside, self._ms = [*self._aside, *last], [], 0.0
+        taken, self._aside, self._ms, self._told = [*self._aside, *last], [], 0.0, 0
         return taken
+
+    def fresh(self) -> list[Delta]:
+        """What was put aside since this was last asked."""
+        fresh = self._aside[self._told :]
+        self._told += len(fresh)
+        return fresh

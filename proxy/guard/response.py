@@ -35,18 +35,16 @@ from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.guard.hold_clock import HoldClock
 from proxy.guard.holdback import HoldBack
-from proxy.guard.lag import Lag
 from proxy.guard.logprobs import LogprobLedger
 from proxy.guard.observers import Observers, text_of
 from proxy.guard.session_budget import SessionBudget
+from proxy.guard.steps import Steps
 from proxy.guard.transcript import Transcript
 from proxy.guard.trips import Trips
 from proxy.guard.watchdog import Stalled, Watchdog
 from proxy.incidents import IncidentSink, Origin, Outcome
 
 log = structlog.get_logger()
-NEXT_STEP = 16
-"""Tokens that a step may commit at most; it must not reach beyond a limit."""
 _closing: set[asyncio.Task[None]] = set()
 """Generations that are closed behind a step which may never end; the event loop itself keeps no task alive."""
 
@@ -79,7 +77,7 @@ class GuardedResponse:
     def __init__(self, setting: Setting, generation: Generation, observers: Observers) -> None:
         self._setting, self._generation, self._observers = setting, generation, observers
         self._request, self._policy = setting.request, setting.policy
-        self._mode, self._limit = setting.mode, setting.limit
+        self._mode = setting.mode
         self._rewinds = 0
         self._recomputed = False
         self._transcript = Transcript()
@@ -94,9 +92,9 @@ class GuardedResponse:
         self._awaited: Finding | None = None
         self._ending: End | None = None
         self._mended: dict[int, ReadCall] = {}
-        self._watchdog = Watchdog(self._gives_up(), StallDetector(setting.stall))
         self._stalled = False
-        self._lag = Lag(setting.clock)
+        watchdog = Watchdog(self._gives_up(), StallDetector(setting.stall))
+        self._steps = Steps(generation, self._transcript, watchdog, self._hold_clock, setting.clock, setting.limit)
 
     def begin(self, finding: Finding, start: Continue | Start | End, mode: DecodeMode) -> None:
         """What was known before the first token, and what follows from it. mode: that was asked for."""
@@ -115,9 +113,6 @@ class GuardedResponse:
         try:
             decision: Decision = self._ending or Continue()
             while delta is not None:
-                if self._may_wait(delta):
-                    delta = await self._next()
-                    continue
                 decision = await self._take(delta)
                 if isinstance(decision, End):
                     break
@@ -152,9 +147,10 @@ class GuardedResponse:
     # A step comes
 
     async def _next(self) -> Delta | None:
+        watch = self._observers.watch
+        may_wait = bool(watch.call_name) and not watch.is_in_tag  # a rule may be for the call's name
         try:
-            with self._hold_clock:
-                delta = await self._watchdog.wait(self._generation.next(), self._transcript.reach, self._late)
+            return await self._steps.next(may_wait, self._late)
         except BaseException as error:
             self._settle()
             if isinstance(error, Stalled):
@@ -163,9 +159,6 @@ class GuardedResponse:
             elif isinstance(error, EngineLost):
                 self._late(engine_finding(len(self._transcript), error.trouble.reason))
             raise
-        if delta is not None:
-            self._transcript.count(delta)
-        return delta
 
     def _late(self, finding: Finding) -> None:
         """A step does not come. Nothing can be done but to tell, and to end what cannot be completed."""
@@ -181,25 +174,17 @@ class GuardedResponse:
     def _settle(self) -> None:
         """No step comes any more: those that wait for one are watched now, and what is found in them is told."""
         decision: Decision = Continue()
-        for delta in self._lag.take():
+        for delta in self._steps.take():
             for _, finding in self._observers.observe(delta, self._transcript, self._trips):
                 if finding is not None and not isinstance(decision, End):
                     situation = self._situation(finding, can_rewind=False)
                     decision = decide(finding, situation, self._policy)
                     self._record(finding, decision, situation, (), None)
 
-    def _may_wait(self, delta: Delta) -> bool:
-        """Nothing of this step could leave, since a call is open and stays open, and nothing in it is urgent."""
-        watch = self._observers.watch
-        if not watch.call_name or watch.is_in_tag:  # a rule may be for the call's name
-            return False
-        within = self._limit is None or delta.step.context + NEXT_STEP <= self._limit.tokens
-        return within and self._lag.takes(delta)
-
     async def _take(self, last: Delta) -> Decision:
         """Watches the tokens of this step and of those before it that could wait. Nothing of a step leaves before all
         of it was watched."""
-        for delta in self._lag.take(last):
+        for delta in self._steps.take(last):
             for said, finding in self._observers.observe(delta, self._transcript, self._trips):
                 if finding is None and self._awaited is None:  # nearly every token
                     self._push(said)
@@ -299,17 +284,17 @@ class GuardedResponse:
     async def _rewind(self, decision: Rewind) -> None:
         self._recomputed = self._recomputed or decision.mode == self._mode
         self._trips.rewound(await self._go_on(decision))
-        self._rewinds, self._awaited, self._limit = self._rewinds + 1, None, None
+        self._rewinds, self._awaited, self._steps.limit = self._rewinds + 1, None, None
         if self._setting.budget is not None:
             self._setting.budget.spend()
 
     async def _keep_within(self, context: int) -> None:
         """Leaves a mode where trust in it ends. Nothing is wrong, so nothing is discarded and no rewind is spent."""
-        limit = self._limit
+        limit = self._steps.limit
         capabilities = self._setting.backend.capabilities
-        if limit is None or context + NEXT_STEP <= limit.tokens or not capabilities.rewinds or capabilities.ladder:
+        if limit is None or self._steps.is_within(context) or not capabilities.rewinds or capabilities.ladder:
             return
-        self._limit = None
+        self._steps.limit = None
         before = self._mode
         await self._go_on(Rewind(len(self._transcript), limit.mode, "none"))
         log.info(

@@ -48,8 +48,9 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
         self._wait: _Wait | None = None
 
-    async def wait(self, step: Awaitable[T], position: int, late: Callable[[Finding], None]) -> T:
-        """The step's result. position: the token that it begins with. late: is told of it when it is late. Raises
+    async def wait(self, step: Awaitable[T], position: Callable[[], int], late: Callable[[Finding], None]) -> T:
+        """The step's result. position: of the token that is awaited, asked when it
+        matters, as more may have come. late: is told of it when it is late. Raises
         Stalled."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
@@ -90,11 +91,11 @@ class Watchdog:
         is_late = not wait.told and waited >= self._stall.late_s
         wait.told = wait.told or is_late
         if self._gives_up and waited >= self._stall.lost_s:
-            wait.lost = self._stall.waiting(waited, wait.position)
+            wait.lost = self._stall.waiting(waited, wait.position())
             wait.task.cancel()
         elif (due := self._due(wait)) < inf:
             self._look_at(loop, due)
-        if is_late and (finding := self._stall.waiting(waited, wait.position)) is not None:
+        if is_late and (finding := self._stall.waiting(waited, wait.position())) is not None:
             wait.late(finding)  # last, so that whatever it raises the step is watched on
 
 
@@ -105,7 +106,7 @@ class _Wait:
 
     task: asyncio.Task[Any]
     asked: float
-    position: int
+    position: Callable[[], int]
     late: Callable[[Finding], None]
     cancelling: int
     told: bool = False

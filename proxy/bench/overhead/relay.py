@@ -7,6 +7,7 @@ Invariant: one delta per event of the source, handed on when it comes.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -85,7 +86,7 @@ class RelayGeneration:
         self._position = 0
         self._ended = False
 
-    async def next(self) -> Delta | None:
+    async def next(self, waits: Callable[[Delta], bool] | None = None) -> Delta | None:
         if self._ended:
             return None
         text = await self._word()

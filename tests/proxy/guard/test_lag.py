@@ -94,8 +94,17 @@ def test_what_does_not_wait(urgent: Delta) -> None:
 
 
 def both(script: Script, **more: Any) -> tuple[Played, Played]:
-    """With steps that wait for each other, and with steps that never do."""
-    return play(replace(script, step_ms=0.5), **more), play(replace(script, step_ms=LAG_MS * 2), **more)
+    """With steps that wait for each other, and with steps that never do. Whether those that wait are asked for one by
+    one makes no difference at all."""
+    waited, bursts, at_once = (
+        play(replace(script, step_ms=ms, bursts=in_a_row), **more)
+        for ms, in_a_row in ((0.5, False), (0.5, True), (LAG_MS * 2, True))
+    )
+    assert bursts.told() == waited.told()
+    assert records(bursts) == records(waited)
+    assert bursts.generation.steps == waited.generation.steps
+    assert bursts.generation.rewinds == waited.generation.rewinds
+    return waited, at_once
 
 
 @given(
@@ -253,9 +262,12 @@ def leaves(script: Script, steps: int, after_s: float) -> Played:
 @pytest.mark.parametrize("after_s", [100.0, 1000.0], ids=["late", "lost"])
 def test_a_step_that_does_not_come_is_told_behind_all_that_came(steps: int, after_s: float) -> None:
     script = Script(f"so {WRITE}")
-    waited, at_once = (leaves(replace(script, step_ms=ms), steps, after_s) for ms in (0.5, LAG_MS * 2))
-    assert waited.told() == at_once.told()
-    assert records(waited) == records(at_once)
+    waited, bursts, at_once = (
+        leaves(replace(script, step_ms=ms, bursts=in_a_row), steps, after_s)
+        for ms, in_a_row in ((0.5, False), (0.5, True), (LAG_MS * 2, False))
+    )
+    assert waited.told() == bursts.told() == at_once.told()
+    assert records(waited) == records(bursts) == records(at_once)
     kept = [len(capture.kept_ids) for capture in waited.sink.captures if capture is not None]
     assert [each.position for each in waited.sink.incidents] == kept
     assert kept == [steps] * (1 if after_s < 600 else 2)

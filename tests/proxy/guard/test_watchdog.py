@@ -15,6 +15,10 @@ from proxy.guard.watchdog import Stalled, Watchdog
 from tests.virtual_time import run
 
 
+def first() -> int:
+    return 0
+
+
 async def watched(seconds: Sequence[float], gives_up: bool = True, reads_s: float = 0.0) -> list[str]:
     """Steps that take so long, one after the other, with a client that reads in between."""
     loop, told = asyncio.get_running_loop(), []
@@ -22,10 +26,15 @@ async def watched(seconds: Sequence[float], gives_up: bool = True, reads_s: floa
     def late(finding: Finding) -> None:
         told.append(f"{finding.grade.name} at {loop.time():.0f} s, token {finding.position}")
 
-    watchdog = Watchdog(gives_up)
+    watchdog, steps = Watchdog(gives_up), []
+
+    def position() -> int:
+        return len(steps)
+
     try:
-        for position, each in enumerate(seconds):
-            assert await watchdog.wait(asyncio.sleep(each, position), position, late) == position
+        for each in seconds:
+            steps.append(await watchdog.wait(asyncio.sleep(each, each), position, late))
+            assert steps[-1] == each
             await asyncio.sleep(reads_s)
     except Stalled as stalled:
         told.append(f"{stalled.finding.grade.name} at {loop.time():.0f} s: {stalled}")
@@ -65,7 +74,7 @@ def test_the_backends_own_timeout_is_its_own() -> None:
         raise TimeoutError("of the backend")
 
     async def wait() -> None:
-        await Watchdog(True).wait(fails(), 0, lambda finding: None)
+        await Watchdog(True).wait(fails(), first, lambda finding: None)
 
     with pytest.raises(TimeoutError, match="of the backend"):
         run(wait())
@@ -75,7 +84,7 @@ def test_a_client_that_leaves_cancels_the_step() -> None:
     async def leave() -> tuple[bool, list[Finding]]:
         step: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         told: list[Finding] = []
-        waiting = asyncio.ensure_future(Watchdog(True).wait(step, 0, told.append))
+        waiting = asyncio.ensure_future(Watchdog(True).wait(step, first, told.append))
         await asyncio.sleep(1)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
@@ -97,7 +106,7 @@ def test_a_step_that_answers_when_it_is_given_up_leaves_no_request_to_cancel(ans
 
     async def wait() -> tuple[str, int]:
         try:
-            told = await Watchdog(True).wait(stubborn(), 0, lambda finding: None)
+            told = await Watchdog(True).wait(stubborn(), first, lambda finding: None)
         except ValueError as error:
             told = str(error)
         task = asyncio.current_task()
@@ -115,7 +124,7 @@ def test_who_fails_to_be_told_does_not_keep_the_step_from_being_given_up() -> No
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda *_: None)
         with pytest.raises(Stalled):
-            await Watchdog(True).wait(asyncio.sleep(1e9), 0, late)
+            await Watchdog(True).wait(asyncio.sleep(1e9), first, late)
         return round(loop.time())
 
     assert run(wait()) == 600
@@ -128,7 +137,7 @@ def test_a_client_that_leaves_at_the_moment_of_giving_up_is_gone(earlier: bool) 
         step: asyncio.Future[None] = loop.create_future()
         if earlier:
             loop.call_at(600.0, lambda: waiting.cancel())
-        waiting = asyncio.ensure_future(Watchdog(True).wait(step, 0, lambda finding: None))
+        waiting = asyncio.ensure_future(Watchdog(True).wait(step, first, lambda finding: None))
         await asyncio.sleep(0)
         if not earlier:
             loop.call_at(600.0, waiting.cancel)
@@ -144,7 +153,7 @@ def test_a_step_may_be_lost_before_it_is_late() -> None:
     async def wait() -> tuple[list[Finding], float]:
         told: list[Finding] = []
         with pytest.raises(Stalled):
-            await Watchdog(True, StallDetector(settings)).wait(asyncio.sleep(1e9), 0, told.append)
+            await Watchdog(True, StallDetector(settings)).wait(asyncio.sleep(1e9), first, told.append)
         return told, round(asyncio.get_running_loop().time())
 
     assert run(wait()) == ([], 5)
@@ -157,8 +166,8 @@ def test_the_timer_that_is_left_holds_nothing_of_the_response() -> None:
 
     async def respond() -> bool:
         response, watchdog = Response(), Watchdog(True)
-        for position in range(3):
-            await watchdog.wait(asyncio.sleep(1), position, response.late)
+        for _ in range(3):
+            await watchdog.wait(asyncio.sleep(1), first, response.late)
         gone = weakref.ref(response)
         del response
         alive = gone() is not None

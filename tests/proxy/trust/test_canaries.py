@@ -235,7 +235,7 @@ async def test_a_step_that_hangs_fails_it(keeper: TrustKeeper, monkeypatch: pyte
     monkeypatch.setattr(module, "STEP_S", 0.05)
 
     class Stuck(Generation):
-        async def next(self) -> Delta | None:
+        async def next(self, waits: Callable[[Delta], bool] | None = None) -> Delta | None:
             await asyncio.Event().wait()
             raise AssertionError
 
