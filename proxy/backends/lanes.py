@@ -44,6 +44,12 @@ MESSAGE_TOKENS = 6
 Prober = Callable[[Target], Awaitable[Probed]]
 
 
+def salt_of(salt: str, owner: str) -> str:
+    """Of one client's prefixes: whoever shares a cache can tell by the time that a prompt takes what others have asked.
+    owner: "" = there is but one."""
+    return hashlib.sha256(f"{salt}\0{owner}".encode()).hexdigest()[:32] if salt and owner else salt
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A lane that was probed. model: that requests name; mode: that it runs in."""
@@ -154,7 +160,7 @@ class LanesBackend:
         number: int = 0,
     ) -> UpstreamStream:
         """fresh: nothing of a prefix cache is taken over. number: of earlier attempts. Raises UpstreamError."""
-        salt = secrets.token_hex(8) if fresh else self._lanes.cache_salt
+        salt = secrets.token_hex(8) if fresh else salt_of(self._lanes.cache_salt, request.owner)
         attempt = Attempt(server.model, server.can, seed, prefill, salt, fresh, limit)
         body = body_for(request, attempt)
         headers = dict(request.passed)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from aiohttp import web
 
 from policies.modes import PLAIN, DecodeMode
 from proxy.backends.base import BackendError
@@ -20,8 +21,9 @@ from proxy.lanes.settings import Lanes
 from tests.proxy.lanes.pool import FULL, known, pool, two_lanes
 from tests.proxy.lanes.told import APIS, body, told
 from tests.proxy.live import CHAT, MESSAGES
-from tests.upstreams.dialects import KINDS, Kind
-from tests.upstreams.lanes import Lane
+from tests.upstreams.dialects import KINDS, Dialect, Kind
+from tests.upstreams.faults import Fault
+from tests.upstreams.lanes import Asked, Lane
 from tests.upstreams.replies import Call, Reply, Text
 from tests.upstreams.server import Upstream
 
@@ -229,3 +231,44 @@ def test_a_pool_is_built_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+async def test_clients_with_keys_of_their_own_share_no_prefix() -> None:
+    keys = {"server": {"keys": ["one", "two"]}, "lanes": {"cache_salt": "pepper"}}
+    async with pool(two_lanes("vllm", Lane(SOUND)), **keys) as running:
+        for key in ("one", "two", "one"):
+            await running.post(CHAT, body(CHAT), authorization=f"Bearer {key}")
+        first, second, again = (seen.body["cache_salt"] for seen in running.upstream.of("fast"))
+        assert first == again != second
+        assert not {"pepper", "one", "two"} & {first, second}
+
+
+async def test_without_keys_all_have_the_salt_that_is_configured() -> None:
+    async with pool(two_lanes("vllm", Lane(SOUND)), lanes={"cache_salt": "pepper"}) as running:
+        await running.post(CHAT, body(CHAT))
+        assert running.upstream.of("fast")[0].body["cache_salt"] == "pepper"
+
+
+async def test_where_lanes_are_is_told_to_whoever_has_a_key() -> None:
+    async with pool(two_lanes("vllm", Lane(SOUND)), server={"keys": ["one"]}) as running:
+        shown = []
+        for headers in ({}, {"authorization": "Bearer two"}, {"authorization": "Bearer one"}):
+            async with running.http.get(f"{running.base}/ready", headers=headers) as response:
+                assert response.status == 200
+                shown.append(await response.text())
+        assert [running.upstream.base in each for each in shown] == [False, False, True]
+        assert json.loads(shown[0])["lanes"]["fast"] == {"name": "fast", "mode": "mtp/full", "known_bad": []}
+
+
+async def test_what_a_server_says_of_a_failure_is_in_no_record() -> None:
+    """It may repeat what it was given."""
+    secret = "the harbour at noon"
+
+    def refused(_: Asked, dialect: Dialect) -> web.Response:
+        return web.json_response(dialect.error(500, secret), status=500)
+
+    async with pool(two_lanes("vllm", Lane(SOUND, (Fault(http=refused),)), Lane(SOUND))) as running:
+        await running.post(CHAT, body(CHAT))
+        (record,) = await running.incidents()
+        assert record.opened["detector"] == "lane.failed"
+        assert secret not in json.dumps([record.opened, record.closed])
