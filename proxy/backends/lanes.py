@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,12 +104,30 @@ class LanesBackend:
         return self._servers
 
     async def start(self) -> None:
-        """Asks the lanes what they can do. Raises BackendError for one that does not answer."""
+        """Asks the lanes what they can do. Raises BackendError if none answers; one that is away may come later."""
         wanted = [("fast", self._lanes.fast)]
         if self._lanes.has_plain:
             wanted.append(("plain", self._lanes.plain_lane))
         servers = await asyncio.gather(*(self._probe(name, lane) for name, lane in wanted))
+        if all(server.probed.away for server in servers):
+            await asyncio.gather(*(server.upstream.close() for server in servers))
+            raise LaneFailed("; ".join(server.probed.away for server in servers))
+        for server in servers:
+            if server.probed.away:
+                log.error("lane.away", lane=server.name, reason=server.probed.away, consequence="the other one serves")
         self._adopt(tuple(servers))
+
+    def renew(self, name: str, probed: Probed) -> Sequence[Server]:
+        """A lane's server was begun anew, and this is what was found of it; all lanes. It is spoken of in the mode that
+        it had: breakers and incidents go by that."""
+        old = next(server for server in self._servers if server.name == name)
+        mode = running_mode(old.lane, probed.capabilities, fast=name == "fast")
+        if mode != old.mode:
+            log.warning("lane.other_mode", lane=name, was=str(old.mode), now=str(mode), remedy="restart specguard")
+        new = replace(old, probed=probed, model=old.lane.model or probed.model)
+        self._servers = tuple(new if server is old else server for server in self._servers)
+        self.capabilities = self._can()
+        return self._servers
 
     async def stop(self) -> None:
         await asyncio.gather(*(server.upstream.close() for server in self._servers))
@@ -201,8 +219,8 @@ class LanesBackend:
         try:
             probed = await self._prober(target)
         except LaneSilent as silent:
-            await upstream.close()
-            raise LaneFailed(str(silent)) from None
+            kind = lane.kind if lane.kind != "auto" else "openai"
+            probed = Probed(target, lane.model, LaneCapabilities(kind), away=str(silent))
         mode = running_mode(lane, probed.capabilities, fast=name == "fast")
         return Server(name, lane, upstream, probed, lane.model or probed.model, mode)
 
@@ -216,7 +234,6 @@ class LanesBackend:
                 fast = replace(fast, mode=DecodeMode("mtp", fast.mode.codec))
             servers = (fast, plain)
         self._servers = servers
-        can = [server.can for server in servers]
         windows = [server.lane.window or server.can.context_window or 0 for server in servers]
         window = min((each for each in windows if each), default=UNKNOWN_WINDOW)
         identity = [[s.lane.root, s.model, s.can.kind, s.can.version, str(s.mode)] for s in servers]
@@ -224,8 +241,12 @@ class LanesBackend:
         fingerprint = "lanes:" + hashlib.sha256(orjson.dumps(identity)).hexdigest()[:32]
         details = {f"{s.name}_lane": f"{s.can.kind} {s.can.version} {s.mode}".replace("  ", " ") for s in servers}
         self.info = ModelInfo(name, fingerprint, window, "json", details=details)
+        self.capabilities = self._can()
+
+    def _can(self) -> Capabilities:
+        servers, can = self._servers, [server.can for server in self._servers]
         modes = tuple(dict.fromkeys(str(server.mode) for server in servers))
-        self.capabilities = Capabilities(
+        return Capabilities(
             rewinds=len(servers) > 1,
             token_ids=all(each.token_ids for each in can),
             logprobs=all(each.logprobs and each.logprobs_under_speculation is not False for each in can),

@@ -1,7 +1,7 @@
 """`specguard check-config`: is a configuration right, what does it change, and where does each value come from?
 
-Must not: show an API key, a header of a lane or its salt, or start anything. Invariant: what it calls right, `specguard serve` takes, as far
-as that can be told without the model.
+Must not: show an API key, a header of a lane or its salt, or start anything.
+Invariant: what it calls right, `specguard serve` takes, as far as that can be told without the model.
 """
 
 from __future__ import annotations

@@ -310,7 +310,7 @@ def session_key(headers: Mapping[str, str], request: ChatRequest) -> str:
     return f"auto-{hashlib.sha256(opening.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
-def _without_addresses(lanes: Mapping[str, Any]) -> dict[str, Any]:
+def _without_addresses(lanes: Any) -> dict[str, Any]:
     """For whoever has no key: where the servers are, and what they say about themselves, is nobody's business."""
     kept = ("name", "mode", "known_bad")
     return {name: {field: lane[field] for field in kept if field in lane} for name, lane in lanes.items()}

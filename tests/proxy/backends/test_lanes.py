@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from functools import partial
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -16,9 +19,10 @@ from proxy.conversation import Message, Tool
 from proxy.lanes.asking import Target
 from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.identity import LaneSilent
-from proxy.lanes.probe import Probed
+from proxy.lanes.probe import Probed, probe
 from proxy.lanes.settings import Lanes
-from tests.proxy.lanes.pool import FULL, known, pool, two_lanes
+from proxy.lanes.watch import WatchSettings
+from tests.proxy.lanes.pool import FULL, Pool, known, pool, two_lanes
 from tests.proxy.lanes.told import APIS, body, told
 from tests.proxy.live import CHAT, MESSAGES
 from tests.upstreams.dialects import KINDS, Dialect, Kind
@@ -272,3 +276,44 @@ async def test_what_a_server_says_of_a_failure_is_in_no_record() -> None:
         (record,) = await running.incidents()
         assert record.opened["detector"] == "lane.failed"
         assert secret not in json.dumps([record.opened, record.closed])
+
+
+async def fast_is_back(running: Pool) -> dict[str, Any]:
+    for _ in range(400):
+        async with running.http.get(f"{running.base}/ready") as response:
+            ready: dict[str, Any] = await response.json()
+        if ready["lanes"]["fast"]["answers"]:
+            return ready
+        await asyncio.sleep(0.05)
+    raise AssertionError("it was never noticed")
+
+
+async def test_a_fast_lane_that_is_away_at_the_start_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.server.app.WatchSettings", partial(WatchSettings, look_s=0.05))
+    away = Upstream("vllm", {"m": Lane(SOUND, width=4, speculation="mtp", kv="turboquant_4bit_nc")})
+    async with away.running():
+        port = int(away.base.rsplit(":", 1)[1])
+    lanes = {"fast": {"url": f"http://127.0.0.1:{port}", "model": "m"}, "plain": {"model": "plain"}}
+    upstream = two_lanes("vllm", Lane(SOUND))
+    async with upstream.running():
+        url, plain_port = upstream.base, int(upstream.base.rsplit(":", 1)[1])
+    upstream.running = partial(upstream.running, plain_port)  # type: ignore[method-assign]
+    lanes["plain"]["url"] = url
+    async with pool(upstream, probe, lanes=lanes) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT, model="m")))
+        assert (got.calls, got.error) == ([GOOD], "")
+        ready = await (await running.http.get(f"{running.base}/ready")).json()
+        assert "start the server" in ready["lanes"]["fast"]["away"] and not ready["lanes"]["fast"]["answers"]
+        async with away.running(port):
+            ready = await fast_is_back(running)
+            fast = ready["lanes"]["fast"]
+            assert fast["away"] is None and fast["capabilities"]["token_ids"]
+            assert fast["known_bad"]
+            records = running.service.keeper.records.values()
+            assert any(trip.incident.startswith("known-bad:") for record in records for trip in record.trips)
+
+
+async def test_where_no_lane_answers_there_is_no_start() -> None:
+    lanes = LANES.model_copy(update={"connect_s": 0.5})
+    with pytest.raises(BackendError, match="start the server"):
+        await LanesBackend(lanes, prober=probe).start()

@@ -50,9 +50,7 @@ def test_as_data(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_what_lanes_are_sent_is_not_shown(
-    flags: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_what_lanes_are_sent_is_not_shown(flags: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     lane = '[lanes.fast]\nurl = "http://127.0.0.1:8000"\nheaders = ["X-Token: hidden-1"]\n'
     file.write_text(f'[lanes]\ncache_salt = "hidden-2"\n{lane}', encoding="utf-8")
