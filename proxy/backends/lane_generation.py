@@ -112,10 +112,13 @@ class LaneGeneration:
             try:
                 chunk = await stream.next()
             except UpstreamError as error:
+                if error.failure == "died":
+                    self._backend.saw_failure(self._server, "closes")
                 return self._fail(str(error), error.failure, as_backend_error(error))
             if chunk is None:
                 return self._fail("the lane ended its stream without an end", "died")
             if chunk.error is not None:
+                self._backend.saw_failure(self._server, "error_object")
                 return self._fail(f"the {name} lane failed: {chunk.error}", "error")
             self._said += len(chunk.text) + len(chunk.thinking) + sum(len(call.arguments) for call in chunk.calls)
             if self._said > self._most:

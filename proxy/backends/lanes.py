@@ -26,7 +26,7 @@ from proxy.backends.lane_ends import LaneFailed, as_backend_error, failure
 from proxy.backends.lane_generation import LaneGeneration
 from proxy.conversation import ChatRequest, Message, Tool
 from proxy.lanes.asking import Target
-from proxy.lanes.capabilities import LaneCapabilities
+from proxy.lanes.capabilities import ErrorFrame, LaneCapabilities
 from proxy.lanes.dialect import Attempt, body_for, counting_body
 from proxy.lanes.identity import LaneSilent
 from proxy.lanes.probe import Probed, probe
@@ -116,6 +116,17 @@ class LanesBackend:
             if server.probed.away:
                 log.error("lane.away", lane=server.name, reason=server.probed.away, consequence="the other one serves")
         self._adopt(tuple(servers))
+
+    def saw_failure(self, server: Server, frame: ErrorFrame) -> None:
+        """How a stream of it fails in its middle, which no probe can provoke of a server that refuses early."""
+        now = next(each for each in self._servers if each.name == server.name)
+        if now.can.error_frame != "unknown":
+            return
+        reasons = {name: why for name, why in now.probed.reasons.items() if name != "error_frame"}
+        found = replace(now.probed, capabilities=replace(now.can, error_frame=frame), reasons=reasons)
+        servers = self.renew(server.name, found)
+        if self.watch is not None:
+            self.watch.lanes = tuple(servers)
 
     def renew(self, name: str, probed: Probed) -> Sequence[Server]:
         """A lane's server was begun anew, and this is what was found of it; all lanes. It is spoken of in the mode that

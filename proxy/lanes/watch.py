@@ -75,6 +75,23 @@ class WatchedBackend(Protocol):
     def servers(self) -> Sequence[WatchedLane]: ...
 
 
+def untold(probed: Probed) -> str:
+    """Why a lane's turns cannot be held against another one, "" = they can be."""
+    can = probed.capabilities
+    lacking = [name for name, has in (("responses", can.token_ids), ("prompts", can.prompt_ids)) if not has]
+    return f"it does not tell the token ids of its {' and '.join(lacking)}" if lacking else ""
+
+
+def no_drift_figure(fast: Probed, plain: Probed | None) -> str:
+    """Why there will be none of the fast lane, "" = there will."""
+    if plain is None:
+        return "there is no plain lane beside it"
+    scorer = plain.capabilities
+    if not scorer.prompt_logprobs or scorer.kind not in SCORERS:
+        return f"the plain lane scores no given tokens ({plain.reasons.get('prompt_logprobs', '')})"
+    return untold(fast)
+
+
 class LaneWatch:
     """An incident sink, and what canaries ask (`canaries.ModeChecks`). idle: set while nobody is served; spare:
     held by whoever uses the engines then. drafts_dead: told of a lane whose drafts are worth nothing. renew: told what
@@ -218,8 +235,22 @@ class LaneWatch:
                 "metrics_problem": None if signal is None else signal.problem or None,
                 "poisoned": None if verdict is None else {"state": verdict.state, "why": verdict.why or None},
             }
-        meter = {"off": self.meter_off} if self.meter is None else self.meter.reads()
+        meter: dict[str, Any] = {"off": self.meter_off} if self.meter is None else self.meter.reads()
+        meter["unknown"] = self.drift_unknown
         return {"lanes": shown, "drift": meter}
+
+    @property
+    def drift_unknown(self) -> dict[str, str]:
+        """Lanes of which there is no drift figure, and why not; never a reason to take them for sound."""
+        found = {}
+        for lane in self.lanes:
+            figure = self.figures.get(lane.name)
+            if lane.name == PLAIN_LANE or (figure is not None and any(each.tokens for each in figure.tallies.values())):
+                continue
+            found[lane.name] = self.meter_off or untold(lane.probed) or "no turn of it has been scored yet"
+            if not self.meter_off and self.meter is not None and self.meter.problem:
+                found[lane.name] = f"the plain lane could not score it: {self.meter.problem}"
+        return found
 
     @property
     def figures(self) -> Mapping[str, DriftFigure]:

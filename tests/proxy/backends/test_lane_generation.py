@@ -335,6 +335,19 @@ async def test_what_was_said_before_an_end_that_nobody_knows_is_a_step_of_its_ow
         assert words.found is None and end.found is not None and end.found.detector == "lane.finish"
 
 
+@pytest.mark.parametrize(
+    ("ends", "frame"), [(b'data: {"error": {"message": "no"}}\n\n', "error_object"), (b"", "closes")]
+)
+async def test_how_a_stream_fails_is_known_once_one_has(ends: bytes, frame: str) -> None:
+    async with begun(HEAD + event(delta={"content": "a"}) + ends) as (generation, _):
+        backend: Any = generation._backend  # type: ignore[attr-defined]
+        assert backend.capabilities.lanes["fast"]["capabilities"]["error_frame"] == "unknown"
+        await deltas(generation)
+        lane = backend.capabilities.lanes["fast"]
+        assert lane["capabilities"]["error_frame"] == frame
+        assert "error_frame" not in lane["missing"]
+
+
 async def test_chunks_that_say_nothing_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane_generation, "MOST_EMPTY", 500)
     few = event() * 400 + event(delta={"content": "a"})
