@@ -48,14 +48,14 @@ class BuiltinGeneration:
             return None
         if waits is None:
             return self._delta(await self._backend.step(self._turn))
-        last: list[Delta] = []
+        seen: list[tuple[reports.StepReport, Delta]] = []
 
         def goes_on(step: reports.StepReport) -> bool:
-            last[:] = [self._delta(step)]
-            return waits(last[0])
+            seen[:] = [(step, self._delta(step))]
+            return waits(seen[0][1])
 
-        await self._backend.step(self._turn, goes_on)
-        return last[0]
+        last = await self._backend.step(self._turn, goes_on)
+        return seen[0][1] if seen and seen[0][0] is last else self._delta(last)
 
     def _delta(self, step: reports.StepReport) -> Delta:
         if step.dead_end and self._promised:  # of calls the guard judges; nobody else judges the text

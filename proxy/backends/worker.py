@@ -3,7 +3,8 @@
 Must not: know what a turn or a step is, or touch asyncio; whoever waits gets a `concurrent.futures.Future`.
 Invariant: calls and steps take turns, so a long prompt (one call per chunk) delays the others by a chunk at most, and
 they delay it by a step. Nobody waits for a turn that does not ask: a slow reader costs the others `linger_s`, once.
-A step that goes on by itself takes its turn like any other; whoever forgets its turn ends it.
+A step that goes on by itself takes its turn like any other, and does so while nothing but steps waits: what it gave
+before would be told late. Whoever forgets its turn ends it.
 Nobody waits for a thread that has ended either: whatever ends it, all futures get `WorkerDied` at once.
 """
 
@@ -100,8 +101,9 @@ class DeviceWorker(Generic[Turn, Report]):
     def step(self, turn: Turn, goes_on: Callable[[Report], bool] | None = None) -> Future[Report]:
         """The next step of a turn, together with those of other turns. Raises as `call` does.
 
-        goes_on: asked on the thread about each step; while it says yes the turn's next one is made at once, and only
-        the last is the result. Without it, whoever awaits each step costs the device two changes of threads.
+        goes_on: asked on the thread about each step unless a call waits; while it says yes the turn's next one is made
+        at once, and only the last is the result. Without it, whoever awaits each step costs the device two changes of
+        threads.
         """
         future: Future[Report] = Future()
         with self._ready:
@@ -223,7 +225,7 @@ class DeviceWorker(Generic[Turn, Report]):
             try:
                 if isinstance(result, Exception):
                     raise result
-                if step.goes_on is None or not step.goes_on(result):
+                if step.goes_on is None or self._calls or not step.goes_on(result):
                     step.future.set_result(result)
                     continue
             except Exception as error:

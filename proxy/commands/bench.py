@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -155,6 +155,7 @@ def _guard(options: argparse.Namespace) -> int:
     from engine.faults import Fault
     from engine.tokenizer import Tokenizer
     from proxy import logging
+    from proxy.bench.guard.overhead import Audited
     from proxy.bench.guard.run import PARTS, Setting, measure
     from proxy.configuration import config
     from proxy.server import app
@@ -165,11 +166,10 @@ def _guard(options: argparse.Namespace) -> int:
     logging.configure("error")
     tokenizer = Tokenizer.load(EMBEDDED)
     unwanted = [*tokenizer.eos_ids, *(tokenizer.token_id(tag) for tag in ("<tool_call>", "<|im_start|>"))]
-    quiet, forgetful = config.Decode(audit_every=0, shadow_every=0), config.Model(kept_prefixes=0)
+    forgetful = config.Model(kept_prefixes=0)
     setting = Setting(
         build=lambda fault: app.build_backend(config.Config(plant=fault)),
-        cold=lambda fault: app.build_backend(config.Config(plant=fault, model=forgetful)),
-        bare=lambda fault: app.build_backend(config.Config(plant=fault, model=forgetful, decode=quiet)),
+        cold=lambda fault: cast(Audited, app.build_backend(config.Config(plant=fault, model=forgetful))),
         data=conversations(),
         banned=[token for token in unwanted if token is not None],
     )

@@ -1,8 +1,9 @@
-"""Steps of an open call that are looked at together: nothing of them could leave, and looking at one alone costs more
-than at several in a row, as the device's work has pushed the guard's out of the processor's caches by each step.
+"""Short steps that are looked at together: looking at one alone costs more than at several in a row, as the device's
+work has pushed the guard's out of the processor's caches by each step. Of an open call nothing could leave anyway;
+words leave some milliseconds later.
 
-Must not: put a step aside that something may follow from at once: one that may close the call, ends the response, was
-audited, came with a number that is none or with a finding of the backend's own.
+Must not: put a step aside that something may follow from at once: one that may open or close a call, ends the response,
+was audited, came with a number that is none or with a finding of the backend's own.
 Invariant: what is put aside is watched before anything else is, oldest first, or discarded by a rewind; if
 no step follows it any more, it is watched all the same.
 
@@ -17,7 +18,8 @@ from collections.abc import Callable
 from proxy.backends.base import Delta
 
 LAG_MS = 25.0
-"""Of the engine's work, and of time that passes; what is computed in vain at most if the call is bad."""
+"""Of the engine's work, and of time that passes; what is computed in vain at most if the call is bad, and by how much
+words are late: forty times a second they come faster than anybody reads."""
 
 
 class Lag:
@@ -30,7 +32,7 @@ class Lag:
         self._ms = self._since = 0.0
 
     def takes(self, delta: Delta) -> bool:
-        """Puts a step of the open call aside, if it may wait for the next one."""
+        """Puts a step aside, if it may wait for the next one."""
         step = delta.step
         if self._ms + step.milliseconds > self._lag_ms or delta.end is not None:
             return False

@@ -38,7 +38,7 @@ from proxy.guard.holdback import HoldBack
 from proxy.guard.logprobs import LogprobLedger
 from proxy.guard.observers import Observers, text_of
 from proxy.guard.session_budget import SessionBudget
-from proxy.guard.steps import Steps
+from proxy.guard.steps import MayWait, Steps
 from proxy.guard.transcript import Transcript
 from proxy.guard.trips import Trips
 from proxy.guard.watchdog import Stalled, Watchdog
@@ -126,6 +126,8 @@ class GuardedResponse:
             for event in self._end(decision) if isinstance(decision, End) else self._finish(delta):
                 yield event
         except BackendError as error:
+            for event in self._release():
+                yield event
             yield self._fail(error.kind, str(error))
         except Exception:
             log.exception("session.failed", request_id=self._request.request_id)
@@ -147,10 +149,8 @@ class GuardedResponse:
     # A step comes
 
     async def _next(self) -> Delta | None:
-        watch = self._observers.watch
-        may_wait = bool(watch.call_name) and not watch.is_in_tag  # a rule may be for the call's name
         try:
-            return await self._steps.next(may_wait, self._late)
+            return await self._steps.next(self._may_wait(), self._late)
         except BaseException as error:
             self._settle()
             if isinstance(error, Stalled):
@@ -159,6 +159,15 @@ class GuardedResponse:
             elif isinstance(error, EngineLost):
                 self._late(engine_finding(len(self._transcript), error.trouble.reason))
             raise
+
+    def _may_wait(self) -> MayWait:
+        watch = self._observers.watch
+        if watch.is_in_tag:
+            return "no"
+        if watch.call_began is not None:
+            return "for any" if watch.call_name else "no"  # a rule may be for the call's name
+        # the first words leave at once, and what may be a loop is looked at closely
+        return "in a row" if self._holdback.undelivered and not watch.suspicious else "no"
 
     def _late(self, finding: Finding) -> None:
         """A step does not come. Nothing can be done but to tell, and to end what cannot be completed."""
@@ -172,14 +181,17 @@ class GuardedResponse:
         return isinstance(decide(lost, self._situation(lost, can_rewind=False), self._policy), End)
 
     def _settle(self) -> None:
-        """No step comes any more: those that wait for one are watched now, and what is found in them is told."""
+        """No step comes any more: those that wait for one are watched now, what is found in them is told, and what was
+        said before that may leave."""
         decision: Decision = Continue()
         for delta in self._steps.take():
-            for _, finding in self._observers.observe(delta, self._transcript, self._trips):
+            for said, finding in self._observers.observe(delta, self._transcript, self._trips):
                 if finding is not None and not isinstance(decision, End):
                     situation = self._situation(finding, can_rewind=False)
                     decision = decide(finding, situation, self._policy)
                     self._record(finding, decision, situation, (), None)
+                if isinstance(decision, Continue):
+                    self._push(said)
 
     async def _take(self, last: Delta) -> Decision:
         """Watches the tokens of this step and of those before it that could wait. Nothing of a step leaves before all

@@ -7,6 +7,7 @@ takes it, whichever thread it was put aside on, and whatever ended the wait.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from detectors.finding import Finding
 from policies.trust import Limit
@@ -18,6 +19,11 @@ from proxy.guard.watchdog import Watchdog
 
 NEXT_STEP = 16
 """Tokens that a step may commit at most; it must not reach beyond a limit."""
+
+
+MayWait = Literal["no", "in a row", "for any"]
+"""Whether a step may wait for the next one: for any, whenever that may come, as nothing can leave in between; or only
+where the engine makes it at once, so that what is said leaves some milliseconds later and not whenever."""
 
 
 class Steps:
@@ -38,13 +44,13 @@ class Steps:
         self._lag = Lag(clock)
         self.limit = limit
 
-    async def next(self, may_wait: bool, late: Callable[[Finding], None]) -> Delta | None:
-        """The next step that something may follow from; those before it are put aside. may_wait: a call is open, so
-        there may be such. late: told of a step that does not come. Raises BackendError, Stalled."""
-        waits = self._waits if may_wait else None
+    async def next(self, may_wait: MayWait, late: Callable[[Finding], None]) -> Delta | None:
+        """The next step that something may follow from; those before it are put aside. late: told of a step that does
+        not come. Raises BackendError, Stalled."""
+        waits = None if may_wait == "no" else self._waits
         with self._hold_clock:
             delta = await self._step(waits, late)
-            while waits is not None and delta is not None and waits(delta):
+            while may_wait == "for any" and delta is not None and self._waits(delta):
                 delta = await self._step(waits, late)
         if delta is not None:
             self._transcript.count(delta)

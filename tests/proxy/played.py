@@ -7,6 +7,7 @@ Invariant: the lines do not depend on how text was cut into deltas.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -94,11 +95,17 @@ class Played:
         return lines
 
 
-def play(script: Script | str, policy: Policy | None = None, mode: DecodeMode = FAST, **changes: Any) -> Played:
+def play(
+    script: Script | str,
+    policy: Policy | None = None,
+    mode: DecodeMode = FAST,
+    clock: Callable[[], float] | None = None,
+    **changes: Any,
+) -> Played:
     backend, sink = ScriptedBackend(script), Sink()
 
     async def run() -> list[Event]:
-        session = GuardedSession(replace(REQUEST, **changes), backend, policy or Policy(), sink, mode)
+        session = GuardedSession(replace(REQUEST, **changes), backend, policy or Policy(), sink, mode, clock=clock)
         return [event async for event in session.events()]
 
     events = asyncio.run(run())

@@ -6,7 +6,7 @@ Must not: measure. Invariant: every section's tables and bars are in the report,
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,14 +21,13 @@ from proxy.bench.report import Bar, Report, Table
 @dataclass(frozen=True, slots=True)
 class Setting:
     """build: a backend as a server has it, with a fault. cold: the same without kept prefixes, so that every first
-    token waits for the whole prompt; bare: cold, and without audits and shadow checks.
+    token waits for the whole prompt.
 
     data: conversations of the engine's benchmark; banned: ids of tokens that end a turn or open a call.
     """
 
     build: matrix.Build
-    cold: matrix.Build
-    bare: matrix.Build
+    cold: Callable[[str], overhead.Audited]
     data: Mapping[str, Any]
     banned: Sequence[int]
 
@@ -69,8 +68,9 @@ async def measure(
         bars.append(calm.bar(found))
     if "cost" in parts:
         tell("what the guard costs")
-        async with started(setting.cold("")) as audited, started(setting.bare("")) as alone:
-            sides = await overhead.run_overhead(alone, audited, given(False)[:10], DecodeMode("mtp+ngram"))
+        backend = setting.cold("")
+        async with started(backend):
+            sides = await overhead.run_overhead(backend, overhead.long_ones(given(False)), DecodeMode("mtp+ngram"))
         tables.append(overhead.table(sides))
         bars += overhead.bars(sides)
     unmeasured: dict[str, str] = {part: "not asked for: leave --part out" for part in PARTS if part not in parts}

@@ -77,6 +77,7 @@ async def test_steps_in_a_row_are_those_that_one_by_one_would_be(backend: Builti
         told.append(delta)
     await generation.close()
 
+    # a call that waits on the thread would make a step the last one without asking; there is none
     def said(all_: list[Delta]) -> list[tuple[int, tuple[int, ...], str | None]]:
         return [(each.position, tuple(token.id for token in each.tokens), each.end) for each in all_]
 

@@ -178,18 +178,30 @@ def test_a_step_goes_on_until_somebody_must_hear_of_it(device: Device, worker: D
     assert worker.steps == 4
 
 
-def test_others_are_served_in_between(device: Device, worker: DeviceWorker[str, Report]) -> None:
+def test_others_step_in_between(device: Device, worker: DeviceWorker[str, Report]) -> None:
     worker.call(device.hold)
     assert device.held.wait(20)
-    going = worker.step(A, until(3, []))
-    calls = [worker.call(device.note, f"call {number}") for number in range(3)]
-    other = worker.step(B)
+    going, other = worker.step(A, until(3, [])), worker.step(B)
     device.release.set()
     assert other.result(20) == ("b", 1)
     assert going.result(20) == ("a", 3)
-    assert [call.result(20) for call in calls] == ["call 0", "call 1", "call 2"]
     assert device.batches == [["a", "b"], ["a"], ["a"]]
-    assert device.log == ["step", "call 0", "step", "call 1", "step", "call 2"]
+
+
+def test_no_step_goes_on_while_a_call_waits(device: Device) -> None:
+    """A prompt's chunk takes a while, and what was said would be told behind it."""
+
+    def step(turns: Sequence[str]) -> list[Report | Exception]:
+        if len(device.batches) == 2:
+            worker.call(device.note, "prefill")
+        return device.step(turns)
+
+    worker, seen = DeviceWorker[str, Report](step, "test", linger_s=0.0), list[Report]()
+    assert worker.step(A, until(9, seen)).result(20) == ("a", 3)
+    assert seen == [("a", 1), ("a", 2)]
+    assert worker.step(A).result(20) == ("a", 4)
+    assert device.log == ["step", "step", "step", "prefill", "step"]
+    worker.stop()
 
 
 @pytest.mark.parametrize("at", ["between two steps", "during a step"])
@@ -201,7 +213,7 @@ def test_who_is_forgotten_goes_on_no_more(device: Device, at: str) -> None:
             held.set()
             assert release.wait(20)
         else:
-            worker.call(device.hold)
+            worker.call(device.hold)  # this step goes on all the same, behind it
         return True
 
     worker = DeviceWorker[str, Report](device.step, "test", linger_s=0.0)

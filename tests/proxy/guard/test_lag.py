@@ -95,15 +95,16 @@ def test_what_does_not_wait(urgent: Delta) -> None:
 
 def both(script: Script, **more: Any) -> tuple[Played, Played]:
     """With steps that wait for each other, and with steps that never do. Whether those that wait are asked for one by
-    one makes no difference at all."""
+    one makes no difference, except that less of a text that goes in circles has left when it is found to."""
     waited, bursts, at_once = (
-        play(replace(script, step_ms=ms, bursts=in_a_row), **more)
+        play(replace(script, step_ms=ms, bursts=in_a_row), clock=Clock(), **more)
         for ms, in_a_row in ((0.5, False), (0.5, True), (LAG_MS * 2, True))
     )
-    assert bursts.told() == waited.told()
+    for fewer, more_told in zip(bursts.told(), waited.told(), strict=True):
+        before, notice, after = fewer.partition("\n\n[specguard] Stopped: ")
+        assert fewer == more_told or (notice and more_told.startswith(before) and more_told.endswith(notice + after))
     assert records(bursts) == records(waited)
-    assert bursts.generation.steps == waited.generation.steps
-    assert bursts.generation.rewinds == waited.generation.rewinds
+    assert [rewind[0] for rewind in bursts.generation.rewinds] == [rewind[0] for rewind in waited.generation.rewinds]
     return waited, at_once
 
 

@@ -55,10 +55,10 @@ def positions(deltas: list[Delta]) -> list[int]:
 def test_steps_that_wait_are_counted_and_given_with_the_next(bursts: bool) -> None:
     async def work() -> None:
         steps, transcript = steps_of(Script(TEN, step_ms=10.0, bursts=bursts))
-        first = await steps.next(False, nobody)
+        first = await steps.next("no", nobody)
         assert first is not None
         assert positions(steps.take(first)) == [0], "no call is open: nothing waits"
-        last = await steps.next(True, nobody)
+        last = await steps.next("for any", nobody)
         assert last is not None
         assert transcript.reach == last.position + 1
         taken = steps.take(last)
@@ -70,11 +70,22 @@ def test_steps_that_wait_are_counted_and_given_with_the_next(bursts: bool) -> No
 
 
 @pytest.mark.parametrize("bursts", [False, True])
+def test_words_wait_only_for_what_is_made_at_once(bursts: bool) -> None:
+    async def work() -> None:
+        steps, _ = steps_of(Script(TEN, step_ms=10.0, bursts=bursts))
+        last = await steps.next("in a row", nobody)
+        assert last is not None
+        assert positions(steps.take(last)) == ([0, 1, 2] if bursts else [0])
+
+    run(work())
+
+
+@pytest.mark.parametrize("bursts", [False, True])
 def test_no_step_waits_that_the_next_could_leave_the_limit_behind(bursts: bool) -> None:
     async def work() -> None:
         limit = Limit(PROMPT + NEXT_STEP + 3, PLAIN)
         steps, _ = steps_of(Script(TEN, step_ms=0.1, bursts=bursts), limit)
-        delta = await steps.next(True, nobody)
+        delta = await steps.next("for any", nobody)
         assert delta is not None
         assert delta.step.context == PROMPT + 4
         assert not steps.is_within(delta.step.context)
@@ -89,7 +100,7 @@ def test_what_came_before_a_failure_is_counted(bursts: bool) -> None:
     async def work() -> None:
         steps, transcript = steps_of(Script(TEN, step_ms=0.1, fail_at=6, bursts=bursts))
         with pytest.raises(BackendError):
-            await steps.next(True, nobody)
+            await steps.next("for any", nobody)
         assert positions(steps.take()) == list(range(6))
         assert transcript.reach == 6
 
@@ -109,7 +120,7 @@ def test_a_late_step_is_awaited_behind_those_that_came(bursts: bool) -> None:
         steps, transcript = steps_of(Script(TEN, step_ms=0.1, bursts=bursts), None, pace)
         late: list[Finding] = []
         with pytest.raises(Stalled):
-            await steps.next(True, late.append)
+            await steps.next("for any", late.append)
         assert transcript.reach == 5
         assert positions(steps.take()) == list(range(5))
         assert late

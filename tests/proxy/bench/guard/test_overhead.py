@@ -5,17 +5,36 @@ from __future__ import annotations
 import pytest
 
 from policies.modes import DecodeMode
-from proxy.bench.guard.overhead import ROUNDS, Side, bars, run_overhead, table
+from proxy.bench.guard.overhead import Side, bars, run_overhead, table
 from proxy.bench.guard.tasks import Task
+from proxy.conversation import ChatRequest
 from tests.proxy.played import LS, REQUEST
-from tests.proxy.scripted import ScriptedBackend, cut
+from tests.proxy.scripted import ScriptedBackend, ScriptedGeneration, cut
+
+
+class Switched(ScriptedBackend):
+    """Notes whether audits were on when a response began."""
+
+    audit_every = 16
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.asked: list[int] = []
+
+    async def generate(self, request: ChatRequest, mode: DecodeMode) -> ScriptedGeneration:
+        self.asked.append(self.audit_every)
+        return await super().generate(request, mode)
 
 
 async def test_all_sides_decode_the_same_tokens() -> None:
     tasks = [Task("go", "call", REQUEST)] * 2
-    sides = await run_overhead(ScriptedBackend(LS), ScriptedBackend(LS), tasks, DecodeMode("mtp"))
-    assert [side.tokens for side in sides] == [len(cut(LS)) * 2 * ROUNDS] * 3
-    assert all(len(side.first) == len(side.decode) == 2 * ROUNDS for side in sides)
+    backend = Switched(LS)
+    sides = await run_overhead(backend, tasks, DecodeMode("mtp"), 3)
+    assert [side.tokens for side in sides] == [len(cut(LS)) * 2 * 3] * 3
+    assert all(len(side.first) == len(side.decode) == 2 * 3 for side in sides)
+    assert backend.asked.count(16) == 2 * 4, "each task once a round, the first one included"
+    assert backend.asked.count(0) == 2 * 2 * 4
+    assert backend.audit_every == 16
     assert all(value > 0 for side in sides for value in [*side.first, *side.decode])
     assert len(table(sides).rows) == 3
 
