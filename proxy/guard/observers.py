@@ -76,7 +76,8 @@ class Observers:
                 count, said, finding = run
                 done += count
                 if finding is None:
-                    yield said, None
+                    if said:
+                        yield said, None
                     continue
                 if len(said) > 1:
                     yield said[:-1], None
