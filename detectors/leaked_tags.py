@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from detectors.channels import CALL_OPEN, Piece
 from detectors.finding import Finding
-from detectors.leaked_markup import LeakedMarkup
+from detectors.leaked_markup import _LONGEST, LeakedMarkup
 from detectors.tool_schema import ToolSchemas, Violation
 
 _QUOTES = frozenset("`'\"\u2018\u2019\u201c\u201d*")
@@ -27,6 +27,23 @@ class LeakedTags(LeakedMarkup):
     def reset(self) -> None:
         super().reset()
         self._before = self._tag = ""
+
+    @property
+    def is_settled(self) -> bool:
+        """No tag and no call may have begun: without a `<` nothing can be found."""
+        return not self._tag and not self._name
+
+    def lengthen(self, position: int, text: str) -> bool:
+        """Takes such text, as `feed` would; whether it still holds."""
+        self._before = text[-1]
+        if "\n" in text:
+            super().feed(Piece("text", text, position))
+            return not self._name
+        if not self._line:
+            self._began = position
+        if len(self._line) <= _LONGEST:
+            self._line += text
+        return True
 
     def feed(self, piece: Piece) -> Finding | None:
         """Takes the next piece; the finding accuses the text from the tag on."""

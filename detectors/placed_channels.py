@@ -69,6 +69,16 @@ class PlacedChannels:
     def is_settled(self) -> bool:
         return not self._held
 
+    @property
+    def is_plain(self) -> bool:
+        """In text or thinking, and nothing is held: what goes on with it without a `<` is a piece as it stands."""
+        return self._state != "call" and not self._held and not self._space
+
+    def lengthen(self, text: str) -> None:
+        """Takes such text of the channel, as `feed` would."""
+        if self._state == "text":
+            self._before = text[-1]
+
     def feed(self, position: int, parts: Sequence[Part]) -> list[ChannelEvent]:
         """Takes what one token says, which may be nothing."""
         events: list[ChannelEvent] = []

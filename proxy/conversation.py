@@ -102,6 +102,7 @@ class ChatRequest:
     demands: what the response must be.
     logprobs: None = not asked for, else how many alternatives to report with each token of the text, 0..20.
     passed: headers of the client that go on to another server, and nowhere else.
+    owner: a hash of the API key that it came with, "" = none was asked for.
     """
 
     api: str
@@ -119,3 +120,4 @@ class ChatRequest:
     demands: Demands = Demands()
     logprobs: int | None = None
     passed: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    owner: str = field(default="", repr=False)

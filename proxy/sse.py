@@ -56,6 +56,8 @@ class EventReader:
             self._after_cr = False
         if not chunk:
             return []
+        if not self.pending and (whole := self._whole(chunk)) is not None:
+            return whole
         self._after_cr = chunk.endswith(b"\r")
         begun, *rest = _LINE_END.split(chunk)
         self._line.append(begun)
@@ -65,6 +67,19 @@ class EventReader:
             self._end_line(self._text(b"".join(self._line)), events)
             self._line = [piece]
             self.pending += len(piece)
+        return events
+
+    def _whole(self, chunk: bytes) -> list[ServerEvent] | None:
+        """Events of a chunk that is nothing but whole ones of a single `data:` line, as servers send nearly always: a
+        third of the work. None = it is something else."""
+        if not (chunk.startswith(b"data: ") and chunk.endswith(b"\n\n")) or b"\r" in chunk:
+            return None
+        events: list[ServerEvent] = []
+        for part in chunk[:-2].split(b"\n\n"):
+            if not part.startswith(b"data: ") or b"\n" in part:
+                return None
+            events.append(ServerEvent("message", self._text(part[6:])))
+        self._first = False
         return events
 
     def _text(self, line: bytes) -> str:

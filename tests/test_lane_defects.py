@@ -13,12 +13,16 @@ import jsonschema
 import pytest
 
 from proxy.incidents import Record
+from tests.proxy.lanes.pool import pool as served
+from tests.proxy.lanes.pool import two_lanes
+from tests.proxy.lanes.told import APIS as PATHS
+from tests.proxy.lanes.told import body, told
 from tests.proxy.live import LS_SCHEMA
 from tests.upstreams.all_defects import DEFECTS
 from tests.upstreams.defects import Defect
 from tests.upstreams.dialects import Kind
 from tests.upstreams.heard import APIS, Api, Heard
-from tests.upstreams.lanes import Lane
+from tests.upstreams.lanes import Lane, only_without_salt
 from tests.upstreams.pool import Pool, pool
 from tests.upstreams.replies import Call, Reply, Text
 
@@ -124,3 +128,41 @@ async def test_what_does_not_end_is_ended(defect: Defect, kind: Kind, api: Api) 
             heard = await check(running, defect, kind, api)
         await running.left()
         assert heard.is_cut or await running.live.incidents(), "at its limit, or with an incident"
+
+
+ALONE = [case for case in CASES if not case.marks]
+
+
+@pytest.mark.parametrize(("defect", "kind"), ALONE)
+async def test_where_both_lanes_have_it_nothing_invalid_leaves(defect: Defect, kind: Kind) -> None:
+    """There is nobody who could heal it: the client gets what is good of it, or an honest end."""
+    async with pool(kind, defect.lane(), defect.lane(), lanes=PATIENCE) as running:
+        for api in APIS:
+            before = {record.id for record in await running.live.incidents()}
+            heard = await running.ask(api)
+            await running.live.idle()
+            incidents = [record for record in await running.live.incidents() if record.id not in before]
+            check_nothing_invalid_left(heard)
+            assert all(call in calls_of(defect.sound) for call in heard.parsed)
+            said = (heard.text.strip(), heard.parsed) == (text_of(defect.sound).strip(), calls_of(defect.sound))
+            assert said or heard.error is not None or heard.is_cut or incidents, (api, heard)
+            assert all(incident.certainty != "certain" for incident in incidents)
+        await running.left()
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+@pytest.mark.parametrize("name", ["arguments_empty", "command_in_key", "arguments_loop"])
+async def test_a_poisoned_prefix_is_left_behind(name: str, kind: Kind) -> None:
+    """Both lanes share a damaged prefix cache; only a request with a salt of its own does not meet it."""
+    defect = DEFECTS[name]
+    fast, plain = defect.lane(), defect.lane()
+    fast.strikes = plain.strikes = only_without_salt
+    async with served(two_lanes(kind, fast, plain), lanes=PATIENCE) as running:
+        for path in PATHS:
+            heard = told(path, *await running.post(path, body(path)))
+            assert (heard.error, heard.calls) == ("", calls_of(defect.sound))
+        salts = [seen.body.get("cache_salt") for seen in running.upstream.of("plain")]
+        assert len(salts) == len(set(salts)) == len(PATHS) and all(salts)
+        records = await running.incidents()
+        assert {record.opened["changed"]["cache_salt"] for record in records} == {"fresh"}
+        assert {record.closed["outcome"] for record in records if record.closed} == {"recovered"}

@@ -66,6 +66,7 @@ class LaneGeneration:
         self._tokens: list[Token] = []  # all that was given out and not rewound
         self._reader = LaneTokens(server.can.token_ids)
         self._start: Continuation | None = None
+        self._gathered: list[Token] = []  # that came and are in no delta yet
         self._ready: deque[Delta] = deque()
         self._ended = self._closed = False
         self._attempts, self._kept = 0, 0
@@ -101,26 +102,37 @@ class LaneGeneration:
             raise self._error
         if self._ended or self._stream is None:
             return None
-        empty_chunks = 0
+        await self._listen(self._stream)
+        return self._take()
+
+    async def _listen(self, stream: UpstreamStream) -> None:
+        """Reads chunks until there is a delta: of all that has come, since a delta costs more than a chunk."""
+        name, chunks, silent = self._server.name, 0, 0
         while not self._ready:
             try:
-                chunk = await self._stream.next()
+                chunk = await stream.next()
             except UpstreamError as error:
-                return self._failed(str(error), error.failure, as_backend_error(error))
+                if error.failure == "died":
+                    self._backend.saw_failure(self._server, "closes")
+                return self._fail(str(error), error.failure, as_backend_error(error))
             if chunk is None:
-                return self._failed("the lane ended its stream without an end", "died")
+                return self._fail("the lane ended its stream without an end", "died")
             if chunk.error is not None:
-                return self._failed(f"the {self._server.name} lane failed: {chunk.error}", "error")
+                self._backend.saw_failure(self._server, "error_object")
+                return self._fail(f"the {name} lane failed: {chunk.error}", "error")
             self._said += len(chunk.text) + len(chunk.thinking) + sum(len(call.arguments) for call in chunk.calls)
             if self._said > self._most:
-                return self._failed(f"the {self._server.name} lane says more than fits in its window", "endless")
+                return self._fail(f"the {name} lane says more than fits in its window", "endless")
+            before = len(self._gathered)
             await self._read(chunk)
-            empty_chunks += 1
-            if empty_chunks % MOST_TOKENS == 0:
+            silent = silent + 1 if len(self._gathered) == before else 0
+            if silent or not stream.has_more or len(self._gathered) >= MOST_TOKENS:
+                self._hand_out()
+            chunks += 1
+            if chunks % MOST_TOKENS == 0:
                 await asyncio.sleep(0)  # they come many at a time
-            if empty_chunks > MOST_EMPTY and not self._ready:
-                return self._failed(f"the {self._server.name} lane sends chunks and says nothing", "endless")
-        return self._take()
+            if silent > MOST_EMPTY and not self._ready:
+                return self._fail(f"the {name} lane sends chunks and says nothing", "endless")
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
         """Leaves the stream and asks the lane of `mode`. Raises BackendError where it cannot go on from there."""
@@ -155,6 +167,7 @@ class LaneGeneration:
         self._stream, self._server, self._reader = stream, server, LaneTokens(server.can.token_ids)
         self._tokens, self._kept = kept, len(kept)
         self._ready.clear()
+        self._gathered = []
         self._pending, self._error, self._ended, self._speaks = None, None, False, bool(text)
         self._counts, self._said = Counts(), 0
         self._stepped = time.perf_counter()
@@ -202,8 +215,7 @@ class LaneGeneration:
         return text
 
     async def _read(self, chunk: Chunk) -> None:
-        """Makes deltas of a chunk."""
-        now = time.perf_counter()
+        """Gathers what a chunk says; its end makes deltas of it."""
         self.prompt_tokens = self.prompt_tokens or chunk.prompt_tokens or 0
         if self._metered and chunk.prompt_ids:
             self._prompt_ids = chunk.prompt_ids
@@ -216,6 +228,7 @@ class LaneGeneration:
         stop: str | None = None
         found: Finding | None = None
         if chunk.finish is not None:
+            self._hand_out()  # what came before is not held to be wrong if this end is
             end, stop = end_of(chunk, self._request.stop)
         told = chunk.stop is not None
         tokens = self._reader.take(chunk, ends_turn=end == "stop" and not told and not (chunk.text or chunk.calls))
@@ -226,18 +239,30 @@ class LaneGeneration:
             if found is None and not self._speaks and end != "length":
                 found = empty(self._server.name, len(self._tokens) + len(tokens))
             self._ended = True
-        elif self._is_overrun(len(tokens)):
+        elif self._is_overrun(len(self._gathered) + len(tokens)):
             end, self._ended = "length", True
             log.warning("lane.overran", lane=self._server.name, max_tokens=self._request.max_tokens)
             self._leave()
-        milliseconds = (now - self._stepped) * 1e3
-        self._stepped = now
+        self._gathered += tokens
+        if end is not None:
+            earlier = len(self._ready)
+            self._hand_out()
+            last = self._ready.pop() if len(self._ready) > earlier else self._delta((), self._step_ms())
+            self._ready.append(replace(last, end=end, stop_sequence=stop, found=found))
+
+    def _hand_out(self) -> None:
+        """Makes deltas of what was gathered."""
+        if not self._gathered:
+            return
+        tokens, self._gathered, milliseconds = self._gathered, [], self._step_ms()
         for first in range(0, len(tokens), MOST_TOKENS):
             self._ready.append(self._delta(tokens[first : first + MOST_TOKENS], milliseconds))
             milliseconds = 0.0
-        if end is not None:
-            last = self._ready.pop() if self._ready else self._delta((), milliseconds)
-            self._ready.append(replace(last, end=end, stop_sequence=stop, found=found))
+
+    def _step_ms(self) -> float:
+        """Since the last delta was made."""
+        before, self._stepped = self._stepped, time.perf_counter()
+        return (self._stepped - before) * 1e3
 
     def _is_overrun(self, more: int) -> bool:
         """The lane ignores the request's limit or its own context window; nobody would end it otherwise."""
@@ -295,10 +320,11 @@ class LaneGeneration:
         self._backend.stepped()
         return self._ready.popleft()
 
-    def _failed(self, told: str, kind: str, error: BackendError | None = None) -> Delta:
-        """Once as a finding, with what still waited; from then on as an error."""
+    def _fail(self, told: str, kind: str, error: BackendError | None = None) -> None:
+        """Once as a finding, behind what was said before; from then on as an error."""
         self._leave()
         self._error = error or LaneFailed(told)
-        tokens = self._reader.finish()
-        found = failure(told, self._server.name, kind, len(self._tokens) + len(tokens))
-        return self._delta(tokens, found=found)
+        self._gathered += self._reader.finish()
+        self._hand_out()
+        found = failure(told, self._server.name, kind, len(self._tokens))
+        self._ready.append(self._delta((), found=found))

@@ -54,6 +54,8 @@ class LaneTokens:
             ids = ids[:-1]
         if not ids:
             return list(_made(parts, chunk.scored))
+        if len(parts) == 1 and not chunk.scored and parts[0].text and not parts[0].name:
+            return _spread(ids, parts[0])
         return list(_placed(ids, parts, chunk.scored))
 
     def finish(self) -> list[Token]:
@@ -70,6 +72,21 @@ def _parts(chunk: Chunk) -> list[Part]:
         parts.append(Part("text", chunk.text))
     parts += [Part("call", call.arguments, call.index, call.name) for call in chunk.calls]
     return parts
+
+
+def _spread(ids: tuple[int, ...], part: Part) -> list[Token]:
+    """As `_placed` has it, for what nearly every chunk is: a piece of one channel."""
+    channel, text, index = part.channel, part.text, part.index
+    if len(ids) == 1:
+        return [Token(ids[0], text, parts=(part,))]
+    pieces = _pieces(text)
+    first = max(1, len(pieces) - len(ids) + 1)
+    texts = ["".join(pieces[:first]), *pieces[first:]] if first > 1 else pieces
+    silent = len(ids) - len(texts)
+    tokens = [Token(number, "", parts=()) for number in ids[:silent]]
+    for number, said in zip(ids[silent:], texts, strict=True):
+        tokens.append(Token(number, said, parts=(Part(channel, said, index),)))
+    return tokens
 
 
 def _placed(ids: tuple[int, ...], parts: list[Part], scored: tuple[Scored, ...]) -> Iterator[Token]:

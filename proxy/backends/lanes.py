@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from proxy.backends.lane_ends import LaneFailed, as_backend_error, failure
 from proxy.backends.lane_generation import LaneGeneration
 from proxy.conversation import ChatRequest, Message, Tool
 from proxy.lanes.asking import Target
-from proxy.lanes.capabilities import LaneCapabilities
+from proxy.lanes.capabilities import ErrorFrame, LaneCapabilities
 from proxy.lanes.dialect import Attempt, body_for, counting_body
 from proxy.lanes.identity import LaneSilent
 from proxy.lanes.probe import Probed, probe
@@ -42,6 +42,12 @@ CHARS_PER_TOKEN = 3.5
 """Of code and English, for servers that do not count."""
 MESSAGE_TOKENS = 6
 Prober = Callable[[Target], Awaitable[Probed]]
+
+
+def salt_of(salt: str, owner: str) -> str:
+    """Of one client's prefixes: whoever shares a cache can tell by the time that a prompt takes what others have asked.
+    owner: "" = there is but one."""
+    return hashlib.sha256(f"{salt}\0{owner}".encode()).hexdigest()[:32] if salt and owner else salt
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +104,41 @@ class LanesBackend:
         return self._servers
 
     async def start(self) -> None:
-        """Asks the lanes what they can do. Raises BackendError for one that does not answer."""
+        """Asks the lanes what they can do. Raises BackendError if none answers; one that is away may come later."""
         wanted = [("fast", self._lanes.fast)]
         if self._lanes.has_plain:
             wanted.append(("plain", self._lanes.plain_lane))
         servers = await asyncio.gather(*(self._probe(name, lane) for name, lane in wanted))
+        if all(server.probed.away for server in servers):
+            await asyncio.gather(*(server.upstream.close() for server in servers))
+            raise LaneFailed("; ".join(server.probed.away for server in servers))
+        for server in servers:
+            if server.probed.away:
+                log.error("lane.away", lane=server.name, reason=server.probed.away, consequence="the other one serves")
         self._adopt(tuple(servers))
+
+    def saw_failure(self, server: Server, frame: ErrorFrame) -> None:
+        """How a stream of it fails in its middle, which no probe can provoke of a server that refuses early."""
+        now = next(each for each in self._servers if each.name == server.name)
+        if now.can.error_frame != "unknown":
+            return
+        reasons = {name: why for name, why in now.probed.reasons.items() if name != "error_frame"}
+        found = replace(now.probed, capabilities=replace(now.can, error_frame=frame), reasons=reasons)
+        servers = self.renew(server.name, found)
+        if self.watch is not None:
+            self.watch.lanes = tuple(servers)
+
+    def renew(self, name: str, probed: Probed) -> Sequence[Server]:
+        """A lane's server was begun anew, and this is what was found of it; all lanes. It is spoken of in the mode that
+        it had: breakers and incidents go by that."""
+        old = next(server for server in self._servers if server.name == name)
+        mode = running_mode(old.lane, probed.capabilities, fast=name == "fast")
+        if mode != old.mode:
+            log.warning("lane.other_mode", lane=name, was=str(old.mode), now=str(mode), remedy="restart specguard")
+        new = replace(old, probed=probed, model=old.lane.model or probed.model)
+        self._servers = tuple(new if server is old else server for server in self._servers)
+        self.capabilities = self._can()
+        return self._servers
 
     async def stop(self) -> None:
         await asyncio.gather(*(server.upstream.close() for server in self._servers))
@@ -154,7 +189,7 @@ class LanesBackend:
         number: int = 0,
     ) -> UpstreamStream:
         """fresh: nothing of a prefix cache is taken over. number: of earlier attempts. Raises UpstreamError."""
-        salt = secrets.token_hex(8) if fresh else self._lanes.cache_salt
+        salt = secrets.token_hex(8) if fresh else salt_of(self._lanes.cache_salt, request.owner)
         attempt = Attempt(server.model, server.can, seed, prefill, salt, fresh, limit)
         body = body_for(request, attempt)
         headers = dict(request.passed)
@@ -195,8 +230,8 @@ class LanesBackend:
         try:
             probed = await self._prober(target)
         except LaneSilent as silent:
-            await upstream.close()
-            raise LaneFailed(str(silent)) from None
+            kind = lane.kind if lane.kind != "auto" else "openai"
+            probed = Probed(target, lane.model, LaneCapabilities(kind), away=str(silent))
         mode = running_mode(lane, probed.capabilities, fast=name == "fast")
         return Server(name, lane, upstream, probed, lane.model or probed.model, mode)
 
@@ -210,7 +245,6 @@ class LanesBackend:
                 fast = replace(fast, mode=DecodeMode("mtp", fast.mode.codec))
             servers = (fast, plain)
         self._servers = servers
-        can = [server.can for server in servers]
         windows = [server.lane.window or server.can.context_window or 0 for server in servers]
         window = min((each for each in windows if each), default=UNKNOWN_WINDOW)
         identity = [[s.lane.root, s.model, s.can.kind, s.can.version, str(s.mode)] for s in servers]
@@ -218,8 +252,12 @@ class LanesBackend:
         fingerprint = "lanes:" + hashlib.sha256(orjson.dumps(identity)).hexdigest()[:32]
         details = {f"{s.name}_lane": f"{s.can.kind} {s.can.version} {s.mode}".replace("  ", " ") for s in servers}
         self.info = ModelInfo(name, fingerprint, window, "json", details=details)
+        self.capabilities = self._can()
+
+    def _can(self) -> Capabilities:
+        servers, can = self._servers, [server.can for server in self._servers]
         modes = tuple(dict.fromkeys(str(server.mode) for server in servers))
-        self.capabilities = Capabilities(
+        return Capabilities(
             rewinds=len(servers) > 1,
             token_ids=all(each.token_ids for each in can),
             logprobs=all(each.logprobs and each.logprobs_under_speculation is not False for each in can),

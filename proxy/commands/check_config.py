@@ -1,7 +1,7 @@
 """`specguard check-config`: is a configuration right, what does it change, and where does each value come from?
 
-Must not: show an API key, or start anything. Invariant: what it calls right, `specguard serve` takes, as far
-as that can be told without the model.
+Must not: show an API key, a header of a lane or its salt, or start anything.
+Invariant: what it calls right, `specguard serve` takes, as far as that can be told without the model.
 """
 
 from __future__ import annotations
@@ -77,8 +77,11 @@ def told(loaded: Loaded) -> str:
 
 
 def _shown(config: Config) -> dict[str, Any]:
-    """As JSON data, without keys of clients."""
+    """As JSON data, without keys of clients, and what lanes are sent that may be one."""
     shown = config.model_dump(mode="json")
+    for lane in (shown["lanes"]["fast"], shown["lanes"]["plain"]):
+        lane["headers"] = [f"{header.partition(':')[0]}: (hidden)" for header in lane["headers"]]
+    shown["lanes"]["cache_salt"] = "(hidden)" if config.lanes.cache_salt else ""
     shown["server"]["keys"] = [f"({len(config.server.keys)} set)"] if config.server.keys else []
     return shown
 

@@ -26,7 +26,7 @@ from proxy.lanes.identity import LaneSilent
 from proxy.lanes.known_bad import matches
 from proxy.lanes.probe import Probed, probe
 from proxy.lanes.settings import Lanes
-from proxy.lanes.watch import NOT_PLAIN
+from proxy.lanes.watch import NOT_PLAIN, no_drift_figure
 
 PIPED_WIDTH = 200
 FIELDS = tuple(LaneCapabilities().plain())
@@ -114,6 +114,9 @@ def _show(found: Sequence[Probed], configured: int) -> None:
             console.print(
                 f"\n[bold red]the plain lane drafts[/] ({escape(each.capabilities.speculation or '')}): {NOT_PLAIN}"
             )
+    by_name = {each.target.name: each for each in found}
+    if "fast" in by_name and (why := no_drift_figure(by_name["fast"], by_name.get("plain"))):
+        console.print(f"\ndrift of the fast lane: unknown, and not shown to be small; {escape(why)}")
     if configured == 1:
         console.print("\nthere is no plain lane: nothing to fall back to; name one below \\[lanes.plain]")
 

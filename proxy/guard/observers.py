@@ -73,10 +73,15 @@ class Observers:
         done = 0
         while done < len(delta.tokens):
             if run := self._observe_run(delta, done, transcript, trips):
-                count, finding = run
+                count, said, finding = run
                 done += count
-                if finding is not None:
-                    yield from self._judged([], finding, delta)
+                if finding is None:
+                    if said:
+                        yield said, None
+                    continue
+                if len(said) > 1:
+                    yield said[:-1], None
+                yield from self._judged(said[-1:], finding, delta)
                 continue
             position, token = delta.position + done, delta.tokens[done]
             done += 1
@@ -100,23 +105,30 @@ class Observers:
 
     def _observe_run(
         self, delta: Delta, done: int, transcript: Transcript, trips: Trips
-    ) -> tuple[int, Finding | None] | None:
-        """As many tokens at once as the watch can take so, and what was found at the last; None = not even one."""
-        if not self.watch.is_in_free_text:
+    ) -> tuple[int, Sequence[Said], Finding | None] | None:
+        """As many tokens at once as the watch can take so, what they say, and what was found at the last; None = not
+        even one."""
+        watch = self.watch
+        if not self._placed and not watch.is_in_free_text:
             return None
         tokens = delta.tokens[done:] if done else delta.tokens
         if any(token.finite is False for token in tokens):
             return None
         position = delta.position + done
-        count, finding = self.watch.feed_run(position, tokens)
+        said: Sequence[Said] = ()
+        if isinstance(watch, PlacedWatch):
+            said, finding = watch.feed_texts(position, tokens)
+            count = len(said)
+        else:
+            count, finding = watch.feed_run(position, tokens)
         if not count:
             return None
         taken = tokens[:count]
         transcript.extend(taken)
         if trips.is_comparing:
             for at, token in enumerate(taken, position):
-                trips.redecoded(at, token.id)
-        return count, finding
+                trips.redecoded(at, token.id, token)
+        return count, said, finding
 
     def _judged(self, said: Sequence[Said], finding: Finding | None, delta: Delta) -> Iterator[Observation]:
         """With what is known beside it: how often calls are valid, before whoever refuses one stops listening."""

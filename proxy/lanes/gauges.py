@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from policies.breaker import bucket_name
-from proxy.lanes.watch import LaneWatch
+from proxy.lanes.watch import PLAIN_LANE, LaneWatch
 
 
 class LaneGauges(Collector):
@@ -38,6 +38,12 @@ class LaneGauges(Collector):
                 outside.add_metric(values, tally.tokens - tally.inside)
         yield scored
         yield outside
+        text = "1 where nothing is known of a lane's drift, for whatever reason: no figure is not a good one"
+        unknown = GaugeMetricFamily("specguard_lane_drift_unknown", text, labels=["lane"])
+        for each in watch.lanes:
+            if each.name != PLAIN_LANE:
+                unknown.add_metric([each.name], float(each.name in watch.drift_unknown))
+        yield unknown
         text = "Accepted share of a lane's drafts of late, as it tells itself; absent while too little is drafted"
         acceptance = GaugeMetricFamily("specguard_lane_acceptance", text, labels=["lane"])
         for each in watch.lanes:

@@ -66,6 +66,11 @@ class PoisonCheck:
         self._lanes = dict(lanes)
         self.last: dict[str, Verdict] = {}
 
+    def renew(self, lane: str, target: Target, model: str) -> None:
+        """Its server was begun anew: what was found of the one before says nothing of it."""
+        self._lanes[lane] = target, model
+        self.last.pop(lane, None)
+
     async def ask(self, lane: str) -> Verdict:
         """lane: one of those given. A server that does not answer in time is not called poisoned: it may be busy."""
         target, model = self._lanes[lane]

@@ -24,13 +24,15 @@ SECONDS = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """reasons: why a capability is missing or not certain, by its name. model: that requests will name."""
+    """reasons: why a capability is missing or not certain, by its name. model: that requests will name. away: why it
+    could not be asked, "" = it was."""
 
     target: Target
     model: str
     capabilities: LaneCapabilities
     reasons: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    away: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As JSON data: for `/ready`, incidents and `--json`. The key is not in it."""
@@ -38,6 +40,7 @@ class Probed:
             "name": self.target.name,
             "url": self.target.root,
             "model": self.model,
+            "away": self.away or None,
             "capabilities": self.capabilities.plain(),
             "reasons": dict(self.reasons),
             "missing": missing(self.capabilities),

@@ -53,7 +53,10 @@ def read_chunk(data: str, secrets: Collection[str] = ()) -> Chunk:
     text = _content(delta.get("content"))
     thinking = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
     calls = _calls(delta.get("tool_calls")) if delta.get("tool_calls") else ()
-    if len(text) + len(thinking) + sum(len(call.name) + len(call.arguments) for call in calls) > MOST_SAID:
+    said = len(text) + len(thinking)
+    for call in calls:
+        said += len(call.name) + len(call.arguments)
+    if said > MOST_SAID:
         raise Malformed(f"a chunk says more than {MOST_SAID} characters")
     return Chunk(
         text=text,
@@ -136,7 +139,9 @@ def _arguments(value: Any) -> str:
 def _ids(value: Any, most: int = MOST_IDS) -> tuple[int, ...] | None:
     if not isinstance(value, list):
         return None
-    if len(value) > most or not all(type(each) is int and 0 <= each < 1 << 31 for each in value):
+    if not value:
+        return ()
+    if len(value) > most or set(map(type, value)) != {int} or min(value) < 0 or max(value) >= 1 << 31:
         return None
     return tuple(value)
 

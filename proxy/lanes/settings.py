@@ -136,7 +136,8 @@ class Lanes(_Section):
     """Largest event of a stream, in bytes. vLLM's first one holds the ids of the whole prompt: 7 bytes for a token."""
     cache_salt: str = ""
     """Sent with every request to lanes that know it (vLLM, SGLang), so that their prefix cache is not shared with
-    others. After a fall back a fresh one is drawn in any case, so that no damaged prefix is taken over."""
+    others; where `server.keys` are set, hashed with the client's key, so that clients share none either. After a fall
+    back a fresh one is drawn in any case, so that no damaged prefix is taken over."""
     tokenize: bool = True
     """Let lanes count tokens where they can (/tokenize). false = they are estimated from the number of characters."""
 

@@ -14,6 +14,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Mapping
+from math import inf
 from typing import Any, Literal
 
 import aiohttp
@@ -35,6 +36,8 @@ AGAIN = frozenset({502, 503, 504})
 ANSWER_BYTES = 1 << 20
 FIRST_PAUSE_S = 0.05
 READ_OUT_S = 0.05
+TIMER_SLACK_S = 1e-6
+"""A timer may fire by a clock's resolution too early."""
 
 
 class UpstreamError(Exception):
@@ -157,10 +160,17 @@ class UpstreamStream:
 
     def __init__(self, upstream: Upstream, response: aiohttp.ClientResponse, limits: Lanes, started: float) -> None:
         self._upstream, self._response, self._limits = upstream, response, limits
-        self._started = started
+        self._loop = asyncio.get_running_loop()
+        self._ends, self._due = started + limits.total_s, inf
+        self._timer: asyncio.TimerHandle | None = None
         self._reader = EventReader()
         self._ready: deque[str] = deque()
         self._begun = self._finished = self._over = False
+
+    @property
+    def has_more(self) -> bool:
+        """A further event is there already."""
+        return bool(self._ready)
 
     async def next(self) -> Chunk | None:
         """The next event; None after the normal end. Raises UpstreamError.
@@ -193,6 +203,7 @@ class UpstreamStream:
     def close(self) -> None:
         """Cuts the connection: what is not read is not to be generated either."""
         self._over = True
+        self._unwatch()
         self._ready.clear()
         self._response.close()
 
@@ -213,33 +224,63 @@ class UpstreamStream:
         """Waits for further events, and takes in what has come; False at the end of the body."""
         limits = self._limits
         patience = limits.between_s if self._begun else limits.first_s
-        loop = asyncio.get_running_loop()
+        self._due = self._loop.time() + patience
         silent = 0  # bytes that made no event; a compressed stream of line breaks is a thousand times its size
-        left = self._started + limits.total_s - loop.time()
         try:
-            async with asyncio.timeout(max(0.0, min(patience, left))):
-                while not self._ready:
-                    data = await self._response.content.readany()
-                    if not data:
-                        return False
-                    self._ready.extend(event.data for event in self._reader.feed(data))
-                    silent = 0 if self._ready else silent + len(data)
-                    if max(self._reader.pending, len(data), silent) > limits.event_bytes:
-                        raise self._upstream._error(
-                            "too_large", f"sent an event of more than {limits.event_bytes} bytes"
-                        )
-                    if self._reader.garbled:
-                        raise self._upstream._error("malformed", "sent bytes that are no text")
-                    if loop.time() > self._started + limits.total_s:
-                        raise TimeoutError
-        except TimeoutError:
-            if loop.time() >= self._started + limits.total_s:
+            self._watch()
+            while not self._ready:
+                data = await self._response.content.readany()
+                if not data:
+                    return False
+                self._ready.extend(event.data for event in self._reader.feed(data))
+                silent = 0 if self._ready else silent + len(data)
+                if max(self._reader.pending, len(data), silent) > limits.event_bytes:
+                    raise self._upstream._error("too_large", f"sent an event of more than {limits.event_bytes} bytes")
+                if self._reader.garbled:
+                    raise self._upstream._error("malformed", "sent bytes that are no text")
+                self._check_time()
+        except _Overdue:
+            if self._loop.time() >= self._ends:
                 raise self._upstream._error("endless", f"has not ended within {limits.total_s:g} s") from None
             raise self._upstream._error("stalled", f"has sent nothing for {patience:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError):  # ValueError: of a decoder of the body
             raise self._upstream._error("died", "broke off in the middle of its stream") from None
+        finally:
+            self._due = inf
         self._begun = True
         return True
+
+    def _check_time(self) -> None:
+        """Also of a stream that never lets anybody wait."""
+        now = self._loop.time()
+        if now >= self._ends or (now >= self._due and not self._ready):
+            raise _Overdue
+
+    def _watch(self) -> None:
+        """One timer for all reads: nearly every event comes in time, and a timer for each would cost more than to read
+        it. It may look too early, never too late."""
+        due = min(self._due, self._ends)
+        if self._timer is None or self._timer.when() > due:
+            self._unwatch()
+            self._timer = self._loop.call_at(due, self._look)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._over or self._due == inf:  # nobody reads
+            return
+        if self._loop.time() + TIMER_SLACK_S < min(self._due, self._ends):
+            self._watch()
+        else:
+            self._response.content.set_exception(_Overdue())
+
+
+class _Overdue(Exception):
+    """What was waited for did not come in time."""
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

@@ -19,14 +19,18 @@ import structlog
 from policies.modes import DecodeMode
 from proxy.conversation import ChatRequest
 from proxy.incidents import Closure, Incident, Judgement
+from proxy.lanes.asking import Target, Unanswered
 from proxy.lanes.distrust import distrust, quarantine
 from proxy.lanes.drift_figure import DriftFigure
+from proxy.lanes.identity import LaneSilent
 from proxy.lanes.known_bad import KnownBad, matches
 from proxy.lanes.meter import LosslessMeter, MeterSettings
 from proxy.lanes.metrics_signal import EVERY_S, Acceptance, MetricsSignal, TimedAcceptance, beside_loop
 from proxy.lanes.metrics_signal import Verdict as AcceptanceVerdict
 from proxy.lanes.poison import PoisonCheck
-from proxy.lanes.probe import Probed
+from proxy.lanes.probe import Probed, probe
+from proxy.lanes.restarts import EVERY_S as LOOK_S
+from proxy.lanes.restarts import Restarts
 from proxy.lanes.teacher import SCORERS
 from proxy.replays.capture import Capture
 from proxy.trust.keeper import TrustKeeper
@@ -54,9 +58,10 @@ class WatchedLane(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WatchSettings:
-    """metrics_s: between two scrapes; 0 = none."""
+    """metrics_s: between two scrapes; 0 = none. look_s: between two looks whether a server was begun anew."""
 
     metrics_s: float = EVERY_S
+    look_s: float = LOOK_S
     meter: MeterSettings = field(default_factory=MeterSettings)
 
 
@@ -70,9 +75,27 @@ class WatchedBackend(Protocol):
     def servers(self) -> Sequence[WatchedLane]: ...
 
 
+def untold(probed: Probed) -> str:
+    """Why a lane's turns cannot be held against another one, "" = they can be."""
+    can = probed.capabilities
+    lacking = [name for name, has in (("responses", can.token_ids), ("prompts", can.prompt_ids)) if not has]
+    return f"it does not tell the token ids of its {' and '.join(lacking)}" if lacking else ""
+
+
+def no_drift_figure(fast: Probed, plain: Probed | None) -> str:
+    """Why there will be none of the fast lane, "" = there will."""
+    if plain is None:
+        return "there is no plain lane beside it"
+    scorer = plain.capabilities
+    if not scorer.prompt_logprobs or scorer.kind not in SCORERS:
+        return f"the plain lane scores no given tokens ({plain.reasons.get('prompt_logprobs', '')})"
+    return untold(fast)
+
+
 class LaneWatch:
     """An incident sink, and what canaries ask (`canaries.ModeChecks`). idle: set while nobody is served; spare:
-    held by whoever uses the engines then. drafts_dead: told of a lane whose drafts are worth nothing.
+    held by whoever uses the engines then. drafts_dead: told of a lane whose drafts are worth nothing. renew: told what
+    was found of a server that was begun anew, answers all lanes; None = servers are not looked after.
     """
 
     def __init__(
@@ -84,7 +107,11 @@ class LaneWatch:
         settings: WatchSettings | None = None,
         drafts_dead: Callable[[str, Acceptance], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        renew: Callable[[str, Probed], Sequence[WatchedLane]] | None = None,
+        prober: Callable[[Target], Awaitable[Probed]] = probe,
     ) -> None:
+        self._renew, self._prober, self._window = renew, prober, 0
+        self.restarts: dict[str, Restarts] = {}
         self.lanes, self._keeper, self._settings = tuple(lanes), keeper, settings or WatchSettings()
         self._by_mode = {str(lane.mode): lane for lane in lanes}
         self._drafts_dead, self._clock = drafts_dead, clock
@@ -97,8 +124,20 @@ class LaneWatch:
 
     def start(self, window: int) -> None:
         """The keeper knows the model now. window: of the context, in tokens."""
+        self._window = window
         for lane in self.lanes:
             capabilities = lane.probed.capabilities
+            if lane.probed.away and not self._is_last(lane):
+                self._keeper.distrust(str(lane.mode), 1, "away", "unknown", cool_down=True)
+            if self._renew is not None:
+                restarts = Restarts(
+                    lane.probed.target,
+                    partial(self._ask_anew, lane.name),
+                    self._settings.look_s,
+                    bool(lane.probed.away),
+                )
+                self.restarts[lane.name] = restarts
+                self._run(restarts.run, f"restarts-of-{lane.name}")
             distrust(self._keeper, lane.mode, lane.name, capabilities, window, plain=self._is_last(lane))
             if lane.name == PLAIN_LANE and capabilities.speculates:
                 log.warning("lane.not_plain", lane=lane.name, speculation=capabilities.speculation, remedy=NOT_PLAIN)
@@ -160,6 +199,8 @@ class LaneWatch:
         lane = self._by_mode.get(str(mode))
         if lane is None:
             return ""
+        if lane.name in self.restarts and self.restarts[lane.name].away:
+            return "its server does not answer"
         verdict = await self.poison.ask(lane.name)
         return verdict.why if verdict.state == "poisoned" else ""
 
@@ -188,13 +229,28 @@ class LaneWatch:
             acceptance = self.acceptance(lane.name)
             shown[lane.name] = lane.probed.plain() | {
                 "mode": str(lane.mode),
+                "answers": lane.name not in self.restarts or not self.restarts[lane.name].away,
                 "known_bad": [row.plain() for row in self.known_bad(lane)],
                 "acceptance": None if acceptance is None else acceptance.plain(),
                 "metrics_problem": None if signal is None else signal.problem or None,
                 "poisoned": None if verdict is None else {"state": verdict.state, "why": verdict.why or None},
             }
-        meter = {"off": self.meter_off} if self.meter is None else self.meter.reads()
+        meter: dict[str, Any] = {"off": self.meter_off} if self.meter is None else self.meter.reads()
+        meter["unknown"] = self.drift_unknown
         return {"lanes": shown, "drift": meter}
+
+    @property
+    def drift_unknown(self) -> dict[str, str]:
+        """Lanes of which there is no drift figure, and why not; never a reason to take them for sound."""
+        found = {}
+        for lane in self.lanes:
+            figure = self.figures.get(lane.name)
+            if lane.name == PLAIN_LANE or (figure is not None and any(each.tokens for each in figure.tallies.values())):
+                continue
+            found[lane.name] = self.meter_off or untold(lane.probed) or "no turn of it has been scored yet"
+            if not self.meter_off and self.meter is not None and self.meter.problem:
+                found[lane.name] = f"the plain lane could not score it: {self.meter.problem}"
+        return found
 
     @property
     def figures(self) -> Mapping[str, DriftFigure]:
@@ -215,6 +271,22 @@ class LaneWatch:
     def _is_last(self, lane: WatchedLane) -> bool:
         """Is it what others fall back to, or all there is?"""
         return lane.name == PLAIN_LANE or len(self.lanes) == 1
+
+    async def _ask_anew(self, name: str, why: str) -> None:
+        """A lane's server is not the one from before. It serves until something speaks against it: what its settings
+        are known for, or its canaries. Raises Unanswered."""
+        target = next(lane.probed.target for lane in self.lanes if lane.name == name)
+        try:
+            probed = await self._prober(target)
+        except LaneSilent as silent:
+            raise Unanswered(str(silent)) from None
+        assert self._renew is not None
+        self.lanes = tuple(self._renew(name, probed))
+        self._by_mode = {str(lane.mode): lane for lane in self.lanes}
+        self.poison.renew(name, target, probed.model)
+        lane = next(lane for lane in self.lanes if lane.name == name)
+        log.warning("lane.begun_anew", lane=name, why=why, version=probed.capabilities.version)
+        distrust(self._keeper, lane.mode, name, probed.capabilities, self._window, plain=self._is_last(lane))
 
     async def _look(self, lane: WatchedLane) -> None:
         verdict = await self.poison.ask(lane.name)

@@ -46,7 +46,7 @@ class Capture:
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # `asdict` copies each token id
         modes = [[at, str(mode)] for at, mode in self.modes]
         request = asdict(self.request)
-        del request["passed"]  # there may be cookies among them
+        del request["passed"], request["owner"]  # there may be cookies among them; nobody's key
         return {**values, "request": request, "mode": str(self.mode), "modes": modes}
 
     @classmethod

@@ -28,7 +28,7 @@ from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.metrics import Metrics
 from proxy.server import openapi
-from proxy.server.access import check_access, owner
+from proxy.server.access import check_access, has_key, owner
 from proxy.server.kept_responses import KeptResponses
 from proxy.server.kept_thinking import KeptThinking
 from proxy.server.outlet import ClientTooSlow, Outlet
@@ -171,7 +171,7 @@ class Handlers:
         """The process lives; never touches the engine."""
         return _json({"status": "ok"})
 
-    async def ready(self, _: web.Request) -> web.StreamResponse:
+    async def ready(self, http: web.Request) -> web.StreamResponse:
         service = self._service
         if service.keeper is not None:
             await service.keeper.look()
@@ -198,6 +198,9 @@ class Handlers:
             body["canary"] = service.canaries.last or None
         if service.lane_watch is not None:
             body |= service.lane_watch.plain()
+        if not has_key(http, service.config.server):
+            body.pop("drift", None)
+            body["lanes"] = _without_addresses(body.get("lanes", {}))
         return _json(body, 503 if reason else 200)
 
     async def metrics(self, http: web.Request) -> web.StreamResponse:
@@ -259,6 +262,7 @@ class Handlers:
             request_id=http[REQUEST],
             session=session_key(http.headers, parsed.request),
             passed=service.config.lanes.passed(http.headers),
+            owner=owner(http, service.config.server),
         )
         self._check_ready()
         transcript = http.headers.get("x-specguard-transcript") == "1"
@@ -304,6 +308,12 @@ def session_key(headers: Mapping[str, str], request: ChatRequest) -> str:
     first = next((at for at, message in enumerate(request.messages) if message.role == "user"), 1)
     opening = "\0".join(m.text for m in request.messages[: first + 1])
     return f"auto-{hashlib.sha256(opening.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+def _without_addresses(lanes: Any) -> dict[str, Any]:
+    """For whoever has no key: where the servers are, and what they say about themselves, is nobody's business."""
+    kept = ("name", "mode", "known_bad")
+    return {name: {field: lane[field] for field in kept if field in lane} for name, lane in lanes.items()}
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

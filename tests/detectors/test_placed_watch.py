@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 
@@ -180,3 +182,100 @@ def test_a_kept_prefix_restores_it() -> None:
         for position, (token, parts) in enumerate(tokens[kept:], kept):
             assert again.feed_parts(position, token, parts) == before.feed_parts(position, token, parts)
         assert again.finish("stop") == before.finish("stop")
+
+
+def test_words_between_tags_end_a_run_and_quotes_take_them_out() -> None:
+    told = [(token_id(str(at)), [Part("text", piece)]) for at, piece in enumerate(["<think>", " and words "] * 5)]
+    assert watch(told)[2] == []
+    quoted = [(token_id(str(at)), [Part("text", piece)]) for at, piece in enumerate(["`", "<think>", "`, "] * 5)]
+    assert watch(quoted)[2] == []
+
+
+def test_a_run_of_tags_that_were_cut_is_found() -> None:
+    cut_up = [(token_id(str(at)), [Part("text", piece)]) for at, piece in enumerate(["<thi", "nk>"] * 4)]
+    assert [found.detector for found in watch(cut_up)[2]] == ["struct.run", "struct.run"]
+
+
+@dataclass(frozen=True)
+class Placed:
+    id: int
+    parts: Sequence[Part] | None
+
+
+PIECES = [
+    " the",
+    "\n",
+    "a",
+    "<",
+    "function=ls>",
+    "<parameter=path>",
+    "tool_call>",
+    "`",
+    "ж",
+    "```\n",
+    "",
+    "<think>",
+    " of",
+]
+CHANNELS = ["text", "text", "text", "thinking", "call"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("by_bytes", [False, True])
+def test_texts_at_once_are_as_one_by_one(seed: int, by_bytes: bool) -> None:
+    """Same pieces, same findings, same state, whatever comes after it."""
+    draw = random.Random(seed)
+    channel, tokens = "text", list[Placed]()
+    weights = [draw.random() ** 3 for _ in PIECES]
+    for _ in range(600):
+        channel = draw.choice(CHANNELS) if draw.random() < 0.03 else channel
+        pieces = draw.choices(PIECES, weights, k=draw.choices([1, 2], [30, 1])[0])
+        name = "ls" if channel == "call" and draw.random() < 0.3 else ""
+        parts = [Part(channel, piece, 0, name) for piece in pieces]  # type: ignore[arg-type]
+        tokens.append(Placed(token_id("".join(pieces)), [] if draw.random() < 0.02 else parts))
+    compare(tokens, by_bytes, lambda: draw.randint(1, 9))
+
+
+@pytest.mark.parametrize("by_bytes", [False, True])
+@pytest.mark.parametrize(
+    ("pieces", "found"),
+    [
+        (["well", "\n", "<function=ls>", "\n", "<parameter", "=path>", "src"], ["tool.leak"]),
+        (["say", " `", "<tool_call>", "`", " and", " then", " <tool_call>"], ["tool.leak"]),
+        ([" la", " le", " li"] * 400, ["loop.period", "loop.period", "loop.period"]),
+        (["a", *[""] * 14, " b", *[""] * 14], []),
+    ],
+)
+def test_nothing_is_lost_between_texts_at_once_and_tokens_alone(
+    pieces: list[str], found: list[str], by_bytes: bool
+) -> None:
+    tokens = [Placed(token_id(piece), [Part("text", piece)] if piece else []) for piece in pieces]
+    findings = compare(tokens, by_bytes, lambda: 5)
+    assert [each.detector for each in findings if each.detector != "loop.bytes"] == found
+
+
+def compare(tokens: Sequence[Placed], by_bytes: bool, width: Callable[[], int]) -> list[Finding]:
+    """Feeds two watches; what they found."""
+    single, together = (PlacedWatch(SCHEMAS, 10_000, by_bytes=by_bytes) for _ in range(2))
+    findings: list[Finding] = []
+    at = several = 0
+    while at < len(tokens):
+        said, finding = together.feed_texts(at, tokens[at : at + width()])
+        several += len(said) > 1
+        count = max(1, len(said))
+        if not said:
+            said, finding = together.feed_parts(at, tokens[at].id, tokens[at].parts or [])
+        expected = [single.feed_parts(at + n, tokens[at + n].id, tokens[at + n].parts or []) for n in range(count)]
+        assert said == [each for more, _ in expected for each in more]
+        assert [found for _, found in expected if found is not None] == ([finding] if finding is not None else [])
+        assert (together.suspicious, together.channel, together.thinking_tokens) == (
+            single.suspicious,
+            single.channel,
+            single.thinking_tokens,
+        )
+        findings += [finding] if finding is not None else []
+        at += count
+    assert several or len(tokens) < 50
+    last, ending = together.finish("stop")
+    assert (last, ending) == single.finish("stop")
+    return [*findings, *([ending] if ending is not None else [])]

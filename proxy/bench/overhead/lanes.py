@@ -25,6 +25,7 @@ from proxy.bench.report import Bar, Report, Table
 
 FIRST_MS, CPU_PERCENT, HEALED_MS = 1.0, 3.0, 20.0
 START_S = 30.0
+HOSTED = "proxy.bench.overhead.hosted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ async def measure(plan: LanePlan, tell: Told) -> Report:
         async with AsyncExitStack() as stack:
             source = module("proxy.bench.overhead.lane_source", "--gap-s", str(plan.gap_s), "--width", str(width))
             origin = await stack.enter_async_context(source)
-            ours = await stack.enter_async_context(module("proxy.bench.overhead.lane_hosted", "--upstream", origin))
+            ours = await stack.enter_async_context(module(HOSTED, "--lanes", "--upstream", origin))
             await _ready(ours)
             for streams in plan.streams:
                 cells[width, streams] = await _cell(plan, origin, ours, width, streams, tell)
@@ -97,14 +98,14 @@ async def measure(plan: LanePlan, tell: Told) -> Report:
 
 
 async def _cell(plan: LanePlan, origin: str, ours: str, width: int, streams: int, tell: Told) -> Cell:
-    cell, chunks = Cell(), len(words()) // width
+    cell, text = Cell(), "".join(words())
     body = body_of(1000)
     for number in range(plan.rounds):
         arms = [origin, ours] if number % 2 else [ours, origin]
         for arm in arms:
             tell(f"{streams} streams, {width} tokens a chunk, round {number + 1} of {plan.rounds}")
             before = await _cpu(ours)
-            seen = await read_streams(arm, body, streams, plan.seconds, chunks, seed=number)
+            seen = await read_streams(arm, body, streams, plan.seconds, text, seed=number)
             if arm == ours:
                 cell.cpu += await _cpu(ours) - before
                 cell.tokens += (len(seen.first) + 1) * COUNT  # and the one that warms every path

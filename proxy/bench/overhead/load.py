@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import aiohttp
+import orjson
 
 from proxy.sse import EventReader
 
@@ -41,10 +42,11 @@ def quantiles(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(ordered[math.ceil(q * len(ordered)) - 1] for q in QUANTILES)
 
 
-async def read_streams(base: str, body: bytes, streams: int, seconds: float, words: int, seed: int) -> Seen:
+async def read_streams(base: str, body: bytes, streams: int, seconds: float, words: int | str, seed: int) -> Seen:
     """`streams` clients, each beginning its next request at once after the last one. Raises BrokenStream.
 
-    words: that a whole response has. The first requests are spread over one response's time, so that the clients do
+    words: that a whole response has, a frame each; or its text, in however many frames: a guard may join what comes at
+    once. The first requests are spread over one response's time, so that the clients do
     not march in step.
     """
     seen, draw = Seen(), random.Random(seed)
@@ -67,10 +69,10 @@ async def read_streams(base: str, body: bytes, streams: int, seconds: float, wor
     return seen
 
 
-async def _read(http: aiohttp.ClientSession, base: str, body: bytes, words: int, seen: Seen) -> None:
+async def _read(http: aiohttp.ClientSession, base: str, body: bytes, words: int | str, seen: Seen) -> None:
     headers = {"content-type": "application/json"}
     times: list[float] = []
-    reader, last = EventReader(), ""
+    reader, last, said = EventReader(), "", list[str]()
     sent = time.perf_counter()
     async with http.post(f"{base}/v1/chat/completions", data=body, headers=headers) as response:
         if response.status != 200:
@@ -81,7 +83,12 @@ async def _read(http: aiohttp.ClientSession, base: str, body: bytes, words: int,
                 last = event.data
                 if WORD.search(last):
                     times.append(now)
-    if last != END or len(times) != words:
+                    said.append(last)
+    if last != END or not times or words != (len(times) if isinstance(words, int) else _text(said)):
         raise BrokenStream(f"{len(times)} of {words} words, and {last[:300]!r} at the end")
     seen.first.append(times[0] - sent)
     seen.gaps += [b - a for a, b in pairwise(times)]
+
+
+def _text(events: Sequence[str]) -> str:
+    return "".join(orjson.loads(event)["choices"][0]["delta"]["content"] for event in events)

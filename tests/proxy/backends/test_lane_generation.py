@@ -19,7 +19,7 @@ from proxy.conversation import ChatRequest, Message
 from proxy.lanes.settings import Lane as Url
 from proxy.lanes.settings import Lanes
 from tests.proxy.lanes.pool import known, pool, two_lanes
-from tests.proxy.lanes.raw import HEAD, event, raw
+from tests.proxy.lanes.raw import DONE, HEAD, event, raw
 from tests.proxy.lanes.raw import Asked as Sent
 from tests.proxy.lanes.told import APIS, body, told
 from tests.proxy.live import CHAT, MESSAGES, RESPONSES
@@ -315,6 +315,37 @@ async def test_a_stream_says_no_more_than_fits_in_the_window(said: str, monkeypa
         assert found is not None and found.evidence["failure"] == "endless"
         assert "more than fits in its window" in found.evidence["told"]
         await asyncio.wait_for(asked.gone.wait(), 10)
+
+
+async def test_what_comes_at_once_is_one_step_and_is_said_before_what_goes_wrong_behind_it() -> None:
+    said = b"".join(event(delta={"content": word}) for word in (" one", " two", " three"))
+    broken = b'data: {"error": {"message": "no"}}\n\n'
+    async with begun(HEAD + said + broken) as (generation, _):
+        words, failed = await deltas(generation)
+        assert [token.text for token in words.tokens] == [" one", " two", " thre", "e"]
+        assert (words.found, words.end) == (None, None)
+        assert failed.found is not None and (failed.position, failed.tokens) == (4, ())
+
+
+async def test_what_was_said_before_an_end_that_nobody_knows_is_a_step_of_its_own() -> None:
+    said = event(delta={"content": " one"}) + event(finish_reason="odd") + DONE
+    async with begun(HEAD + said) as (generation, _):
+        words, end = await deltas(generation)
+        assert [token.text for token in words.tokens] == [" one"]
+        assert words.found is None and end.found is not None and end.found.detector == "lane.finish"
+
+
+@pytest.mark.parametrize(
+    ("ends", "frame"), [(b'data: {"error": {"message": "no"}}\n\n', "error_object"), (b"", "closes")]
+)
+async def test_how_a_stream_fails_is_known_once_one_has(ends: bytes, frame: str) -> None:
+    async with begun(HEAD + event(delta={"content": "a"}) + ends) as (generation, _):
+        backend: Any = generation._backend  # type: ignore[attr-defined]
+        assert backend.capabilities.lanes["fast"]["capabilities"]["error_frame"] == "unknown"
+        await deltas(generation)
+        lane = backend.capabilities.lanes["fast"]
+        assert lane["capabilities"]["error_frame"] == frame
+        assert "error_frame" not in lane["missing"]
 
 
 async def test_chunks_that_say_nothing_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from functools import partial
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from policies.modes import PLAIN, DecodeMode
 from proxy.backends.base import BackendError
@@ -15,13 +19,15 @@ from proxy.conversation import Message, Tool
 from proxy.lanes.asking import Target
 from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.identity import LaneSilent
-from proxy.lanes.probe import Probed
+from proxy.lanes.probe import Probed, probe
 from proxy.lanes.settings import Lanes
-from tests.proxy.lanes.pool import FULL, known, pool, two_lanes
+from proxy.lanes.watch import WatchSettings
+from tests.proxy.lanes.pool import FULL, Pool, known, pool, two_lanes
 from tests.proxy.lanes.told import APIS, body, told
 from tests.proxy.live import CHAT, MESSAGES
-from tests.upstreams.dialects import KINDS, Kind
-from tests.upstreams.lanes import Lane
+from tests.upstreams.dialects import KINDS, Dialect, Kind
+from tests.upstreams.faults import Fault
+from tests.upstreams.lanes import Asked, Lane
 from tests.upstreams.replies import Call, Reply, Text
 from tests.upstreams.server import Upstream
 
@@ -229,3 +235,85 @@ def test_a_pool_is_built_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+async def test_clients_with_keys_of_their_own_share_no_prefix() -> None:
+    keys = {"server": {"keys": ["one", "two"]}, "lanes": {"cache_salt": "pepper"}}
+    async with pool(two_lanes("vllm", Lane(SOUND)), **keys) as running:
+        for key in ("one", "two", "one"):
+            await running.post(CHAT, body(CHAT), authorization=f"Bearer {key}")
+        first, second, again = (seen.body["cache_salt"] for seen in running.upstream.of("fast"))
+        assert first == again != second
+        assert not {"pepper", "one", "two"} & {first, second}
+
+
+async def test_without_keys_all_have_the_salt_that_is_configured() -> None:
+    async with pool(two_lanes("vllm", Lane(SOUND)), lanes={"cache_salt": "pepper"}) as running:
+        await running.post(CHAT, body(CHAT))
+        assert running.upstream.of("fast")[0].body["cache_salt"] == "pepper"
+
+
+async def test_where_lanes_are_is_told_to_whoever_has_a_key() -> None:
+    async with pool(two_lanes("vllm", Lane(SOUND)), server={"keys": ["one"]}) as running:
+        shown = []
+        for headers in ({}, {"authorization": "Bearer two"}, {"authorization": "Bearer one"}):
+            async with running.http.get(f"{running.base}/ready", headers=headers) as response:
+                assert response.status == 200
+                shown.append(await response.text())
+        assert [running.upstream.base in each for each in shown] == [False, False, True]
+        assert json.loads(shown[0])["lanes"]["fast"] == {"name": "fast", "mode": "mtp/full", "known_bad": []}
+
+
+async def test_what_a_server_says_of_a_failure_is_in_no_record() -> None:
+    """It may repeat what it was given."""
+    secret = "the harbour at noon"
+
+    def refused(_: Asked, dialect: Dialect) -> web.Response:
+        return web.json_response(dialect.error(500, secret), status=500)
+
+    async with pool(two_lanes("vllm", Lane(SOUND, (Fault(http=refused),)), Lane(SOUND))) as running:
+        await running.post(CHAT, body(CHAT))
+        (record,) = await running.incidents()
+        assert record.opened["detector"] == "lane.failed"
+        assert secret not in json.dumps([record.opened, record.closed])
+
+
+async def fast_is_back(running: Pool) -> dict[str, Any]:
+    for _ in range(400):
+        async with running.http.get(f"{running.base}/ready") as response:
+            ready: dict[str, Any] = await response.json()
+        if ready["lanes"]["fast"]["answers"]:
+            return ready
+        await asyncio.sleep(0.05)
+    raise AssertionError("it was never noticed")
+
+
+async def test_a_fast_lane_that_is_away_at_the_start_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.server.app.WatchSettings", partial(WatchSettings, look_s=0.05))
+    away = Upstream("vllm", {"m": Lane(SOUND, width=4, speculation="mtp", kv="turboquant_4bit_nc")})
+    async with away.running():
+        port = int(away.base.rsplit(":", 1)[1])
+    lanes = {"fast": {"url": f"http://127.0.0.1:{port}", "model": "m"}, "plain": {"model": "plain"}}
+    upstream = two_lanes("vllm", Lane(SOUND))
+    async with upstream.running():
+        url, plain_port = upstream.base, int(upstream.base.rsplit(":", 1)[1])
+    upstream.running = partial(upstream.running, plain_port)  # type: ignore[method-assign]
+    lanes["plain"]["url"] = url
+    async with pool(upstream, probe, lanes=lanes) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT, model="m")))
+        assert (got.calls, got.error) == ([GOOD], "")
+        ready = await (await running.http.get(f"{running.base}/ready")).json()
+        assert "start the server" in ready["lanes"]["fast"]["away"] and not ready["lanes"]["fast"]["answers"]
+        async with away.running(port):
+            ready = await fast_is_back(running)
+            fast = ready["lanes"]["fast"]
+            assert fast["away"] is None and fast["capabilities"]["token_ids"]
+            assert fast["known_bad"]
+            records = running.service.keeper.records.values()
+            assert any(trip.incident.startswith("known-bad:") for record in records for trip in record.trips)
+
+
+async def test_where_no_lane_answers_there_is_no_start() -> None:
+    lanes = LANES.model_copy(update={"connect_s": 0.5})
+    with pytest.raises(BackendError, match="start the server"):
+        await LanesBackend(lanes, prober=probe).start()

@@ -49,6 +49,17 @@ def test_as_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown["server"]["host"] == "0.0.0.0" and set(shown) == {*Config.model_fields, "sources"}
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_what_lanes_are_sent_is_not_shown(flags: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    lane = '[lanes.fast]\nurl = "http://127.0.0.1:8000"\nheaders = ["X-Token: hidden-1"]\n'
+    file.write_text(f'[lanes]\ncache_salt = "hidden-2"\n{lane}', encoding="utf-8")
+    assert main(["check-config", str(file), *flags]) == 0
+    out = capsys.readouterr().out
+    assert "hidden-1" not in out and "hidden-2" not in out
+    assert "X-Token: (hidden)" in out and "cache_salt" in out
+
+
 def test_what_serve_would_refuse_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,14 @@ async def test_two_lanes_as_a_table_and_as_json(tmp_path: Path, shown: Show) -> 
         json_status, text, _ = await shown(file, "--json")
     assert (status, json_status, errors) == (0, 0, "")
     words = ("fast lane", "plain lane", "turboquant_k8v4", "mtp, 3 tokens", "known bad", "vllm-project/vllm#40831")
-    for word in (*words, "remedy: serve with fp8 KV", "what it costs", "no drift figure", "the plain lane serves"):
+    for word in (
+        *words,
+        "remedy: serve with fp8 KV",
+        "what it costs",
+        "no drift figure",
+        "the plain lane serves",
+        "drift of the fast lane: unknown",
+    ):
         assert word in table, word
     lanes: list[dict[str, Any]] = json.loads(text)["lanes"]
     assert [lane["capabilities"]["kind"] for lane in lanes] == ["vllm", "llamacpp"]

@@ -69,6 +69,9 @@ async def raw(answer: Callable[[Asked], Awaitable[None]]) -> AsyncIterator[Raw]:
                 watch = asyncio.ensure_future(_until_closed(read, asked.gone))
                 try:
                     await answer(asked)
+                except ConnectionError:  # whoever writes may notice it before whoever reads
+                    asked.gone.set()
+                    raise
                 finally:
                     watch.cancel()
                     await asyncio.gather(watch, return_exceptions=True)

@@ -26,7 +26,7 @@ async def test_what_is_known_is_shown(tmp_path: Path) -> None:
         watch = LaneWatch(servers, keeper, asyncio.Event(), asyncio.Lock(), WatchSettings(0))
     registry = CollectorRegistry()
     registry.register(LaneGauges(watch))
-    assert _samples(registry) == {}
+    assert _samples(registry) == {("specguard_lane_drift_unknown", "fast"): 1}
     assert watch.meter is not None
     watch.meter.figures["fast"] = figure = DriftFigure()
     figure.add(5000, "greedy", Tally(1, 40, 38))
@@ -38,6 +38,7 @@ async def test_what_is_known_is_shown(tmp_path: Path) -> None:
     assert _samples(registry) == {
         ("specguard_lane_scored_tokens_total", "fast", "4-16k", "greedy"): 40,
         ("specguard_lane_drift_tokens_total", "fast", "4-16k", "greedy"): 2,
+        ("specguard_lane_drift_unknown", "fast"): 0,
         ("specguard_lane_acceptance", "fast"): 0.25,
         ("specguard_lane_poisoned", "fast"): 1,
     }

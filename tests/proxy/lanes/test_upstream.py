@@ -6,6 +6,7 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,42 @@ async def test_an_end_without_done_is_one_if_a_finish_reason_came() -> None:
 async def test_every_cut_of_the_bytes_gives_the_same() -> None:
     async with asking(sends(HEAD, *(SAID[i : i + 1] for i in range(len(SAID))))) as (upstream, _):
         assert "".join(chunk.text for chunk in await read(upstream)) == "hé"
+
+
+async def test_reads_share_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To set one costs more than to read an event."""
+    loop, timers = asyncio.get_running_loop(), list[float]()
+    real = loop.call_at
+
+    def call_at(when: float, *rest: Any, **more: Any) -> asyncio.TimerHandle:
+        timers.append(when)
+        return real(when, *rest, **more)
+
+    async def answer(asked: Asked) -> None:
+        await asked.send(HEAD)
+        for _ in range(50):
+            await asked.send(event(delta={"content": "a"}))
+            await asyncio.sleep(0)
+        await asked.send(SAID)
+
+    async with asking(answer) as (upstream, _):
+        stream = await upstream.stream({})
+        monkeypatch.setattr(loop, "call_at", call_at)
+        while await stream.next() is not None:
+            pass
+    assert len(timers) <= 3  # until the first event, between the others, and for the end of the body
+
+
+async def test_silence_without_a_byte_is_noticed() -> None:
+    async def answer(asked: Asked) -> None:
+        await asked.send(HEAD + event(delta={"content": "a"}))
+        await asked.gone.wait()
+
+    async with asking(answer, Lanes(between_s=0.2)) as (upstream, server):
+        with pytest.raises(UpstreamError, match="has sent nothing") as caught:
+            await asyncio.wait_for(read(upstream), 10)
+        assert caught.value.failure == "stalled"
+        await asyncio.wait_for(server.asked[0].gone.wait(), 10)
 
 
 async def test_a_compressed_stream_is_read() -> None:

@@ -15,6 +15,7 @@ from policies.trust import Served
 from proxy.conversation import ChatRequest, Message
 from proxy.incidents import Incident
 from proxy.lanes.capabilities import LaneCapabilities
+from proxy.lanes.drift_figure import DriftFigure, Tally
 from proxy.lanes.meter import MeterSettings
 from proxy.lanes.metrics_signal import MetricsSignal
 from proxy.lanes.watch import ASK_AGAIN_S, LaneWatch, WatchSettings
@@ -166,6 +167,26 @@ async def test_the_meter_runs_where_it_can_and_says_why_not(keeper: TrustKeeper)
         assert not watch.chooses(REQUEST, PLAIN)  # not against itself
         watch.finished(REQUEST, FAST, [1], [2])
         assert watch.meter is not None and [turn.lane for turn in watch.meter._turns] == ["fast"]
+
+
+async def test_no_figure_is_told_as_unknown_with_the_reason(keeper: TrustKeeper) -> None:
+    async with two_lanes() as (servers, _, _):
+        fast, plain = servers
+        for lanes, why in (
+            ((able_to(fast, token_ids=False), plain), "no other lane tells the token ids"),
+            ((able_to(fast, prompt_ids=False), plain), "no other lane tells the token ids"),
+            ((fast, able_to(plain, prompt_logprobs=False)), "scores no given tokens"),
+            ((fast, plain), "no turn of it has been scored yet"),
+        ):
+            watch = watching(lanes, keeper)
+            assert why in watch.plain()["drift"]["unknown"]["fast"]
+            assert "plain" not in watch.drift_unknown
+        assert watch.meter is not None
+        watch.meter.problem = "it is busy"
+        assert "it is busy" in watch.drift_unknown["fast"]
+        watch.meter.figures["fast"] = figure = DriftFigure()
+        figure.add(10, "greedy", Tally(1, 10, 9))
+        assert watch.plain()["drift"]["unknown"] == {}
 
 
 async def test_turns_of_the_fast_lane_become_a_drift_figure(keeper: TrustKeeper) -> None:

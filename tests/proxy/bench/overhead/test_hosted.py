@@ -5,6 +5,8 @@ from __future__ import annotations
 import aiohttp
 
 from proxy.bench.overhead.bodies import SIZES, body_of
+from proxy.bench.overhead.lane_source import words
+from proxy.bench.overhead.load import read_streams
 from proxy.bench.overhead.processes import module
 from proxy.bench.overhead.source import TEXT
 
@@ -23,3 +25,16 @@ async def test_the_whole_server_stands_before_the_source() -> None:
         assert answer["choices"][0]["message"]["content"] == TEXT
         metrics = await (await http.get(f"{base}/metrics")).text()
         assert "specguard_" in metrics
+
+
+async def test_it_serves_and_tells_its_processor_time() -> None:
+    async with (
+        module("proxy.bench.overhead.lane_source", "--gap-s", "0", "--width", "4") as origin,
+        module("proxy.bench.overhead.hosted", "--lanes", "--upstream", origin) as ours,
+        aiohttp.ClientSession() as http,
+    ):
+        async with http.get(f"{ours}/cpu") as response:
+            before = float(await response.json())
+        await read_streams(ours, body_of(1000), 1, 0.0, "".join(words()), seed=0)
+        async with http.get(f"{ours}/cpu") as response:
+            assert float(await response.json()) > before
