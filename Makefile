@@ -86,7 +86,7 @@ format: $(DEV) ## Format the code and sort imports
 	@$(BIN)/ruff format --quiet .
 
 clean: ## Remove .venv, .clients, caches and build leftovers
-	@rm -rf $(VENV) .clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .clients .gpu-report build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

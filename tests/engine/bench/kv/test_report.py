@@ -52,6 +52,7 @@ def test_a_real_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [table.title for table in report.tables] == ["Decode step by codec", "The way back"]
 
 
+@pytest.mark.slow
 def test_kernels_are_checked_before_they_are_timed(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In triton's interpreter, on a small model: the GPU's command measures what it says it measures."""
     reader("triton", monkeypatch)
