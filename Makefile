@@ -64,7 +64,7 @@ test-llama-server: $(TESTS) ## Run both presets of the embedded model on a llama
 test-triton: $(TESTS) ## Run the GPU kernels in triton's interpreter (installs triton, 640 MB; Linux)
 	@$(call PIP_INSTALL,'.[triton]')
 	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -m "slow or not slow" --timeout 1200 $(PARALLEL) \
-		tests/engine/kernels "tests/engine/test_codec_lossless.py" -k "kernels or triton" $(ARGS)
+		tests/engine/kernels tests/engine/bench/kv/test_report.py $(ARGS)
 
 test-gpu: $(TESTS) ## On a GPU machine: everything about CUDA in one call, report in .gpu-report (see engine/bench/gpu.py)
 	@$(BIN)/python -m engine.bench.gpu $(ARGS)

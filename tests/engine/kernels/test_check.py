@@ -13,7 +13,7 @@ from engine.codecs.spec import SPECS
 from engine.engine import Engine
 from engine.kernels.check import TOLERANCE, check_codec, check_kernels
 from engine.model import Model
-from engine.selftest import SelfTest
+from engine.selftest import SelfTest, self_test
 from engine.softmax import Parts
 from tests.engine.readers import reader
 
@@ -32,6 +32,15 @@ def test_sound_kernels_pass(model: Model, codec: str) -> None:
     assert check is not None
     assert (check.sound, model.kernels.on, model.kernels.why) == (True, True, "")
     assert check.off < 1e-5, "the interpreter computes in fp32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["k4v4", "k3v3"])
+def test_speculative_rows_are_plain_ones(model: Model, codec: str) -> None:
+    """A whole model's steps through the kernels, with rejected drafts, across an edge."""
+    result = self_test(model, tokens=8, max_blocks=1, codec=codec)
+    assert model.kernels.on
+    assert (result.exactness, result.mismatches) == ("bitwise", 0)
 
 
 def scale_of_values_wrong(parts: Parts, number: int) -> Parts:
