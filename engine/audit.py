@@ -185,7 +185,8 @@ class Auditor:
             report = _judge_choice(AuditReport(len(step.new), None, 0.0), step.new, step.ids[: len(step.new)])
             if report.mismatch is not None:
                 self._note(report)
-        self._plan.earn(step.source, step.drafted, self._share)
+        if self._every:  # whoever is not audited lends the others no time
+            self._plan.earn(step.source, step.drafted, self._share)
         rejected = step.drafted + 1 - len(step.new)
         if self._is_due(state.length, step, rejected) or (asked and step.drafted):
             try:

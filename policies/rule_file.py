@@ -114,7 +114,7 @@ class _Rule(_Table):
 
 
 class _Settings(_Table):
-    """None = not written. The limits are those of `proxy.config.Guard`."""
+    """None = not written. The limits are those of `proxy.configuration.config.Guard`."""
 
     action: Literal["enforce", "observe"] | None = None
     max_rewinds: int | None = Field(default=None, ge=0, le=16)

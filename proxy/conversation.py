@@ -98,7 +98,7 @@ class ChatRequest:
     api: `openai.chat` or `anthropic.messages`; only for logs, metrics and incidents.
     max_tokens: None = up to the context window. stop: stop strings, at most 16, never empty.
     session: key under which prefix reuse and budgets are kept (client header, else hash of the first turns).
-    decoding: what the client asks for of it; `proxy.asked_mode` says what that is on this server.
+    decoding: what the client asks for of it; `proxy.server.asked_mode` says what that is on this server.
     demands: what the response must be.
     logprobs: None = not asked for, else how many alternatives to report with each token of the text, 0..20.
     passed: headers of the client that go on to another server, and nowhere else.

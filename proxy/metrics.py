@@ -20,10 +20,10 @@ from prometheus_client.registry import Collector
 from policies.breaker import Key, Record, bucket_name
 from policies.modes import DecodeMode
 from proxy.backends.base import Load
-from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, Started, ToolCall
 from proxy.incidents import Closure, Incident, Judgement
+from proxy.replays.capture import Capture
 
 OTHER = "other"
 MOST_VALUES = 64

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from proxy.capture import Capture
 from proxy.incidents import Closure, Incident, IncidentSink, Judgement
+from proxy.replays.capture import Capture
 
 log = structlog.get_logger()
 

@@ -25,11 +25,11 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.events import Event, Failed, Finished, Started
 from proxy.incidents import Closure, Incident, Judgement
 from proxy.metrics import OTHER
+from proxy.replays.capture import Capture
 from proxy.versions import own_version
 
 SEMCONV = "GenAI semantic conventions of November 2026"

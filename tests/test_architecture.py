@@ -28,7 +28,7 @@ MAY_IMPORT = {
 ENGINE_DOOR = "proxy.backends.builtin"
 ENGINE_PARTS = ("proxy.backends.generation", "proxy.backends.replay", "proxy.backends.deltas")
 """Parts of ENGINE_DOOR, which alone imports them, but for each other: a response, a replay, how it tells."""
-BENCH_DOOR = "proxy.bench"
+BENCH_DOOR = "proxy.commands.bench"
 """The second and last door: it runs the engine's own benchmark, which must also run on a machine that has the engine
 alone, so it cannot live in the proxy. It imports the engine inside functions."""
 WARN_LINES, MAX_LINES = 300, 400
@@ -262,7 +262,7 @@ def test_torch_stays_out(package: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("name", ["proxy.app", "proxy.cli"])
+@pytest.mark.parametrize("name", ["proxy.server.app", "proxy.commands.main"])
 def test_entry_points_exist_and_are_light(name: str) -> None:
     fail_if_any([] if name in our_modules() else [name], "Missing; the command and the server start there:")
     result = python(f"import {name}, sys\nassert 'torch' not in sys.modules, 'torch was imported'")
@@ -271,11 +271,11 @@ def test_entry_points_exist_and_are_light(name: str) -> None:
 
 def test_the_file_tree_in_the_readme_exists() -> None:
     tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is where")[1].split("```")[1]
-    problems, folder = [], ""
+    problems: list[str] = []
+    folders: list[str] = []
     for line in tree.strip().splitlines():
         names = re.split(r"\s{2,}", line.strip())[0].split(", ")  # two spaces and more begin the comment
-        if not line.startswith("  "):
-            folder = names[0]
-        paths = [name if name == folder else f"{folder}{name}" for name in names]
-        problems += [path for path in paths if not (ROOT / path).exists()]
+        del folders[(len(line) - len(line.lstrip())) // 2 :]
+        problems += [path for name in names if not (ROOT / (path := "".join([*folders, name]))).exists()]
+        folders += [name for name in names if name.endswith("/")]
     fail_if_any(problems, "README.md names these paths, which do not exist:")

@@ -24,8 +24,8 @@ from policies.policy import Policy
 from proxy.backends.builtin import BuiltinBackend
 from proxy.conversation import ChatRequest, Message, Sampling, Tool
 from proxy.events import Finished
+from proxy.guard.session import GuardedSession
 from proxy.incidents import Closure, Incident
-from proxy.session import GuardedSession
 
 CODEC_FAULTS = (Fault.KEYS_UNROTATED, Fault.CODES_SCALED, Fault.VALUES_HALVED, Fault.CODES_DAMAGED)
 TOLD_WITHIN = 8

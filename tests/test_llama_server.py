@@ -26,7 +26,7 @@ from examples.agent.agent import is_green
 from examples.agent.workspace import Workspace
 from examples.embedded_model.to_gguf import EMBEDDED, convert
 from proxy.backends.lanes import LanesBackend
-from proxy.config import Config
+from proxy.configuration.config import Config
 from proxy.incidents import Record
 from tests.clients.sdk_agents import AGENTS, Job, Turn
 from tests.proxy.live import Live, serving

@@ -18,9 +18,9 @@ from examples.embedded_model.evaluate import TOOLS, Run, run_task
 from examples.embedded_model.tasks import make_task
 from policies.modes import PLAIN, DecodeMode
 from proxy.backends.builtin import BuiltinBackend
-from proxy.capture import Capture
 from proxy.events import Event, Finished, Started, TextDelta, ToolCall
 from proxy.incidents import Closure, Incident, Judgement
+from proxy.replays.capture import Capture
 
 TASKS = [pytest.param(seed, marks=[] if seed < 4 else pytest.mark.slow) for seed in range(20)]
 FAST = DecodeMode("mtp+ngram")

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from proxy.app import SERVICE
 from proxy.events import Started
+from proxy.server.app import SERVICE
 from proxy.wire.anthropic_messages import AnthropicEncoder
 from proxy.wire.openai_chat import OpenAIChatEncoder
 from proxy.wire.openai_responses import OpenAIResponsesEncoder

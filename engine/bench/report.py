@@ -2,7 +2,7 @@
 
 Must not: measure, or round what `plain` returns.
 Invariant: `missed` holds exactly the names of bars that were measured and not reached; a bar that could not be measured
-is among `unmeasured` with its reason, never silently left out. The same form as proxy.bench_report, which may not
+is among `unmeasured` with its reason, never silently left out. The same form as proxy.bench.report, which may not
 import this one.
 """
 

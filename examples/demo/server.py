@@ -18,7 +18,7 @@ from pathlib import Path
 
 import aiohttp
 
-COMMAND = (sys.executable, "-c", "import sys; from proxy.cli import main; sys.exit(main())")
+COMMAND = (sys.executable, "-c", "import sys; from proxy.commands.main import main; sys.exit(main())")
 """What the installed `specguard` script does, also where only the source tree is there."""
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 10.0

@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ from policies.modes import DecodeMode
 from policies.policy import Policy
 from proxy.backends.base import Backend, Delta, Generation
 from proxy.backends.builtin import BuiltinBackend
-from proxy.capture import Capture
 from proxy.conversation import ChatRequest, Message, PastCall, Tool
 from proxy.events import Event, Finished, TextDelta, ToolCall
+from proxy.guard.session import GuardedSession
 from proxy.incidents import Closure, Incident, IncidentSink, Judgement
-from proxy.session import GuardedSession
+from proxy.replays.capture import Capture
 
 MAX_TURNS = 12
 MAX_TOKENS = 400
@@ -78,13 +78,23 @@ class Counting:
         generation = await self._inner.generate(request, mode)
         original, score = generation.next, self._score
 
-        async def counted() -> Delta | None:
-            delta = await original()
-            if delta is not None and delta.step.drafted:
+        def count(delta: Delta) -> None:
+            if delta.step.drafted:
                 score.verified += 1
                 score.first += delta.step.accepted > 0
                 score.drafted += delta.step.drafted
                 score.accepted += delta.step.accepted
+
+        async def counted(waits: Callable[[Delta], bool] | None = None) -> Delta | None:
+            def waits_counted(delta: Delta) -> bool:
+                if waits is None or not waits(delta):
+                    return False
+                count(delta)
+                return True
+
+            delta = await original(waits_counted)
+            if delta is not None:
+                count(delta)
             return delta
 
         generation.next = counted  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from typing import Any
 from examples.agent import protocol
 from examples.embedded_model.tasks import make_task
 
-TARGET = Path(__file__).parents[2] / "proxy" / "bench_pack" / "tasks.json"
+TARGET = Path(__file__).parents[2] / "proxy" / "bench" / "pack" / "tasks.json"
 FIRST, COUNT = 200_000, 60
 
 

@@ -7,7 +7,7 @@ the device within one step, and a rewind never races with a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -312,8 +312,12 @@ class Generation(Protocol):
     prompt_ms: float
     seed: int
 
-    async def next(self) -> Delta | None:
-        """Runs one step. None after the delta that carried `end`. Raises BackendError."""
+    async def next(self, waits: Callable[[Delta], bool] | None = None) -> Delta | None:
+        """Runs one step. None after the delta that carried `end`. Raises BackendError.
+
+        waits: keeps a step for whose sake nobody needs to be told yet; a backend for which telling is not free asks it
+        about each step, on whatever thread, and runs the next one at once while it says yes. It says no to an end.
+        """
 
     async def rewind(self, position: int, mode: DecodeMode, rebuild: Rebuild = "none") -> RewindReport:
         """Discards generated tokens from index `position` on and continues in `mode`, also after the end."""

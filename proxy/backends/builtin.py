@@ -62,7 +62,9 @@ class BuiltinBackend:
     """folder: a model in Hugging Face layout, None = the embedded one. max_turns: responses in the making at once;
     max_waiting: requests that may wait for their turn, in order; keep, keep_bytes: sequences kept for prefix reuse and
     what they may hold together; force_low_bits, shadow_bytes: see EngineOptions; threads: torch threads of the worker;
-    plant: name of a fault to plant (demo and tests only); stuck_s: a step that takes longer is trouble."""
+    plant: name of a fault to plant (demo and tests only); stuck_s: a step that takes longer is trouble.
+
+    audit_every: may be set; it holds for responses that begin from then on."""
 
     def __init__(
         self,
@@ -102,7 +104,7 @@ class BuiltinBackend:
             shadow_bytes=shadow_bytes,
             fault=fault,
         )
-        self._threads, self._audit_every, self._shadow_every = threads, audit_every, shadow_every
+        self._threads, self.audit_every, self._shadow_every = threads, audit_every, shadow_every
         self._audit_share = audit_share
         self._queue = TurnQueue(max_turns, max_waiting)
         self._upkeep: Upkeep[Turn, reports.StepReport] = Upkeep(
@@ -222,10 +224,11 @@ class BuiltinBackend:
         """Runs a call on the worker thread. Raises EngineLost."""
         return await self._upkeep.run(call, *arguments)
 
-    async def step(self, turn: Turn) -> reports.StepReport:
-        """The turn's next step, in one forward with those of other turns. Raises EngineLost."""
+    async def step(self, turn: Turn, goes_on: Callable[[reports.StepReport], bool] | None = None) -> reports.StepReport:
+        """The turn's next step, in one forward with those of other turns. goes_on: see `DeviceWorker.step`. Raises
+        EngineLost."""
         self.check_current(turn)
-        return await self._upkeep.step(turn)
+        return await self._upkeep.step(turn, goes_on)
 
     def check_current(self, turn: Turn) -> None:
         """Raises EngineLost for a turn that a restart has left behind."""
@@ -331,7 +334,7 @@ class BuiltinBackend:
             max_draft=engine.model.rows - 1 if wanted_drafts is None else wanted_drafts,
             max_tokens=request.max_tokens,
             stops=request.stop,
-            audit_every=self._audit_every,
+            audit_every=self.audit_every,
             audit_share=self._audit_share,
             shadow_every=self._shadow_every,
             logprobs=request.logprobs or 0,

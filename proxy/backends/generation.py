@@ -6,6 +6,7 @@ Invariant: after `close` or `discard` the turn is the engine's again, once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from engine import reports
@@ -42,10 +43,21 @@ class BuiltinGeneration:
         self._bytes = turn.tokenizer.token_bytes if logprobs else None
         self._promised = promised
 
-    async def next(self) -> Delta | None:
+    async def next(self, waits: Callable[[Delta], bool] | None = None) -> Delta | None:
         if self._turn.ended:
             return None
-        step = await self._backend.step(self._turn)
+        if waits is None:
+            return self._delta(await self._backend.step(self._turn))
+        seen: list[tuple[reports.StepReport, Delta]] = []
+
+        def goes_on(step: reports.StepReport) -> bool:
+            seen[:] = [(step, self._delta(step))]
+            return waits(seen[0][1])
+
+        last = await self._backend.step(self._turn, goes_on)
+        return seen[0][1] if seen and seen[0][0] is last else self._delta(last)
+
+    def _delta(self, step: reports.StepReport) -> Delta:
         if step.dead_end and self._promised:  # of calls the guard judges; nobody else judges the text
             raise BackendError(
                 f"{self._promised}: the model got to where nothing valid can follow; simplify the schema"

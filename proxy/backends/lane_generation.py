@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -90,7 +90,7 @@ class LaneGeneration:
             completion = self._kept + counts.completion
         return Counted(completion, counts.drafted, counts.accepted)
 
-    async def next(self) -> Delta | None:
+    async def next(self, waits: Callable[[Delta], bool] | None = None) -> Delta | None:
         if self._ready:
             await asyncio.sleep(0)  # a long chunk is many steps, and others want to be served between them
             return self._take()

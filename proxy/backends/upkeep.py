@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 class Upkeep(Generic[Turn, Report]):
     """step: see DeviceWorker. reload: loads a fresh engine with `load`, after the old one's thread has died; what it
-    raises is why there is none. steps: that were taken, each turn's counted."""
+    raises is why there is none."""
 
     def __init__(
         self,
@@ -50,8 +50,13 @@ class Upkeep(Generic[Turn, Report]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._restarted_at: float | None = None
-        self.steps = 0
+        self._steps_before = 0
         self._worker = self._new_worker()
+
+    @property
+    def steps(self) -> int:
+        """That were made, each turn's counted."""
+        return self._steps_before + self._worker.steps
 
     @property
     def trouble(self) -> Trouble | None:
@@ -84,14 +89,13 @@ class Upkeep(Generic[Turn, Report]):
         except WorkerDied as died:
             raise EngineLost(self._trouble_of(died)) from died
 
-    async def step(self, turn: Turn) -> Report:
-        """The turn's next step, together with those of other turns. Raises as `run` does."""
+    async def step(self, turn: Turn, goes_on: Callable[[Report], bool] | None = None) -> Report:
+        """The turn's next step, together with those of other turns. goes_on: see `DeviceWorker.step`. Raises as `run`
+        does."""
         try:
-            report = await self._waiters.wait(lambda: self._worker.step(turn))
+            return await self._waiters.wait(lambda: self._worker.step(turn, goes_on))
         except WorkerDied as died:
             raise EngineLost(self._trouble_of(died)) from died
-        self.steps += 1
-        return report
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> None:
         """Runs a call on the thread, behind what is queued there; nobody waits for it."""
@@ -136,6 +140,7 @@ class Upkeep(Generic[Turn, Report]):
         return Trouble("died", f"{death}; a fresh engine is being loaded, send the request again in a moment")
 
     async def _restart(self) -> None:
+        self._steps_before += self._worker.steps
         self._worker = self._new_worker()
         try:
             await self._reload()

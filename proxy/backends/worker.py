@@ -3,6 +3,8 @@
 Must not: know what a turn or a step is, or touch asyncio; whoever waits gets a `concurrent.futures.Future`.
 Invariant: calls and steps take turns, so a long prompt (one call per chunk) delays the others by a chunk at most, and
 they delay it by a step. Nobody waits for a turn that does not ask: a slow reader costs the others `linger_s`, once.
+A step that goes on by itself takes its turn like any other, and does so while nothing but steps waits: what it gave
+before would be told late. Whoever forgets its turn ends it.
 Nobody waits for a thread that has ended either: whatever ends it, all futures get `WorkerDied` at once.
 """
 
@@ -12,7 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 Turn = TypeVar("Turn")
@@ -28,12 +31,38 @@ class WorkerDied(RuntimeError):
         self.__cause__ = cause
 
 
+@dataclass(slots=True, eq=False)
+class _Step(Generic[Turn, Report]):
+    """Asked for. goes_on: see `DeviceWorker.step`; begun: it was made, and is to be made again."""
+
+    future: Future[Report]
+    turn: Turn
+    goes_on: Callable[[Report], bool] | None
+    begun: bool = False
+    dropped: bool = False
+
+    def begin(self) -> bool:
+        """Whether it is to be made; it cannot be cancelled from then on."""
+        if not self.begun:
+            self.begun = self.future.set_running_or_notify_cancel()
+        return self.begun
+
+    def drop(self) -> None:
+        """Nobody asks for it any more."""
+        self.dropped = True
+        if self.begun:
+            self.future.set_exception(CancelledError())
+        else:
+            self.future.cancel()
+
+
 class DeviceWorker(Generic[Turn, Report]):
     """step: one step of each turn given; a result may be an exception, which is that turn's alone.
 
     linger_s: how long a step waits for turns of the step before that have not asked again yet; their clients read what
     they got at that moment, and a common step is cheaper than two. died: called on the dying thread, after all futures
-    have failed; an ordinary exception of a call or step is its caller's alone and ends nothing.
+    have failed; an ordinary exception of a call or step is its caller's alone and ends nothing. steps: that were made,
+    each turn's counted.
     """
 
     def __init__(
@@ -45,9 +74,11 @@ class DeviceWorker(Generic[Turn, Report]):
     ) -> None:
         self._step = step
         self._linger_s = linger_s
+        self.steps = 0
         self._ready = threading.Condition()
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._steps: deque[tuple[Future[Report], Turn]] = deque()
+        self._steps: deque[_Step[Turn, Report]] = deque()
+        self._batch: list[_Step[Turn, Report]] = []
         self._expected: list[Turn] = []
         self._stopping = False
         self._told = died
@@ -67,19 +98,29 @@ class DeviceWorker(Generic[Turn, Report]):
             self._ready.notify()
         return future
 
-    def step(self, turn: Turn) -> Future[Report]:
-        """The next step of a turn, together with those of other turns. Raises as `call` does."""
+    def step(self, turn: Turn, goes_on: Callable[[Report], bool] | None = None) -> Future[Report]:
+        """The next step of a turn, together with those of other turns. Raises as `call` does.
+
+        goes_on: asked on the thread about each step unless a call waits; while it says yes the turn's next one is made
+        at once, and only the last is the result. Without it, whoever awaits each step costs the device two changes of
+        threads.
+        """
         future: Future[Report] = Future()
         with self._ready:
             self._refuse_if_stopping()
-            self._steps.append((future, turn))
+            self._steps.append(_Step(future, turn, goes_on))
             self._ready.notify()
         return future
 
     def forget(self, turn: Turn) -> None:
-        """The turn will not ask again: no step waits for it."""
+        """The turn will not ask again: no step waits for it, and none that goes on by itself does so any more."""
         with self._ready:
             self._expected = [expected for expected in self._expected if expected is not turn]
+            for step in self._batch:
+                step.dropped = step.dropped or step.turn is turn
+            for step in [step for step in self._steps if step.begun and step.turn is turn]:
+                self._steps.remove(step)
+                step.drop()
             self._ready.notify()
 
     def stop(self, patience_s: float | None = None) -> None:
@@ -87,8 +128,11 @@ class DeviceWorker(Generic[Turn, Report]):
         longer than `patience_s` (what hangs then ends with the process)."""
         with self._ready:
             self._stopping = True
-            for future, _ in (*self._calls, *self._steps):
+            for future, _ in self._calls:
                 future.cancel()
+            for step in self._steps:
+                step.drop()
+            self._steps.clear()
             self._ready.notify()
         self._thread.join(patience_s)
 
@@ -113,9 +157,12 @@ class DeviceWorker(Generic[Turn, Report]):
     def _bury(self, death: WorkerDied) -> None:
         with self._ready:
             self._death, self._since = death, None
-            waiting = [future for future, _ in (*self._calls, *self._steps)]
+            begun = [step.future for step in self._steps if step.begun]
+            waiting = [future for future, _ in self._calls]
+            waiting += [step.future for step in self._steps if not step.begun]
             self._calls.clear()
             self._steps.clear()
+            self._running = [*self._running, *begun]
         try:
             if self._told is not None:  # first: who hears that its own call failed may ask at once how the device is
                 self._told(death)
@@ -143,10 +190,10 @@ class DeviceWorker(Generic[Turn, Report]):
                 self._run_call(*call)
             elif batch:
                 self._run_steps(batch)
-            self._running, self._since = [], None
+            self._running, self._since, self._batch = [], None, []
             del call, batch  # what waits for the next one must not keep a turn alive
 
-    def _gather(self, linger_s: float) -> list[tuple[Future[Report], Turn]]:
+    def _gather(self, linger_s: float) -> list[_Step[Turn, Report]]:
         """All waiting steps, after a moment's patience for turns that stepped last time.
 
         None is left behind a call: whoever wanted to come had its time.
@@ -157,27 +204,38 @@ class DeviceWorker(Generic[Turn, Report]):
             if left <= 0 or not self._ready.wait(left):
                 break
         waiting, self._steps = self._steps, deque()
-        batch = [(future, turn) for future, turn in waiting if future.set_running_or_notify_cancel()]
-        self._expected = [turn for _, turn in batch]
+        batch = self._batch = [step for step in waiting if step.begin()]
+        self._expected = [step.turn for step in batch]
         return batch
 
     def _are_missing(self) -> bool:
-        here = {id(turn) for _, turn in self._steps}
+        here = {id(step.turn) for step in self._steps}
         return any(id(turn) not in here for turn in self._expected)
 
-    def _run_steps(self, batch: list[tuple[Future[Report], Turn]]) -> None:
-        self._running = [future for future, _ in batch]
+    def _run_steps(self, batch: list[_Step[Turn, Report]]) -> None:
+        self._running = [step.future for step in batch]
         try:
-            results = self._step([turn for _, turn in batch])
+            results = self._step([step.turn for step in batch])
         except Exception as error:
-            for future, _ in batch:
-                future.set_exception(error)
+            for step in batch:
+                step.future.set_exception(error)
             return
-        for (future, _), result in zip(batch, results, strict=True):
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+        self.steps += len(batch)
+        for step, result in zip(batch, results, strict=True):
+            try:
+                if isinstance(result, Exception):
+                    raise result
+                if step.goes_on is None or self._calls or not step.goes_on(result):
+                    step.future.set_result(result)
+                    continue
+            except Exception as error:
+                step.future.set_exception(error)
+                continue
+            with self._ready:
+                if step.dropped or self._stopping:
+                    step.drop()
+                else:
+                    self._steps.append(step)
 
     def _run_call(self, future: Future[Any], call: Callable[[], Any]) -> None:
         if not future.set_running_or_notify_cancel():

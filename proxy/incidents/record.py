@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from proxy.capture import Capture
 from proxy.incidents.withheld import without_text
+from proxy.replays.capture import Capture
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -23,7 +23,7 @@ Outcome = Literal["recovered", "ended", "abandoned", "observed"]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """By which rules a response was made. config_sha256: see `proxy.config.config_sha256`; "" = unknown.
+    """By which rules a response was made. config_sha256: see `proxy.configuration.config.config_sha256`; "" = unknown.
 
     override: name of the policy's that was applied, "" = none.
     """
@@ -42,7 +42,7 @@ class Incident:
     """Opened when something trips. context: in tokens. tokens_rewound: how many the rewind discards.
 
     tool: of the call at fault, "" if it is none or names no declared tool. steps: the last steps up to the trip, see
-    `proxy.transcript.Step`. texts: what the model and the guard wrote. versions: specguard, python, torch.
+    `proxy.guard.transcript.Step`. texts: what the model and the guard wrote. versions: specguard, python, torch.
     evidence, texts: as found; a store keeps of them what it may. rule: that was followed, "" = none; situation:
     `policies.policy.Situation` that it was decided in, empty before the first token. changed: what else is different
     where it goes on, of a backend with lanes: the lane, the salt of the cache, the grammar.
@@ -127,7 +127,8 @@ class Judgement:
 class Record:
     """An incident as read back. died: it is open, and the process that opened it is no more.
 
-    capture: data of `proxy.capture.Capture`, or of the prompt alone in records of version 1; None = none is kept.
+    capture: data of `proxy.replays.capture.Capture`, or of the prompt alone in records of version 1; None = none
+    is kept.
     """
 
     id: str

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.capture import Capture
+from proxy.replays.capture import Capture
 
 MARK = "[redacted:"
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import structlog
 
-from proxy.capture import Capture
 from proxy.incidents.database import StoreProblem, open_to_read, version_of
 from proxy.incidents.liveness import may_have_writers
 from proxy.incidents.query import Selection, capture_of, events, select
 from proxy.incidents.record import Closure, Incident, Judgement, Record
 from proxy.incidents.retention import Limits
 from proxy.incidents.writer import Writer
+from proxy.replays.capture import Capture
 
 log = structlog.get_logger()
 

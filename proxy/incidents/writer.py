@@ -16,13 +16,13 @@ from typing import Any
 
 import structlog
 
-from proxy.capture import Capture
 from proxy.incidents.database import open_to_write, packed
 from proxy.incidents.liveness import Presence
 from proxy.incidents.record import Closure, Incident, Judgement
 from proxy.incidents.redaction import redact_capture, redact_text
 from proxy.incidents.retention import Limits, is_over, make_room
 from proxy.incidents.withheld import Kind, without_text
+from proxy.replays.capture import Capture
 
 log = structlog.get_logger()
 

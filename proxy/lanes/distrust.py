@@ -15,7 +15,7 @@ from policies.breaker import EDGES
 from policies.modes import DecodeMode
 from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.known_bad import KnownBad, distrusted
-from proxy.trust_keeper import TrustKeeper
+from proxy.trust.keeper import TrustKeeper
 
 log = structlog.get_logger()
 POISONED = "poisoned"

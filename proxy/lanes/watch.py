@@ -17,7 +17,6 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 
 from policies.modes import DecodeMode
-from proxy.capture import Capture
 from proxy.conversation import ChatRequest
 from proxy.incidents import Closure, Incident, Judgement
 from proxy.lanes.distrust import distrust, quarantine
@@ -29,7 +28,8 @@ from proxy.lanes.metrics_signal import Verdict as AcceptanceVerdict
 from proxy.lanes.poison import PoisonCheck
 from proxy.lanes.probe import Probed
 from proxy.lanes.teacher import SCORERS
-from proxy.trust_keeper import TrustKeeper
+from proxy.replays.capture import Capture
+from proxy.trust.keeper import TrustKeeper
 
 log = structlog.get_logger()
 SUSPICIOUS = ("loop.", "struct.", "stall.", "drift.collapse", "drift.nonfinite", "lane.swallowed")
@@ -71,7 +71,7 @@ class WatchedBackend(Protocol):
 
 
 class LaneWatch:
-    """An incident sink, and what canaries ask (`proxy.canaries.ModeChecks`). idle: set while nobody is served; spare:
+    """An incident sink, and what canaries ask (`canaries.ModeChecks`). idle: set while nobody is served; spare:
     held by whoever uses the engines then. drafts_dead: told of a lane whose drafts are worth nothing.
     """
 

@@ -1,6 +1,6 @@
 """How a request wants to be decoded, in the words of all APIs: the fields `speculative` and `kv`.
 
-Must not: know what the served model can do (`proxy.asked_mode` does).
+Must not: know what the served model can do (`proxy.server.asked_mode` does).
 Invariant: what is read names a drafter and a codec that exist, or the request is refused by the field at fault.
 """
 

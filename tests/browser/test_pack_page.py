@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from proxy.bench_pack.page import page
-from proxy.bench_pack.report import report
-from proxy.bench_pack.run import Measured, Plan, Progress, run
-from proxy.bench_pack.tasks import shipped
-from proxy.bench_pack.vram import Vram
-from proxy.bench_pack.workloads import Size
-from tests.browser.chromium import Page, browsing, found
 from tests.proxy.bench_pack.played import opening
+
+from proxy.bench.pack.page import page
+from proxy.bench.pack.report import report
+from proxy.bench.pack.run import Measured, Plan, Progress, run
+from proxy.bench.pack.tasks import shipped
+from proxy.bench.pack.vram import Vram
+from proxy.bench.pack.workloads import Size
+from tests.browser.chromium import Page, browsing, found
 
 SCREENS = {"desk": (1280, 900), "phone": (390, 844)}
 LEAST_PX, LEAST_CONTRAST, LEAST_SHAPE_CONTRAST = 12.0, 4.5, 3.0

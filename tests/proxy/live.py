@@ -21,10 +21,10 @@ from aiohttp import web
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
-from proxy.app import SERVICE, create_app, create_runner
-from proxy.config import Config
+from proxy.configuration.config import Config
 from proxy.incidents import IncidentStore, Record
-from proxy.service import Service
+from proxy.server.app import SERVICE, create_app, create_runner
+from proxy.server.service import Service
 from tests.proxy.scripted import Script, ScriptedBackend
 
 CHAT, MESSAGES, COUNT = "/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"

@@ -7,16 +7,17 @@ Invariant: the lines do not depend on how text was cut into deltas.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from policies.modes import DecodeMode
 from policies.policy import Policy
-from proxy.capture import Capture
 from proxy.conversation import ChatRequest, Message, Tool
 from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, ToolCall
+from proxy.guard.session import GuardedSession
 from proxy.incidents import Closure, Incident, Judgement
-from proxy.session import GuardedSession
+from proxy.replays.capture import Capture
 from tests.proxy.scripted import FAST, Script, ScriptedBackend, ScriptedGeneration, call_text
 
 STRING = {"type": "string"}
@@ -94,11 +95,17 @@ class Played:
         return lines
 
 
-def play(script: Script | str, policy: Policy | None = None, mode: DecodeMode = FAST, **changes: Any) -> Played:
+def play(
+    script: Script | str,
+    policy: Policy | None = None,
+    mode: DecodeMode = FAST,
+    clock: Callable[[], float] | None = None,
+    **changes: Any,
+) -> Played:
     backend, sink = ScriptedBackend(script), Sink()
 
     async def run() -> list[Event]:
-        session = GuardedSession(replace(REQUEST, **changes), backend, policy or Policy(), sink, mode)
+        session = GuardedSession(replace(REQUEST, **changes), backend, policy or Policy(), sink, mode, clock=clock)
         return [event async for event in session.events()]
 
     events = asyncio.run(run())

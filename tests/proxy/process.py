@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 LIMIT_S = 60
 MAIN = """
 import asyncio, json, sys
-from proxy.config import Config
-from proxy.serve import serve
+from proxy.configuration.config import Config
+from proxy.server.serve import serve
 from tests.proxy.scripted import Script, ScriptedBackend
 
 given = json.loads(sys.argv[1])

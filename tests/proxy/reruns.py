@@ -19,9 +19,9 @@ from policies.policy import Policy
 from proxy.backends.builtin import BuiltinBackend
 from proxy.conversation import ChatRequest, Message, PastCall, Tool
 from proxy.events import Event
-from proxy.replay import AutomaticReplay, AutomaticSettings
-from proxy.replay_runs import Limits
-from proxy.session import GuardedSession
+from proxy.guard.session import GuardedSession
+from proxy.replays.automatic import AutomaticReplay, AutomaticSettings
+from proxy.replays.runs import Limits
 from proxy.sinks import Sinks
 from tests.proxy.played import Sink
 

@@ -69,6 +69,7 @@ class Script:
     An audit is truthful: its mismatch is the first row whose token decoding without drafts would not have given.
     fail_at: position at which `next` raises `failure`. nonfinite: positions whose logits were not finite.
     tail: text that a normal end releases. step_ms: that a step says it took; short ones may wait for each other.
+    bursts: those that wait are made in a row, as an engine with a thread of its own does.
     """
 
     plain: str
@@ -82,6 +83,7 @@ class Script:
     nonfinite: frozenset[int] = frozenset()
     tail: str = ""
     step_ms: float = 30.0
+    bursts: bool = False
 
 
 class ScriptedGeneration:
@@ -109,7 +111,13 @@ class ScriptedGeneration:
         self._trusted = False
         self._ended = False
 
-    async def next(self) -> Delta | None:
+    async def next(self, waits: Callable[[Delta], bool] | None = None) -> Delta | None:
+        delta = await self._step()
+        while self._script.bursts and waits is not None and delta is not None and waits(delta):
+            delta = await self._step()
+        return delta
+
+    async def _step(self) -> Delta | None:
         await self._pace()
         if self._ended:
             return None

@@ -20,9 +20,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from proxy import telemetry
-from proxy.app import create_app
-from proxy.config import Config, ConfigProblem
+from proxy.configuration.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore
+from proxy.server.app import create_app
 from tests.proxy.live import CHAT, MESSAGES, OPENAI_TOOLS, RESPONSES, body_for, serving
 from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text
 
@@ -167,7 +167,7 @@ async def test_nobody_waits_for_a_collector(listens: bool, monkeypatch: pytest.M
 
 
 def test_it_costs_nothing_where_it_is_off() -> None:
-    code = "import sys, proxy.app\nassert not any(name.startswith('opentelemetry') for name in sys.modules)"
+    code = "import sys, proxy.server.app\nassert not any(name.startswith('opentelemetry') for name in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

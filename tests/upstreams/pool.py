@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.backends.lanes import LanesBackend
-from proxy.config import Config
+from proxy.configuration.config import Config
 from tests.proxy.live import ANTHROPIC_TOOLS, CHAT, MESSAGES, OPENAI_TOOLS, RESPONSES, RESPONSES_TOOLS, Live, serving
 from tests.upstreams.dialects import Kind
 from tests.upstreams.heard import Api, Heard, hear

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from proxy.backends.upkeep import STOP_S
-from proxy.cli import _flags, _parser
-from proxy.config import Config
-from proxy.config_sources import load
+from proxy.commands.main import _flags, _parser
+from proxy.configuration.config import Config
+from proxy.configuration.sources import load
 from tests.proxy.process import scripted
 
 ROOT = Path(__file__).parents[3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from examples.embedded_model import pack_tasks
-from proxy.bench_pack.tasks import SHIPPED
+from proxy.bench.pack.tasks import SHIPPED
 
 
 def test_the_file_is_up_to_date() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Config
-from proxy.config_needs import check_needs
-from proxy.config_sources import load
+from proxy.configuration.config import Config
+from proxy.configuration.needs import check_needs
+from proxy.configuration.sources import load
 from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.known_bad import distrusted
 

@@ -56,6 +56,57 @@ async def test_a_rewind_continues_as_plain_would(backend: BuiltinBackend) -> Non
     assert ids == expected
 
 
+async def test_steps_in_a_row_are_those_that_one_by_one_would_be(backend: BuiltinBackend) -> None:
+    request = ask("Tell me about the numbers 1 2 3 1 2 3 1 2 3.", max_tokens=40)
+    single = await backend.generate(request, FAST)
+    expected = [delta async for delta in deltas(single)]
+    await single.close()
+    aside: list[Delta] = []
+    asked: list[Delta] = []
+
+    def waits(delta: Delta) -> bool:
+        asked.append(delta)
+        if delta.end is None and len(asked) % 3:
+            aside.append(delta)
+            return True
+        return False
+
+    generation = await backend.generate(request, FAST)
+    told = []
+    while (delta := await generation.next(waits)) is not None:
+        told.append(delta)
+    await generation.close()
+
+    # a call that waits on the thread would make a step the last one without asking; there is none
+    def said(all_: list[Delta]) -> list[tuple[int, tuple[int, ...], str | None]]:
+        return [(each.position, tuple(token.id for token in each.tokens), each.end) for each in all_]
+
+    assert said(asked) == said(expected)
+    assert [id(each) for each in asked if each not in aside] == [id(each) for each in told]
+    assert len(told) == -(-len(expected) // 3)
+
+
+async def test_closing_ends_steps_in_a_row(backend: BuiltinBackend) -> None:
+    generation = await backend.generate(ask(max_tokens=500), PLAIN)
+    loop, made, under_way = asyncio.get_running_loop(), [], asyncio.Event()
+
+    def waits(delta: Delta) -> bool:
+        made.append(delta)
+        if len(made) == 3:
+            loop.call_soon_threadsafe(under_way.set)
+        return True
+
+    step = asyncio.ensure_future(generation.next(waits))
+    await asyncio.wait_for(under_way.wait(), 20)
+    step.cancel()
+    await generation.close()
+    length = generation._turn.sequence.length
+    await asyncio.sleep(0.1)
+    assert generation._turn.sequence.length == length
+    with pytest.raises(asyncio.CancelledError):
+        await step
+
+
 async def test_closing_stops_within_one_step(backend: BuiltinBackend) -> None:
     generation = await backend.generate(ask(max_tokens=500), PLAIN)
     await generation.next()

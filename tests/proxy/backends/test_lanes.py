@@ -223,7 +223,7 @@ async def test_a_prompt_that_is_too_long_is_told_as_its_api_does() -> None:
 
 def test_a_pool_is_built_without_torch() -> None:
     code = (
-        "import sys\nfrom proxy.app import build_backend\nfrom proxy.config import Config\n"
+        "import sys\nfrom proxy.server.app import build_backend\nfrom proxy.configuration.config import Config\n"
         "build_backend(Config.model_validate({'lanes': {'fast': {'url': 'http://127.0.0.1:1'}}}))\n"
         "assert 'torch' not in sys.modules"
     )

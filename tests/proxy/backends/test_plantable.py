@@ -6,7 +6,7 @@ import pytest
 
 from engine.faults import Fault
 from proxy.backends.plantable import PLANTABLE
-from proxy.cli import main
+from proxy.commands.main import main
 
 
 def test_the_names_are_the_engines() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 
 import pytest
@@ -158,6 +158,110 @@ def test_stopping_ends_what_runs_and_cancels_what_waits(device: Device) -> None:
     for refused in (lambda: worker.call(device.note, "no"), lambda: worker.step("no")):
         with pytest.raises(RuntimeError, match="stopped"):
             refused()
+
+
+# Steps that go on by themselves
+
+
+def until(count: int, seen: list[Report]) -> Callable[[Report], bool]:
+    def goes_on(report: Report) -> bool:
+        seen.append(report)
+        return len(seen) < count
+
+    return goes_on
+
+
+def test_a_step_goes_on_until_somebody_must_hear_of_it(device: Device, worker: DeviceWorker[str, Report]) -> None:
+    seen: list[Report] = []
+    assert worker.step(A, until(4, seen)).result(20) == ("a", 4)
+    assert seen == [("a", number) for number in (1, 2, 3, 4)]
+    assert worker.steps == 4
+
+
+def test_others_step_in_between(device: Device, worker: DeviceWorker[str, Report]) -> None:
+    worker.call(device.hold)
+    assert device.held.wait(20)
+    going, other = worker.step(A, until(3, [])), worker.step(B)
+    device.release.set()
+    assert other.result(20) == ("b", 1)
+    assert going.result(20) == ("a", 3)
+    assert device.batches == [["a", "b"], ["a"], ["a"]]
+
+
+def test_no_step_goes_on_while_a_call_waits(device: Device) -> None:
+    """A prompt's chunk takes a while, and what was said would be told behind it."""
+
+    def step(turns: Sequence[str]) -> list[Report | Exception]:
+        if len(device.batches) == 2:
+            worker.call(device.note, "prefill")
+        return device.step(turns)
+
+    worker, seen = DeviceWorker[str, Report](step, "test", linger_s=0.0), list[Report]()
+    assert worker.step(A, until(9, seen)).result(20) == ("a", 3)
+    assert seen == [("a", 1), ("a", 2)]
+    assert worker.step(A).result(20) == ("a", 4)
+    assert device.log == ["step", "step", "step", "prefill", "step"]
+    worker.stop()
+
+
+@pytest.mark.parametrize("at", ["between two steps", "during a step"])
+def test_who_is_forgotten_goes_on_no_more(device: Device, at: str) -> None:
+    held, release = threading.Event(), threading.Event()
+
+    def goes_on(_: Report) -> bool:
+        if at == "during a step":
+            held.set()
+            assert release.wait(20)
+        else:
+            worker.call(device.hold)  # this step goes on all the same, behind it
+        return True
+
+    worker = DeviceWorker[str, Report](device.step, "test", linger_s=0.0)
+    going = worker.step(A, goes_on)
+    assert (held if at == "during a step" else device.held).wait(20)
+    worker.forget(A)
+    release.set()
+    device.release.set()
+    with pytest.raises(CancelledError):
+        going.result(20)
+    assert worker.step(B).result(20) == ("b", 2)
+    assert device.batches == [["a"], ["b"]]
+    worker.stop()
+
+
+@pytest.mark.parametrize("why", ["the step fails", "the question fails"])
+def test_an_error_ends_what_goes_on(device: Device, worker: DeviceWorker[str, Report], why: str) -> None:
+    def goes_on(_: Report) -> bool:
+        if why == "the question fails":
+            raise ValueError("of this turn")
+        return True
+
+    with pytest.raises(ValueError, match="of this turn"):
+        worker.step("bad" if why == "the step fails" else A, goes_on).result(20)
+    assert worker.step(B).result(20) == ("b", 2)
+
+
+@pytest.mark.parametrize("how", ["stop", "death"])
+def test_what_goes_on_ends_with_the_thread(device: Device, how: str) -> None:
+    def end() -> None:
+        device.hold()
+        if how == "death":
+            raise Ends
+
+    def goes_on(_: Report) -> bool:
+        worker.call(end)
+        return True
+
+    worker = DeviceWorker[str, Report](device.step, "test", linger_s=0.0)
+    going = worker.step(A, goes_on)
+    assert device.held.wait(20)
+    stopping = threading.Thread(target=worker.stop if how == "stop" else device.release.set)
+    stopping.start()
+    with pytest.raises(CancelledError if how == "stop" else WorkerDied):
+        going.result(20)
+    device.release.set()
+    stopping.join(20)
+    assert device.batches == [["a"]]
 
 
 class Ends(BaseException):

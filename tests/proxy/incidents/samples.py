@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from policies.modes import DecodeMode
-from proxy.capture import Capture
 from proxy.conversation import ChatRequest, Message
 from proxy.incidents import Closure, Incident, Judgement
+from proxy.replays.capture import Capture
 
 INCIDENT = Incident(
     id="inc_1",

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from proxy.capture import Capture
 from proxy.incidents import Closure, Incident, IncidentStore, Judgement
 from proxy.incidents.writer import Writer
+from proxy.replays.capture import Capture
 from tests.proxy.incidents.samples import CAPTURE, CLOSURE, INCIDENT, JUDGEMENT, ROW
 
 

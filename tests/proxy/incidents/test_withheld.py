@@ -12,9 +12,9 @@ import pytest
 
 from policies.policy import Policy
 from proxy.conversation import ChatRequest, Message, PastCall, Tool
+from proxy.guard.session import GuardedSession
 from proxy.incidents import IncidentStore
 from proxy.incidents.withheld import without_text
-from proxy.session import GuardedSession
 from tests.proxy.incidents.samples import CLOSURE, INCIDENT, JUDGEMENT, ROW
 from tests.proxy.played import TOOLS
 from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text, token_ids

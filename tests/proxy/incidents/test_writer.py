@@ -24,7 +24,7 @@ IN_THE_MIDDLE = """
 import asyncio, sys
 from proxy import logging
 from proxy.incidents import IncidentStore
-from proxy.session import GuardedSession
+from proxy.guard.session import GuardedSession
 from policies.policy import Policy
 from tests.proxy.played import REQUEST
 from tests.proxy.scripted import FAST, Script, ScriptedBackend

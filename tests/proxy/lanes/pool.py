@@ -17,14 +17,14 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from proxy.app import SERVICE, create_app, create_runner
 from proxy.backends.lanes import LanesBackend, Prober
-from proxy.config import Config
+from proxy.configuration.config import Config
 from proxy.incidents import IncidentStore, Record
 from proxy.lanes.asking import Target
 from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.probe import Probed
-from proxy.service import Service
+from proxy.server.app import SERVICE, create_app, create_runner
+from proxy.server.service import Service
 from tests.upstreams.dialects import Kind
 from tests.upstreams.lanes import Lane
 from tests.upstreams.server import Upstream

@@ -12,8 +12,8 @@ from policies.modes import DecodeMode
 from policies.trust import Served
 from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.distrust import POISONED, contexts_of, distrust, quarantine
-from proxy.trust_keeper import TrustKeeper
-from proxy.trust_store import TrustStore
+from proxy.trust.keeper import TrustKeeper
+from proxy.trust.store import TrustStore
 
 FAST, COMPRESSED = DecodeMode("mtp", "full"), DecodeMode("none", "k8v8")
 BAD = LaneCapabilities("vllm", "0.33.0", speculation="mtp, 3 tokens", kv="turboquant_k8v4", prefix_cache=True)

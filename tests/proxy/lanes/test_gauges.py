@@ -14,8 +14,8 @@ from proxy.lanes.gauges import LaneGauges
 from proxy.lanes.metrics_signal import MetricsSignal
 from proxy.lanes.poison import Verdict
 from proxy.lanes.watch import LaneWatch, WatchSettings
-from proxy.trust_keeper import TrustKeeper
-from proxy.trust_store import TrustStore
+from proxy.trust.keeper import TrustKeeper
+from proxy.trust.store import TrustStore
 from tests.proxy.lanes.test_exposition import vllm
 from tests.proxy.lanes.watched import two_lanes
 

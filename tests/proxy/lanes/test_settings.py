@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from proxy.config import Config, ConfigProblem
-from proxy.config_sources import load
+from proxy.configuration.config import Config, ConfigProblem
+from proxy.configuration.sources import load
 from proxy.lanes.settings import Lane, Lanes
 
 URL = "http://127.0.0.1:8000"

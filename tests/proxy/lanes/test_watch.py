@@ -18,8 +18,8 @@ from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.meter import MeterSettings
 from proxy.lanes.metrics_signal import MetricsSignal
 from proxy.lanes.watch import ASK_AGAIN_S, LaneWatch, WatchSettings
-from proxy.trust_keeper import TrustKeeper
-from proxy.trust_store import TrustStore
+from proxy.trust.keeper import TrustKeeper
+from proxy.trust.store import TrustStore
 from tests.proxy.lanes.upstreams_of import able
 from tests.proxy.lanes.watched import FAST, Server, two_lanes
 from tests.upstreams.lanes import Lane

@@ -1,0 +1,134 @@
+"""Between what the model said and what the client has got: keeps things back, and never sends one twice.
+
+Must not: judge; whether to hold is told by the session.
+Invariant: what was released is a beginning of what would be released without any rewind, because after a
+rewind the kept tokens are pushed again and exactly what the client already has is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectors.channels import Piece
+from detectors.watch import ReadCall, Said
+from proxy.events import Event, TextDelta, ThinkingDelta, ToolCall
+from proxy.guard.logprobs import LogprobLedger
+
+
+class HoldBack:
+    """`calls`: number sent; `undelivered`: first token of which nothing was; `ends_in_text`: text last.
+
+    stops: the client's stop strings, whose beginnings must not leak. text_chars: most to hold at all.
+    logprobs: what is to be reported with the text, None = nothing.
+    """
+
+    def __init__(self, stops: Sequence[str], text_chars: int, logprobs: LogprobLedger | None = None) -> None:
+        self._logprobs = logprobs
+        self._stops = tuple(stops)
+        self._text_chars = text_chars
+        self._held: list[Said] = []
+        self._held_chars = 0
+        self._sent_chars = 0
+        self._skip_chars = 0
+        self._skip_calls = 0
+        self.calls = 0
+        self.undelivered = 0
+        self.ends_in_text = False
+
+    def push(self, said: Said) -> None:
+        """Takes the next thing the model said; calls must be fit to be sent."""
+        if isinstance(said, ReadCall):
+            if self._skip_calls:
+                self._skip_calls -= 1
+            else:
+                self._held.append(said)
+            return
+        known = min(self._skip_chars, len(said.text))
+        self._skip_chars -= known
+        if known < len(said.text):
+            self._held.append(Piece(said.channel, said.text[known:], said.position))
+            self._held_chars += len(said.text) - known
+
+    def restart(self) -> None:
+        """After a rewind: the kept tokens will be pushed again from the first one."""
+        self._held, self._held_chars = [], 0
+        self._skip_chars, self._skip_calls = self._sent_chars, self.calls
+
+    def drop_from(self, position: int) -> None:
+        """Gives up what was said at and after a token."""
+        self._held = [s for s in self._held if (s.first if isinstance(s, ReadCall) else s.position) < position]
+
+    def release(self, suspicious: bool = False) -> list[Event]:
+        """What the client may have now."""
+        if suspicious and self._held_chars <= self._text_chars:
+            return []
+        stop_chars = self._possible_stop()
+        kept = self._cut_end(stop_chars)
+        events = self._send()
+        self._held, self._held_chars = kept, stop_chars
+        return events
+
+    def finish(self, stop_sequence: str | None) -> list[Event]:
+        """The rest, without the stop string that ended the response (if the backend did not cut it off)."""
+        if stop_sequence and self._end_text().endswith(stop_sequence):
+            self._cut_end(len(stop_sequence))
+        return self._send()
+
+    def _send(self) -> list[Event]:
+        events: list[Event] = []
+        for said in self._held:
+            if isinstance(said, ReadCall):
+                events.append(ToolCall(self.calls, said.name, said.arguments))
+                self.calls += 1
+                self.undelivered = said.last + 1
+                self.ends_in_text = False
+                continue
+            self._sent_chars += len(said.text)
+            self.undelivered = said.position + 1
+            self.ends_in_text = said.channel == "text"
+            last = events[-1] if events else None
+            if said.channel == "thinking":
+                if isinstance(last, ThinkingDelta):
+                    events[-1] = ThinkingDelta(last.text + said.text)
+                else:
+                    events.append(ThinkingDelta(said.text))
+                continue
+            due = self._logprobs.due(said.position) if self._logprobs is not None else ()
+            if isinstance(last, TextDelta):
+                events[-1] = TextDelta(last.text + said.text, last.logprobs + due)
+            else:
+                events.append(TextDelta(said.text, due))
+        self._held, self._held_chars = [], 0
+        return events
+
+    def _end_text(self) -> str:
+        """Held text since the last call."""
+        texts: list[str] = []
+        for said in reversed(self._held):
+            if isinstance(said, ReadCall):
+                break
+            texts.append(said.text)
+        return "".join(reversed(texts))
+
+    def _possible_stop(self) -> int:
+        """Length of the longest end of the held text that is a beginning of a stop string."""
+        if not self._stops:
+            return 0
+        text = self._end_text()
+        for length in range(min(len(text), max(map(len, self._stops))), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0
+
+    def _cut_end(self, count: int) -> list[Said]:
+        """Takes the last `count` characters out of the held text and returns them, token by token."""
+        cut: list[Said] = []
+        while count > 0:
+            piece = self._held.pop()
+            assert isinstance(piece, Piece)
+            if len(piece.text) > count:
+                self._held.append(Piece(piece.channel, piece.text[:-count], piece.position))
+                piece = Piece(piece.channel, piece.text[-count:], piece.position)
+            count -= len(piece.text)
+            cut.insert(0, piece)
+        return cut

@@ -1,0 +1,233 @@
+"""One streamed response on the wire: frames, keep-alives, and what happens when it cannot be completed.
+
+Must not: know an API's shapes (the encoder does), or end a broken stream as if it were complete.
+Invariant: headers are sent with the first content or sign of life, so whatever fails before is a real HTTP status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from aiohttp import web
+
+from proxy import errors
+from proxy.backends.base import BackendError, ShuttingDown
+from proxy.conversation import ChatRequest
+from proxy.errors import RequestError
+from proxy.events import Event, Failed, Finished, Started, ThinkingDelta
+from proxy.server.ending import Ending
+from proxy.server.outlet import ClientTooSlow, Outlet
+
+log = structlog.get_logger()
+LAST_WORD_S = 0.5
+"""How long a server that ends waits for a client to take the error."""
+
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+
+class Encoder(Protocol):
+    """What the encoders of all APIs have in common."""
+
+    wire: errors.Wire
+
+    def encode(self, event: Event) -> bytes: ...
+
+    def keep_alive(self) -> bytes: ...
+
+    def error(self, error: RequestError) -> bytes: ...
+
+    def collect(self, event: Event) -> None: ...
+
+    def body(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """every_s: of silence until a keep-alive frame; unread_s: see `proxy.server.outlet`; ending: of the server."""
+
+    every_s: float
+    unread_s: float
+    ending: Ending
+
+
+async def stream(
+    http: web.Request, extra: dict[str, str], events: AsyncIterator[Event], encoder: Encoder, pace: Pace
+) -> web.StreamResponse:
+    """Writes a response as it comes. Raises only while no header was sent."""
+    response = web.StreamResponse(headers=HEADERS | extra)
+    outlet = Outlet(http, response, pace.unread_s)
+    complete, opening = False, b""
+    try:
+        with pace.ending.endable():
+            async with aclosing(with_keep_alive(events, encoder, pace.every_s)) as frames:
+                async for event, data in frames:
+                    if not response.prepared:
+                        if isinstance(event, Started):  # says nothing yet
+                            opening += data
+                            continue
+                        if isinstance(event, Failed):
+                            raise RequestError(event.kind, event.message)
+                        data, opening = opening + data, b""
+                    await outlet.send(data)
+                    if isinstance(event, Finished):
+                        # not later: closing waits for the engine, and a sign of life would contradict the end
+                        await outlet.finish()
+                        complete = True
+                        break
+    except Exception as error:
+        if not response.prepared:
+            raise
+        if complete:
+            log.error("stream.not_closed", exc_info=error)
+            return response
+        await _tell(http, response, encoder, error, pace)
+    if not complete and http.transport is not None:
+        http.transport.close()  # clients take a clean end for success
+    return response
+
+
+async def _tell(
+    http: web.Request, response: web.StreamResponse, encoder: Encoder, error: Exception, pace: Pace
+) -> None:
+    """The API's in-stream error, if somebody is there to be told."""
+    if isinstance(error, ClientTooSlow):
+        log.warning("client.too_slow", request_id=response.headers.get("x-request-id", ""), unread_s=pace.unread_s)
+    if isinstance(error, ConnectionError):
+        return
+    patience_s = min(LAST_WORD_S, pace.unread_s) if isinstance(error, ShuttingDown) else pace.unread_s
+    with suppress(ConnectionError):
+        await Outlet(http, response, patience_s).send(encoder.error(_as_request_error(encoder.wire, error)))
+
+
+def _as_request_error(wire: errors.Wire, error: Exception) -> RequestError:
+    if isinstance(error, BackendError):
+        return errors.translate(wire, error)
+    log.error("stream.failed", exc_info=error)
+    return RequestError("internal", "the response could not be completed; the server's log says why")
+
+
+async def with_keep_alive(
+    events: AsyncIterator[Event], encoder: Encoder, every_s: float
+) -> AsyncGenerator[tuple[Event | None, bytes], None]:
+    """Encoded events, with keep-alive frames whenever nothing came for a while (prefill, held tool calls)."""
+    pending: asyncio.Future[Event] | None = None
+    try:
+        while True:
+            if pending is None:
+                pending = asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait((pending,), timeout=every_s)
+            if not done:
+                yield None, encoder.keep_alive()
+                continue
+            finished, pending = pending, None
+            try:
+                event = finished.result()
+            except StopAsyncIteration:
+                return
+            yield event, encoder.encode(event)
+    finally:
+        if pending is not None:
+            pending.cancel()
+            await _over(pending)
+
+
+async def _over(task: asyncio.Future[Any]) -> None:
+    """Waits until it is, though it may take a step of the engine; cancelled meanwhile, it is so afterwards."""
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            cancelled = True
+    # A cancelled task holds how it was cancelled, and with that every frame of the response, and one of these holds
+    # the task (`asyncio.timeout`): its cache would stay until cycles are collected. Asked, it lets go.
+    with suppress(asyncio.CancelledError, Exception):
+        task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+async def without_thinking(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
+    """For clients that switched thinking off: the model may think all the same, but they do not get to see it."""
+    async for event in events:
+        if not isinstance(event, ThinkingDelta):
+            yield event
+
+
+class Observer(Protocol):
+    """Of one request; must neither raise nor wait."""
+
+    def saw(self, event: Event) -> None: ...
+
+    def ended(self, outcome: str) -> None: ...
+
+
+class Outcome:
+    """Watches a response pass by and logs one line when it is over; only then its outcome is known.
+
+    observers: are told of the same.
+    """
+
+    def __init__(self, request: ChatRequest, *observers: Observer) -> None:
+        self._request = request
+        self._observers = observers
+        self._last: Event | None = None
+
+    async def watch(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
+        """The same events."""
+        async for event in events:
+            self._last = event
+            for observer in self._observers:
+                observer.saw(event)
+            yield event
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        started = time.monotonic()
+        kind = "abandoned"
+        try:
+            yield
+        except (BackendError, RequestError) as error:
+            kind = error.kind
+            raise
+        except Exception as error:
+            kind = "abandoned" if isinstance(error, ConnectionError) else "internal"
+            raise
+        finally:
+            seconds = round(time.monotonic() - started, 3)
+            fields = self._fields() or {"outcome": kind}
+            for observer in self._observers:
+                observer.ended(fields["outcome"])
+            log.info(
+                "request.end", request_id=self._request.request_id, api=self._request.api, seconds=seconds, **fields
+            )
+
+    def _fields(self) -> dict[str, Any]:
+        last = self._last
+        if isinstance(last, Failed):
+            return {"outcome": "failed", "kind": last.kind}
+        if not isinstance(last, Finished):
+            return {}
+        usage = last.usage
+        return {
+            "outcome": last.reason,
+            "mode": last.mode,
+            "incidents": list(last.incidents),
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "discarded_tokens": usage.discarded_tokens,
+            "filtered_tokens": usage.filtered_tokens,
+            "draft_n": last.timings.draft_n,
+            "draft_n_accepted": last.timings.draft_n_accepted,
+        }
