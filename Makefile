@@ -28,7 +28,7 @@ SUITE   := $(VENV)/json-schema-test-suite/.unpacked
 PARALLEL := --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-clients test-llama-server test-browser soak serve bench check format clean
+.PHONY: help install demo test test-slow test-clients test-llama-server test-triton test-gpu test-browser soak serve bench check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,14 @@ test-llama-server: $(TESTS) ## Run both presets of the embedded model on a llama
 		echo "Name a llama.cpp server: make test-llama-server LLAMA_SERVER=/path/to/llama-server"; exit 1; }
 	@LLAMA_SERVER="$(LLAMA_SERVER)" $(BIN)/python -m pytest -q -m llama_server tests/test_llama_server.py $(ARGS)
 
+test-triton: $(TESTS) ## Run the GPU kernels in triton's interpreter (installs triton, 640 MB; Linux)
+	@$(call PIP_INSTALL,'.[triton]')
+	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -m "slow or not slow" --timeout 1200 $(PARALLEL) \
+		tests/engine/kernels tests/engine/bench/kv/test_report.py $(ARGS)
+
+test-gpu: $(TESTS) ## On a GPU machine: everything about CUDA in one call, report in .gpu-report (see engine/bench/gpu.py)
+	@$(BIN)/python -m engine.bench.gpu $(ARGS)
+
 test-browser: $(TESTS) ## Look at the pack's page in an installed Chromium (Debian: apt install chromium); pictures are kept
 	@$(BIN)/python -m pytest -q -s -m browser tests/browser $(ARGS)
 
@@ -78,7 +86,7 @@ format: $(DEV) ## Format the code and sort imports
 	@$(BIN)/ruff format --quiet .
 
 clean: ## Remove .venv, .clients, caches and build leftovers
-	@rm -rf $(VENV) .clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .clients .gpu-report build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -40,23 +40,38 @@ def attend_codes(q: Tensor, cache: CompressedCache, position: int, group_rows: i
         for first in range(0, behind, size):
             last = min(first + size, behind)
             parts = parts.and_then(raw_parts(query, cache.tail, first, last, at - cache.coded, hidden_below))
-    tiles = -(-cache.pending // TILE)
-    if tiles:
+    if cache.pending:
         if cache.tally.wants_query:
             cache.tally.see_query(query)
-        turned = torch.matmul(query, cache.layout.keys.rotate)
         # what centring took from every key's score
         shift = (query * cache.mean[:, None]).sum(-1, keepdim=True)
-        coded = _code_parts(turned, shift, cache, range(0, min(size, tiles)), edges, position, visible_from)
-        for first in range(size, tiles, size):
-            group = range(first, min(first + size, tiles))
-            coded = coded.and_then(_code_parts(turned, shift, cache, group, edges, position, visible_from))
-        back = torch.matmul(coded.mixed, cache.layout.values.rotate.T)
-        parts = parts.and_then(Parts(coded.highest, coded.total, back))
+        coded = cache.layout.kernels.read(query, shift, edges, cache, visible_from)
+        if coded is None:
+            coded = read_by_operators(query, shift, edges, cache, size, position, visible_from)
+        parts = parts.and_then(coded)
     out = parts.output(rows)
     if cache.probe is not None:
         cache.probe(q, cache, position, out)
     return out
+
+
+def read_by_operators(
+    query: Tensor,
+    shift: Tensor,
+    edges: Tensor,
+    cache: CompressedCache,
+    size: int,
+    position: int,
+    visible_from: int = 0,
+) -> Parts:
+    """Softmax parts over all coded rows, `size` tiles at a time; the reference for kernels."""
+    tiles = -(-cache.pending // TILE)
+    turned = torch.matmul(query, cache.layout.keys.rotate)
+    coded = _code_parts(turned, shift, cache, range(0, min(size, tiles)), edges, position, visible_from)
+    for first in range(size, tiles, size):
+        group = range(first, min(first + size, tiles))
+        coded = coded.and_then(_code_parts(turned, shift, cache, group, edges, position, visible_from))
+    return Parts(coded.highest, coded.total, torch.matmul(coded.mixed, cache.layout.values.rotate.T))
 
 
 def raw_parts(query: Tensor, cache: KVCache, first: int, last: int, at: Tensor, visible_from: int = 0) -> Parts:

@@ -10,7 +10,7 @@ coded in advance, count as `pending`, and are dropped unless `settle` says that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from engine.codecs.quantiser import BLOCK, Encoded, Quantiser, Scratch
 from engine.codecs.spec import FLUSH, SINKS
 from engine.errors import RewindError
 from engine.health import CacheTally, Tally
+from engine.kernels.switch import Kernels
 from engine.kv import TILE, KVCache, grown, pieces
 from engine.read_back import read_back
 from engine.seals import BLOCKS, seal
@@ -32,7 +33,7 @@ assert FLUSH == BLOCK, "a flush is one block of the quantiser"
 class Layout:
     """What all compressed caches of a model and codec share. window: raw rows kept, at least FLUSH and the widest step.
 
-    header: see engine.codecs.spec.
+    header: see engine.codecs.spec. kernels: what may read the codes instead of torch operators.
     """
 
     codec: str
@@ -45,6 +46,7 @@ class Layout:
     keys: Quantiser
     values: Quantiser
     scratch: Scratch
+    kernels: Kernels = field(default_factory=Kernels)
 
 
 class CompressedCache:

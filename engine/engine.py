@@ -29,6 +29,7 @@ from engine.drafting import SHORT, Draft
 from engine.dtype import parse_dtype
 from engine.errors import ConfigError, ContextOverflow
 from engine.faults import Fault
+from engine.kernels.check import check_kernels
 from engine.memory import Budget
 from engine.model import Model
 from engine.pacing import TYPICAL, Costs, Pacer
@@ -117,9 +118,23 @@ class Engine:
     def self_test(self) -> SelfTest:
         """About a second; without the planted fault, which starts acting with the first turn. Sets `max_blocks` and
         measures `costs` too."""
+        kernels = self.model.kernels
+        if kernels.on:
+            check_kernels(self.model, [codec for codec in self.codecs if codec != FULL])
         test = self_test(self.model)
         if DEFAULT in self.codecs:  # one stands for all: they differ in tables, not in what is read when
-            test = test.and_also(self_test(self.model, max_blocks=1, codec=DEFAULT))
+            coded = self_test(self.model, max_blocks=1, codec=DEFAULT)
+            if kernels.on and coded.exactness != "bitwise":
+                kernels.on = False
+                plain = self_test(self.model, max_blocks=1, codec=DEFAULT)
+                if plain.exactness == "bitwise":
+                    coded = plain
+                    kernels.switch_off("speculative rows differ from plain ones")
+                else:
+                    kernels.on = True  # it is not the kernels
+            test = test.and_also(coded)
+        if kernels.why:
+            self.model.notes += (f"compressed caches are read by torch operators: {kernels.why}",)
         self.max_blocks, self.plan.exact = test.blocks, test.exactness == "bitwise"
         self.costs = self.plan.costs = measure_costs(self.model, self.valid_tokens)
         return test

@@ -23,6 +23,7 @@ from engine.config import FULL, ModelConfig
 from engine.deltanet import INNER, DeltaNet, Ingredients, LinearState
 from engine.errors import ContextOverflow
 from engine.faults import Fault, first_visible
+from engine.kernels.switch import Kernels
 from engine.kv import KVCache
 from engine.layers import Linear, Norm, Rope
 from engine.memory import cache_bytes
@@ -111,6 +112,7 @@ class Model:
         self._nbytes = weights.taken_bytes + copied * scored.numel() * scored.element_size()
         self.notes = tuple(notes)
         self._scratch, self._layouts = Scratch(self.device), dict[str, Layout]()
+        self.kernels = Kernels.of(self.device)
         self.make_coded: Callable[[Layout], CompressedCache] = CompressedCache
         """Another one where a fault is planted."""
 
@@ -270,14 +272,15 @@ class Model:
         return -(-max(self.prefill_rows, FLUSH + self.rows) // FLUSH) * FLUSH
 
     def _coded_cache(self, codec: str) -> Cache:
-        return self._cache() if codec == FULL_CODEC else self.make_coded(self._layout(codec))
+        return self._cache() if codec == FULL_CODEC else self.make_coded(self.layout(codec))
 
-    def _layout(self, codec: str) -> Layout:
+    def layout(self, codec: str) -> Layout:
+        """What all compressed caches of this codec share."""
         if codec not in self._layouts:
             spec, dim = SPECS[codec], self.config.head_dim
             keys, values = (quantiser(bits, dim, self.device) for bits in (spec.key_bits, spec.value_bits))
             sizes = (self.config.num_kv_heads, dim, self.dtype, self.device, self._window)
-            self._layouts[codec] = Layout(codec, spec.header, *sizes, keys, values, self._scratch)
+            self._layouts[codec] = Layout(codec, spec.header, *sizes, keys, values, self._scratch, self.kernels)
         return self._layouts[codec]
 
     def _check_room(self, state: SequenceState, count: int) -> None:

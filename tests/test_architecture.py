@@ -7,6 +7,7 @@ Invariant: a failure names the file, the rule and the remedy.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -243,6 +244,9 @@ def test_every_folder_is_a_package() -> None:
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))
 def test_every_module_imports_in_a_fresh_interpreter(package: str) -> None:
     names = [name for name, module in our_modules().items() if module.package == package]
+    if importlib.util.find_spec("triton") is None:
+        # the one module that needs an optional package; engine.kernels.switch imports it where there is one
+        names = [name for name in names if name != "engine.kernels.attend"]
     result = python("import importlib\n" + "\n".join(f"importlib.import_module({n!r})" for n in names))
     fail_if_any([result.stderr] if result.returncode else [], f"Importing {package} failed:")
 

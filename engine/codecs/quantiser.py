@@ -92,11 +92,11 @@ class LloydMax:
         self.width = packed_bytes(bits, dim)
         self.turn = rotation(dim, seed).to(device)
         self.rotate = self.turn[:, coordinate_order(bits, dim).to(device)].contiguous()
-        self._levels = lloyd_max.levels(bits).to(device)
+        self.levels = lloyd_max.levels(bits).to(device)
         self._boundaries = lloyd_max.boundaries(bits).to(device)
         # a row of the table is looked up as one element, four times as fast as copying it number by number
         element = torch.int64 if PER_CELL[bits] == 2 else torch.complex128
-        self._table = cell_table(self._levels, bits).view(element).flatten()
+        self._table = cell_table(self.levels, bits).view(element).flatten()
 
     def encode_block(self, x: Tensor) -> Encoded:
         y = (x.reshape(-1, self.dim) @ self.turn).view(x.shape)
@@ -104,7 +104,7 @@ class LloydMax:
         root = self.dim**0.5
         unit = y * (root / energy.sqrt().clamp_min(1e-30))[..., None]
         codes = torch.bucketize(unit, self._boundaries, out_int32=True, right=True)
-        product = (unit * self._levels[codes]).sum(-1)
+        product = (unit * self.levels[codes]).sum(-1)
         # |y|^2 / <y, c>, both sides divided by |y|
         scale = energy.sqrt() * root / product.clamp_min(1e-30)
         scale = torch.where(energy == 0, 0.0, scale).clamp(max=LARGEST)

@@ -16,6 +16,7 @@ from engine.codecs.quantiser import Scratch, quantiser
 from engine.codecs.rotation import rotation
 from engine.codecs.spec import SPECS
 from engine.compressed import CompressedCache, Layout
+from engine.kernels.switch import Kernels
 
 CPU = torch.device("cpu")
 HEADS, DIM, WINDOW = 2, 64, 128
@@ -24,7 +25,7 @@ HEADS, DIM, WINDOW = 2, 64, 128
 def layout(codec: str = "k4v4", dim: int = DIM, dtype: torch.dtype = torch.float32, window: int = WINDOW) -> Layout:
     spec = SPECS[codec]
     keys, values = (quantiser(bits, dim, CPU) for bits in (spec.key_bits, spec.value_bits))
-    return Layout(codec, spec.header, HEADS, dim, dtype, CPU, window, keys, values, Scratch(CPU))
+    return Layout(codec, spec.header, HEADS, dim, dtype, CPU, window, keys, values, Scratch(CPU), Kernels.of(CPU))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Contexts are long enough that edges between codes and raw rows fall inside draft
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,22 +18,36 @@ from engine.prefix import PrefixStore
 from engine.sampler import SamplingParams
 from engine.selftest import self_test
 from engine.turn import Turn, TurnOptions
+from tests.engine.readers import no_cuda
 from tests.engine.test_lossless import finished, ids, state_hash, with_oracle
 from tests.engine.zoo import write
 
 SAMPLED = SamplingParams(temperature=0.9, seed=11)
 COUNT = 80
-ENGINES = ["hybrid", "attention alone", pytest.param("bf16", marks=pytest.mark.slow)]
+ENGINES = [
+    "hybrid",
+    "attention alone",
+    pytest.param("bf16", marks=pytest.mark.slow),
+    pytest.param("cuda", marks=pytest.mark.skipif(bool(no_cuda()), reason=no_cuda())),
+]
+"""The last one reads codes with the kernels. In triton's interpreter one test did not end in ten minutes; there,
+kernels/test_check.py runs the self-test's steps."""
 CHECKED = [name if name in ("k4v4", "k3v3", "k8v4") else pytest.param(name, marks=pytest.mark.slow) for name in SPECS]
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def engine(
+    request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
     folder = write(tmp_path_factory.mktemp("codec"), "qwen3") if request.param == "attention alone" else tiny_folder
-    engine = Engine(folder, EngineOptions(dtype="bfloat16" if request.param == "bf16" else "float32"))
+    device = "cuda" if request.param == "cuda" else "cpu"
+    options = EngineOptions(device, "bfloat16" if request.param in ("bf16", "cuda") else "float32")
+    engine = Engine(folder, options)
     engine.tokenizer.eos_ids = frozenset()  # a random model ends where it likes
-    engine.max_blocks = 8
-    return engine
+    engine.max_blocks = 8 if device == "cpu" else engine.self_test().blocks
+    yield engine
+    if device == "cuda":
+        assert engine.model.kernels.on, engine.model.kernels.why
 
 
 def opened(

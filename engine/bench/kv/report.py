@@ -14,6 +14,7 @@ import torch
 
 from engine.bench.arguments import Options
 from engine.bench.kv.contexts import random_model, shaped_model, stretched_model
+from engine.bench.kv.kernels import kernel_bars, kernel_table
 from engine.bench.kv.quality import (
     Divergence,
     calls_table,
@@ -27,11 +28,12 @@ from engine.bench.kv.switch import Switches, measure_switches, switch_bars, swit
 from engine.bench.report import Bar, Report, Table
 from engine.bench.shape import check_memory, copy_bandwidth, shape_config, weigh
 from engine.bench.workloads import encode, long_conversation, prompts
-from engine.codecs.spec import CODECS
+from engine.codecs.spec import CODECS, SPECS
 from engine.config import ModelConfig
 from engine.dtype import parse_dtype
 from engine.engine import EMBEDDED, Engine, EngineOptions, check_device
 from engine.errors import ConfigError
+from engine.kernels.check import check_kernels
 from engine.memory import cache_bytes
 from engine.model import Model
 
@@ -40,8 +42,8 @@ SHAPE_CONTEXTS = (8192, 32_768, 131_072)
 ROUNDS, QUICK_ROUNDS = 15, 3
 SIZED_AT = 16_384
 """Tokens for which the size bar is set, whatever else is measured."""
-TRITON = "equality of a Triton path with the reference"
-NO_TRITON = "there is no Triton path; codes are read by torch operators on every device"
+TRITON = "equality of the Triton path with the reference"
+NO_TRITON = "codes are read by torch operators on a CPU"
 
 
 def measure_kv(options: Options, settings: dict[str, Any], progress: Callable[[str], None]) -> Report:
@@ -52,13 +54,19 @@ def measure_kv(options: Options, settings: dict[str, Any], progress: Callable[[s
     model = _model(options, contexts[-1])
     copy = copy_bandwidth(model.device, 1 << (24 if options.quick else 28))
     tables: list[Table] = []
-    unmeasured = {TRITON: NO_TRITON}
+    unmeasured: dict[str, str] = {}
+    progress("kernels against operators")
+    checks = check_kernels(model, list(SPECS)) if model.kernels.on else []
+    if checks:
+        tables.append(kernel_table(checks))
+    else:
+        unmeasured[TRITON] = model.kernels.why or NO_TRITON
     speeds: list[Speed] = []
     for context in contexts:
         progress(f"decode steps at {context} tokens")
         speeds += measure_speed(model, context, rounds)
     tables.append(speed_table(speeds, copy))
-    bars = speed_bars(speeds) + _size_bars(options, unmeasured)
+    bars = (kernel_bars(checks) if checks else []) + speed_bars(speeds) + _size_bars(options, unmeasured)
     switches: list[Switches] = []
     for context in contexts:
         progress(f"the way back at {context} tokens")
@@ -74,8 +82,10 @@ def measure_kv(options: Options, settings: dict[str, Any], progress: Callable[[s
         "model": options.shape or (options.model or EMBEDDED).resolve().name,
         "dtype": str(model.dtype).removeprefix("torch."),
         "rounds": rounds,
+        "codes read by": "triton" if model.kernels.on else "torch operators",
     }
     data = {
+        "kernels": [asdict(check) for check in checks],
         "speed": [asdict(speed) for speed in speeds],
         "switch": [asdict(switch) for switch in switches],
         "divergence": [asdict(found) for found in quality],

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from engine.bench.arguments import Options
 from engine.bench.kv import report as reporting
 from engine.bench.run import run
+from engine.codecs.spec import SPECS
 from engine.errors import ConfigError
+from tests.engine.readers import reader
 
 
 def test_the_json(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +50,21 @@ def test_a_real_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {row[0] for row in report.tables[0].rows} == {128, 256}
     assert "size of the k4v4 cache" in report.unmeasured
     assert [table.title for table in report.tables] == ["Decode step by codec", "The way back"]
+
+
+@pytest.mark.slow
+def test_kernels_are_checked_before_they_are_timed(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In triton's interpreter, on a small model: the GPU's command measures what it says it measures."""
+    reader("triton", monkeypatch)
+    monkeypatch.setattr(reporting, "QUICK_CONTEXTS", (128,))
+    monkeypatch.setattr(reporting, "SPECS", {"k4v4": SPECS["k4v4"]})
+    monkeypatch.setattr(reporting, "_quality", lambda *rest: ([], None))
+    report = run(Options(model=tiny_folder, quick=True, kv=True, rounds=1), lambda line: None)
+    assert report.settings["codes read by"] == "triton"
+    assert report.tables[0].title == "Kernels against operators"
+    assert report.tables[0].rows[0][::2] == ("k4v4", "yes")
+    assert reporting.TRITON not in report.unmeasured
+    assert report.bars[0].holds
 
 
 def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
