@@ -25,6 +25,12 @@ LOOKS = 4
 """In `unread_s`, whether the client has read some of a frame."""
 
 
+class Streamed(web.StreamResponse):
+    """Its headers leave together with the first bytes of its body: a call of the system less before the first word."""
+
+    _send_headers_immediately = False  # aiohttp's own, of `web.Response`
+
+
 class ClientTooSlow(ConnectionError):
     """The client was cut off, because it did not read."""
 

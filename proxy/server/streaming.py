@@ -22,7 +22,7 @@ from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Started, ThinkingDelta
 from proxy.server.ending import Ending
-from proxy.server.outlet import ClientTooSlow, Outlet
+from proxy.server.outlet import ClientTooSlow, Outlet, Streamed
 
 log = structlog.get_logger()
 LAST_WORD_S = 0.5
@@ -64,7 +64,7 @@ async def stream(
     http: web.Request, extra: dict[str, str], events: AsyncIterator[Event], encoder: Encoder, pace: Pace
 ) -> web.StreamResponse:
     """Writes a response as it comes. Raises only while no header was sent."""
-    response = web.StreamResponse(headers=HEADERS | extra)
+    response = Streamed(headers=HEADERS | extra)
     outlet = Outlet(http, response, pace.unread_s)
     complete, opening = False, b""
     try:

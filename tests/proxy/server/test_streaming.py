@@ -45,6 +45,29 @@ async def test_headers_of_a_stream(path: str) -> None:
         assert not answer.broken
 
 
+async def test_headers_leave_with_the_first_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    transport = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+    write, writelines = transport.write, transport.writelines
+
+    def noted(self: Any, data: bytes) -> None:
+        sent.append(bytes(data))
+        write(self, data)
+
+    def all_noted(self: Any, parts: Any) -> None:
+        parts = list(parts)
+        sent.append(b"".join(parts))
+        writelines(self, parts)
+
+    monkeypatch.setattr(transport, "write", noted)
+    monkeypatch.setattr(transport, "writelines", all_noted)
+    async with serving("fine") as live:
+        assert not (await live.post(CHAT, stream=True)).broken
+    (head,) = [data for data in sent if data.startswith(b"HTTP/1.1 200")]
+    assert b"\r\n\r\n" in head
+    assert b"data: {" in head
+
+
 @pytest.mark.parametrize("path", ROUTES)
 async def test_a_backend_that_fails_in_mid_stream(path: str) -> None:
     """The API's in-stream error is the last thing said, and the connection ends without a true end."""
