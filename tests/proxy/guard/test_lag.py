@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from detectors.finding import Finding, Grade
 from detectors.parts import Part
-from policies.modes import PLAIN
+from policies.modes import PLAIN, DecodeMode
 from policies.policy import Policy
+from policies.rules import Rule, When
 from policies.trust import Limit
 from proxy.backends.base import (
     Audit,
@@ -22,15 +23,18 @@ from proxy.backends.base import (
     CacheHealth,
     Delta,
     EngineLost,
+    RewindReport,
     Shadow,
     StepStats,
     Token,
     Trouble,
 )
+from proxy.conversation import ChatRequest
+from proxy.events import Event
 from proxy.guard.lag import LAG_MS, Lag
 from proxy.guard.session import GuardedSession
 from tests.proxy.played import GOOD, LS, REQUEST, Played, Sink, play
-from tests.proxy.scripted import FAST, PART, Script, ScriptedBackend, call_text, cut
+from tests.proxy.scripted import FAST, PART, Script, ScriptedBackend, ScriptedGeneration, call_text, cut
 from tests.virtual_time import run
 
 RM = call_text("rm", path="src")
@@ -273,3 +277,42 @@ def test_a_step_that_does_not_come_is_told_behind_all_that_came(steps: int, afte
     assert [each.position for each in waited.sink.incidents] == kept
     assert kept == [steps] * (1 if after_s < 600 else 2)
     assert {each.completion_tokens for each in waited.sink.closures} == {steps}
+
+
+# What was accused does not leave, whatever fails
+
+
+class Unrewindable(ScriptedBackend):
+    """Is lost while it rewinds."""
+
+    async def generate(self, request: ChatRequest, mode: DecodeMode) -> ScriptedGeneration:
+        generation = await super().generate(request, mode)
+
+        async def lost(position: int, mode: DecodeMode, rebuild: str = "none") -> RewindReport:
+            raise LOST
+
+        generation.rewind = lost  # type: ignore[method-assign,assignment]
+        return generation
+
+
+def test_what_an_audit_accuses_does_not_leave_when_the_rewind_fails() -> None:
+    """A mismatch accuses every step since the last delivery, those of its row among them."""
+    script = Script("one two three four", fast="one bad worse four", width=1, audited={2}, step_ms=0.5, bursts=True)
+    backend, sink = Unrewindable(script), Sink()
+
+    async def work() -> list[Event]:
+        return [event async for event in GuardedSession(REQUEST, backend, Policy(), sink, FAST).events()]
+
+    played = Played(run(work()), sink, backend.generations[0])
+    assert played.text == "one"
+    assert played.told()[-1].startswith("<< failed")
+    assert sink.incidents[0].detector == "drift.audit"
+
+
+def test_what_a_rule_cuts_does_not_leave_when_the_engine_fails() -> None:
+    """The finding's rule ends the response where the strange letters began, not where they were found."""
+    policy = Policy(rules=(Rule("foreign", When(("text.charset",)), ("end",)), *Policy().rules))
+    text = "so " + "привет " * 40
+    played = play(Script(text, fail_at=40, failure=LOST, step_ms=0.5, bursts=True), policy, PLAIN, clock=Clock())
+    assert [each.detector for each in played.sink.incidents] == ["text.charset", "stall.engine"]
+    assert played.text == "so"
