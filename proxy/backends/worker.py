@@ -228,20 +228,26 @@ class DeviceWorker(Generic[Turn, Report]):
             return
         self.steps += len(batch)
         for step, result in zip(batch, results, strict=True):
-            try:
-                if isinstance(result, Exception):
-                    raise result
-                if step.goes_on is None or self._calls or not step.goes_on(result):
-                    step.future.set_result(result)
-                    continue
-            except Exception as error:
-                step.future.set_exception(error)
-                continue
-            with self._ready:
-                if step.dropped or self._stopping:
-                    step.drop()
-                else:
-                    self._steps.append(step)
+            if isinstance(result, Exception):
+                step.future.set_exception(result)
+            elif self._goes_on(step, result):
+                with self._ready:
+                    if step.dropped or self._stopping:
+                        step.drop()
+                    else:
+                        self._steps.append(step)
+        del batch, step, result, results  # the frames of an error hold this one, and would hold every turn by it
+
+    def _goes_on(self, step: _Step[Turn, Report], result: Report) -> bool:
+        """Whether the step is to be made again; else it is told."""
+        try:
+            if step.goes_on is not None and not self._calls and step.goes_on(result):
+                return True
+            step.future.set_result(result)
+        except Exception as error:
+            step.future.set_exception(error)
+            del step  # the error holds this frame
+        return False
 
     def _run_call(self, future: Future[Any], call: Callable[[], Any]) -> None:
         if not future.set_running_or_notify_cancel():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -379,4 +380,30 @@ def test_a_thread_that_waits_keeps_nothing_of_what_it_did(last: str) -> None:
         del turn, asked
         assert gone.wait(2)
     finally:
+        worker.stop()
+
+
+def test_an_error_about_a_step_keeps_no_turn() -> None:
+    """A turn may own gigabytes, and a cycle with the error's frame would be collected whenever."""
+
+    class Owner:
+        pass
+
+    def goes_on(_: str) -> bool:
+        raise ValueError("of this turn")
+
+    worker = DeviceWorker[Owner, str](lambda turns: ["done" for _ in turns], "test", linger_s=0.0)
+    gc.disable()
+    try:
+        turn = Owner()
+        asked = worker.step(turn, goes_on)
+        error = asked.exception(20)
+        assert isinstance(error, ValueError)
+        worker.forget(turn)
+        gone = threading.Event()
+        weakref.finalize(turn, gone.set)
+        del turn, asked
+        assert gone.wait(2)
+    finally:
+        gc.enable()
         worker.stop()
