@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.backends.base import Delta
+from proxy.guard.transcript import RING
 
 LAG_MS = 25.0
 """Of the engine's work, and of time that passes; what is computed in vain at most if the call is bad, and by how much
@@ -36,6 +37,8 @@ class Lag:
         """Puts a step aside, if it may wait for the next one."""
         step = delta.step
         if self._ms + step.milliseconds > self._lag_ms or delta.end is not None:
+            return False
+        if len(self._aside) + 1 >= RING:  # an incident tells of the step that it is about
             return False
         if delta.found is not None:  # no further step may come
             return False

@@ -196,6 +196,19 @@ def test_a_number_that_is_none_is_found_in_a_text_argument(width: int) -> None:
         assert [(each.detector, each.position) for each in played.sink.incidents] == [("drift.nonfinite", 40)]
 
 
+def test_an_incident_tells_of_the_step_that_it_is_about() -> None:
+    """However short the steps are that came behind it before anybody looked."""
+    text = "so it goes " + "abc def ghi jkl " * 40
+    script = Script(text, step_ms=0.1, bursts=True, width=1)
+    for bad in range(2, 60):
+        pieces = list(cut(text))
+        pieces[bad] = "\ufffd"
+        policy = Policy(rules=(Rule("foreign", When(("text.charset",)), ("end",)), *Policy().rules))
+        played = play(replace(script, plain="".join(pieces)), policy, PLAIN, clock=Clock())
+        (incident,) = played.sink.incidents
+        assert incident.position in [each["position"] for each in incident.steps]
+
+
 # Nothing comes any more
 
 LOST = EngineLost(Trouble("died", "the worker has died"))
@@ -247,10 +260,10 @@ def test_what_is_bad_in_the_last_steps_is_recorded(policy: Policy, mode: Any) ->
 
 def test_what_ended_the_response_is_recorded_once() -> None:
     """Every further token of a call that is too long finds it too long."""
-    script = Script(f"so {WRITE}", step_ms=0.5, fail_at=40, failure=LOST)
+    script = Script(f"so {WRITE}", step_ms=0.5, fail_at=28, failure=LOST)
     played = play(script, Policy(hold_call_chars=50), PLAIN)
     assert [each.detector for each in played.sink.incidents] == ["tool.limit", "stall.engine"]
-    assert played.generation.steps == 41, "found when the engine was lost, not before"
+    assert played.generation.steps == 29, "found when the engine was lost, not before"
 
 
 def leaves(script: Script, steps: int, after_s: float) -> Played:
@@ -329,7 +342,7 @@ def test_what_an_audit_accuses_does_not_leave_when_the_rewind_fails() -> None:
 def test_what_a_rule_cuts_does_not_leave_when_the_engine_fails() -> None:
     """The finding's rule ends the response where the strange letters began, not where they were found."""
     policy = Policy(rules=(Rule("foreign", When(("text.charset",)), ("end",)), *Policy().rules))
-    text = "so " + "привет " * 40
-    played = play(Script(text, fail_at=40, failure=LOST, step_ms=0.5, bursts=True), policy, PLAIN, clock=Clock())
+    script = Script("so это δύο 日本 and more of it", fail_at=7, failure=LOST, step_ms=0.5, bursts=True)
+    played = play(script, policy, PLAIN, clock=Clock())
     assert [each.detector for each in played.sink.incidents] == ["text.charset", "stall.engine"]
     assert played.text == "so"
