@@ -113,12 +113,13 @@ class DeviceWorker(Generic[Turn, Report]):
         return future
 
     def forget(self, turn: Turn) -> None:
-        """The turn will not ask again: no step waits for it, and none that goes on by itself does so any more."""
+        """The turn will not ask again: no step waits for it, none of its own is made any more, also where it was asked
+        for or goes on by itself."""
         with self._ready:
             self._expected = [expected for expected in self._expected if expected is not turn]
             for step in self._batch:
                 step.dropped = step.dropped or step.turn is turn
-            for step in [step for step in self._steps if step.begun and step.turn is turn]:
+            for step in [step for step in self._steps if step.turn is turn]:
                 self._steps.remove(step)
                 step.drop()
             self._ready.notify()
@@ -181,7 +182,7 @@ class DeviceWorker(Generic[Turn, Report]):
                 self._ready.wait_for(lambda: self._stopping or self._calls or self._steps)
                 if self._stopping:
                     return
-                take_call = bool(self._calls) and not (self._steps and last_was_call)
+                take_call = bool(self._calls) and not self._are_first(last_was_call)
                 call = self._calls.popleft() if take_call else None
                 batch = [] if take_call else self._gather(0.0 if last_was_call else self._linger_s)
             last_was_call = take_call
@@ -192,6 +193,11 @@ class DeviceWorker(Generic[Turn, Report]):
                 self._run_steps(batch)
             self._running, self._since, self._batch = [], None, []
             del call, batch  # what waits for the next one must not keep a turn alive
+
+    def _are_first(self, last_was_call: bool) -> bool:
+        """Do the waiting steps come before a waiting call? Those that go on by themselves, too, once: what they gave
+        before is told then."""
+        return bool(self._steps) and (last_was_call or any(step.begun for step in self._steps))
 
     def _gather(self, linger_s: float) -> list[_Step[Turn, Report]]:
         """All waiting steps, after a moment's patience for turns that stepped last time.
@@ -222,20 +228,26 @@ class DeviceWorker(Generic[Turn, Report]):
             return
         self.steps += len(batch)
         for step, result in zip(batch, results, strict=True):
-            try:
-                if isinstance(result, Exception):
-                    raise result
-                if step.goes_on is None or self._calls or not step.goes_on(result):
-                    step.future.set_result(result)
-                    continue
-            except Exception as error:
-                step.future.set_exception(error)
-                continue
-            with self._ready:
-                if step.dropped or self._stopping:
-                    step.drop()
-                else:
-                    self._steps.append(step)
+            if isinstance(result, Exception):
+                step.future.set_exception(result)
+            elif self._goes_on(step, result):
+                with self._ready:
+                    if step.dropped or self._stopping:
+                        step.drop()
+                    else:
+                        self._steps.append(step)
+        del batch, step, result, results  # the frames of an error hold this one, and would hold every turn by it
+
+    def _goes_on(self, step: _Step[Turn, Report], result: Report) -> bool:
+        """Whether the step is to be made again; else it is told."""
+        try:
+            if step.goes_on is not None and not self._calls and step.goes_on(result):
+                return True
+            step.future.set_result(result)
+        except Exception as error:
+            step.future.set_exception(error)
+            del step  # the error holds this frame
+        return False
 
     def _run_call(self, future: Future[Any], call: Callable[[], Any]) -> None:
         if not future.set_running_or_notify_cancel():

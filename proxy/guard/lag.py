@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.backends.base import Delta
+from proxy.guard.transcript import RING
 
 LAG_MS = 25.0
 """Of the engine's work, and of time that passes; what is computed in vain at most if the call is bad, and by how much
@@ -30,11 +31,14 @@ class Lag:
         self._aside: list[Delta] = []
         self._told = 0
         self._ms = self._since = 0.0
+        self._last: float | None = None
 
     def takes(self, delta: Delta) -> bool:
         """Puts a step aside, if it may wait for the next one."""
         step = delta.step
         if self._ms + step.milliseconds > self._lag_ms or delta.end is not None:
+            return False
+        if len(self._aside) + 1 >= RING:  # an incident tells of the step that it is about
             return False
         if delta.found is not None:  # no further step may come
             return False
@@ -46,10 +50,11 @@ class Lag:
             if "<" in token.text or token.finite is False or token.parts is not None:  # whose ends are no tags
                 return False
         now = self._clock()
-        if not self._aside:
-            self._since = now
-        elif (now - self._since) * 1e3 > self._lag_ms:
+        since = self._since if self._aside else now
+        pause = 0.0 if self._last is None else now - self._last  # the next step may take as long as this one did
+        if (now - since + pause) * 1e3 > self._lag_ms:
             return False
+        self._since, self._last = since, now
         self._ms += step.milliseconds
         self._aside.append(delta)
         return True
@@ -57,6 +62,7 @@ class Lag:
     def take(self, *last: Delta) -> list[Delta]:
         """All that was put aside, and this step behind it."""
         taken, self._aside, self._ms, self._told = [*self._aside, *last], [], 0.0, 0
+        self._last = self._clock()
         return taken
 
     def fresh(self) -> list[Delta]:

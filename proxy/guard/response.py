@@ -182,7 +182,7 @@ class GuardedResponse:
 
     def _settle(self) -> None:
         """No step comes any more: those that wait for one are watched now, what is found in them is told, and what was
-        said before that may leave."""
+        said before that may leave, unless that is accused by it."""
         decision: Decision = Continue()
         for delta in self._steps.take():
             for said, finding in self._observers.observe(delta, self._transcript, self._trips):
@@ -192,6 +192,8 @@ class GuardedResponse:
                     self._record(finding, decision, situation, (), None)
                 if isinstance(decision, Continue):
                     self._push(said)
+        if isinstance(decision, End):
+            self._holdback.drop_from(decision.keep)
 
     async def _take(self, last: Delta) -> Decision:
         """Watches the tokens of this step and of those before it that could wait. Nothing of a step leaves before all
@@ -319,6 +321,7 @@ class GuardedResponse:
 
     async def _go_on(self, decision: Rewind) -> RewindReport:
         """Discards, then says the kept tokens again: the client gets of them what it has not got."""
+        self._holdback.drop_from(decision.to)  # also if the rewind fails, what was accused does not leave
         with self._hold_clock:
             report = await self._generation.rewind(decision.to, decision.mode, decision.rebuild)
         self._transcript.rewound(report)

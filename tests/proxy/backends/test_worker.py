@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -204,28 +205,73 @@ def test_no_step_goes_on_while_a_call_waits(device: Device) -> None:
     worker.stop()
 
 
-@pytest.mark.parametrize("at", ["between two steps", "during a step"])
-def test_who_is_forgotten_goes_on_no_more(device: Device, at: str) -> None:
+def test_who_is_forgotten_during_a_step_goes_on_no_more(device: Device, worker: DeviceWorker[str, Report]) -> None:
     held, release = threading.Event(), threading.Event()
 
     def goes_on(_: Report) -> bool:
-        if at == "during a step":
-            held.set()
-            assert release.wait(20)
-        else:
-            worker.call(device.hold)  # this step goes on all the same, behind it
+        held.set()
+        assert release.wait(20)
         return True
 
-    worker = DeviceWorker[str, Report](device.step, "test", linger_s=0.0)
     going = worker.step(A, goes_on)
-    assert (held if at == "during a step" else device.held).wait(20)
+    assert held.wait(20)
     worker.forget(A)
     release.set()
-    device.release.set()
     with pytest.raises(CancelledError):
         going.result(20)
     assert worker.step(B).result(20) == ("b", 2)
     assert device.batches == [["a"], ["b"]]
+
+
+def waits_to_go_on(device: Device, worker: DeviceWorker[str, Report]) -> Future[Report]:
+    """A's step, made and to be made again, while B is lingered for."""
+    worker.call(device.hold)
+    assert device.held.wait(20)
+    going, other = worker.step(A, lambda _: True), worker.step(B)
+    device.release.set()
+    other.result(20)
+    return going
+
+
+def test_who_is_forgotten_between_two_steps_goes_on_no_more(device: Device) -> None:
+    worker = patient(device)
+    going = waits_to_go_on(device, worker)
+    worker.forget(A)
+    with pytest.raises(CancelledError):
+        going.result(10)
+    assert worker.step(B).result(10) == ("b", 2)
+    assert device.batches == [["a", "b"], ["b"]]
+    worker.stop()
+
+
+def test_who_is_forgotten_while_it_waits_steps_no_more(device: Device, worker: DeviceWorker[str, Report]) -> None:
+    """Its waiter was told that the device is in trouble, and is gone; its turn is closed behind what hangs."""
+    worker.call(device.hold)
+    assert device.held.wait(20)
+    gone, stays = worker.step(A, until(3, [])), worker.step(B)
+    worker.forget(A)
+    closing = worker.call(device.note, "close")
+    device.release.set()
+    assert closing.result(20) == "close"
+    assert stays.result(20) == ("b", 1)
+    with pytest.raises(CancelledError):
+        gone.result(20)
+    assert device.batches == [["b"]]
+
+
+def test_what_was_said_does_not_wait_for_a_call(device: Device) -> None:
+    """One that comes between a step's end and the next step: a prompt's chunk may take a while."""
+
+    def goes_on(_: Report) -> bool:
+        if len(device.batches) == 1:
+            worker.call(device.note, "prefill")
+        return len(device.batches) < 4
+
+    worker = DeviceWorker[str, Report](device.step, "test", linger_s=0.0)
+    going = worker.step(A, goes_on)
+    assert going.result(20) == ("a", 2)
+    worker.call(device.note, "behind").result(20)
+    assert device.log == ["step", "step", "prefill", "behind"]
     worker.stop()
 
 
@@ -241,27 +287,26 @@ def test_an_error_ends_what_goes_on(device: Device, worker: DeviceWorker[str, Re
     assert worker.step(B).result(20) == ("b", 2)
 
 
-@pytest.mark.parametrize("how", ["stop", "death"])
-def test_what_goes_on_ends_with_the_thread(device: Device, how: str) -> None:
-    def end() -> None:
-        device.hold()
-        if how == "death":
-            raise Ends
+def test_what_goes_on_ends_when_the_thread_is_stopped(device: Device) -> None:
+    worker = patient(device)
+    going = waits_to_go_on(device, worker)
+    worker.stop()
+    with pytest.raises(CancelledError):
+        going.result(0)
+    assert device.batches == [["a", "b"]]
 
-    def goes_on(_: Report) -> bool:
-        worker.call(end)
-        return True
 
-    worker = DeviceWorker[str, Report](device.step, "test", linger_s=0.0)
-    going = worker.step(A, goes_on)
+def test_what_goes_on_ends_when_the_thread_dies(device: Device) -> None:
+    """A is to be made again when B's result is found to be missing."""
+    worker = DeviceWorker[str, Report](lambda turns: device.step(turns)[:1], "test", linger_s=0.0)
+    worker.call(device.hold)
     assert device.held.wait(20)
-    stopping = threading.Thread(target=worker.stop if how == "stop" else device.release.set)
-    stopping.start()
-    with pytest.raises(CancelledError if how == "stop" else WorkerDied):
-        going.result(20)
+    steps = [worker.step(A, lambda _: True), worker.step(B)]
     device.release.set()
-    stopping.join(20)
-    assert device.batches == [["a"]]
+    for each in steps:
+        with pytest.raises(WorkerDied):
+            each.result(20)
+    assert device.batches == [["a", "b"]]
 
 
 class Ends(BaseException):
@@ -335,4 +380,30 @@ def test_a_thread_that_waits_keeps_nothing_of_what_it_did(last: str) -> None:
         del turn, asked
         assert gone.wait(2)
     finally:
+        worker.stop()
+
+
+def test_an_error_about_a_step_keeps_no_turn() -> None:
+    """A turn may own gigabytes, and a cycle with the error's frame would be collected whenever."""
+
+    class Owner:
+        pass
+
+    def goes_on(_: str) -> bool:
+        raise ValueError("of this turn")
+
+    worker = DeviceWorker[Owner, str](lambda turns: ["done" for _ in turns], "test", linger_s=0.0)
+    gc.disable()
+    try:
+        turn = Owner()
+        asked = worker.step(turn, goes_on)
+        error = asked.exception(20)
+        assert isinstance(error, ValueError)
+        worker.forget(turn)
+        gone = threading.Event()
+        weakref.finalize(turn, gone.set)
+        del turn, asked
+        assert gone.wait(2)
+    finally:
+        gc.enable()
         worker.stop()

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from detectors.finding import Finding, Grade
 from detectors.parts import Part
-from policies.modes import PLAIN
+from policies.modes import PLAIN, DecodeMode
 from policies.policy import Policy
+from policies.rules import Rule, When
 from policies.trust import Limit
 from proxy.backends.base import (
     Audit,
@@ -22,15 +23,18 @@ from proxy.backends.base import (
     CacheHealth,
     Delta,
     EngineLost,
+    RewindReport,
     Shadow,
     StepStats,
     Token,
     Trouble,
 )
+from proxy.conversation import ChatRequest
+from proxy.events import Event
 from proxy.guard.lag import LAG_MS, Lag
 from proxy.guard.session import GuardedSession
 from tests.proxy.played import GOOD, LS, REQUEST, Played, Sink, play
-from tests.proxy.scripted import FAST, PART, Script, ScriptedBackend, call_text, cut
+from tests.proxy.scripted import FAST, PART, Script, ScriptedBackend, ScriptedGeneration, call_text, cut
 from tests.virtual_time import run
 
 RM = call_text("rm", path="src")
@@ -61,11 +65,28 @@ def test_steps_do_not_wait_for_one_that_comes_late() -> None:
     clock = Clock()
     lag = Lag(clock)
     assert lag.takes(step())
-    clock.now = LAG_MS / 1e3 - 0.001
-    assert lag.takes(step())
-    clock.now += 0.002
+    clock.now = LAG_MS / 1e3 + 0.001
     assert not lag.takes(step())
-    assert len(lag.take(step())) == 3
+    assert len(lag.take(step())) == 2
+
+
+@pytest.mark.parametrize("every_ms", [1, 3, 8, 12, 13, 20, 24, 30])
+def test_words_are_late_by_no_more_than_they_may(every_ms: int) -> None:
+    """Steps of others are made beside each, so that more time passes than a step itself takes."""
+    clock = Clock()
+    lag, late = Lag(clock), list[float]()
+    oldest: float | None = None
+    for _ in range(100):
+        clock.now += every_ms / 1e3
+        each = step(milliseconds=0.5)
+        if lag.takes(each):
+            oldest = clock.now if oldest is None else oldest
+            continue
+        late.append(0.0 if oldest is None else clock.now - oldest)
+        lag.take(each)
+        oldest = None
+    assert max(late[1:]) * 1e3 <= LAG_MS + 1e-6
+    assert late[0] * 1e3 <= max(LAG_MS, every_ms) + 1e-6, "how long a step takes is known after the first one"
 
 
 @pytest.mark.parametrize(
@@ -175,6 +196,19 @@ def test_a_number_that_is_none_is_found_in_a_text_argument(width: int) -> None:
         assert [(each.detector, each.position) for each in played.sink.incidents] == [("drift.nonfinite", 40)]
 
 
+def test_an_incident_tells_of_the_step_that_it_is_about() -> None:
+    """However short the steps are that came behind it before anybody looked."""
+    text = "so it goes " + "abc def ghi jkl " * 40
+    script = Script(text, step_ms=0.1, bursts=True, width=1)
+    for bad in range(2, 60):
+        pieces = list(cut(text))
+        pieces[bad] = "\ufffd"
+        policy = Policy(rules=(Rule("foreign", When(("text.charset",)), ("end",)), *Policy().rules))
+        played = play(replace(script, plain="".join(pieces)), policy, PLAIN, clock=Clock())
+        (incident,) = played.sink.incidents
+        assert incident.position in [each["position"] for each in incident.steps]
+
+
 # Nothing comes any more
 
 LOST = EngineLost(Trouble("died", "the worker has died"))
@@ -226,10 +260,10 @@ def test_what_is_bad_in_the_last_steps_is_recorded(policy: Policy, mode: Any) ->
 
 def test_what_ended_the_response_is_recorded_once() -> None:
     """Every further token of a call that is too long finds it too long."""
-    script = Script(f"so {WRITE}", step_ms=0.5, fail_at=40, failure=LOST)
+    script = Script(f"so {WRITE}", step_ms=0.5, fail_at=28, failure=LOST)
     played = play(script, Policy(hold_call_chars=50), PLAIN)
     assert [each.detector for each in played.sink.incidents] == ["tool.limit", "stall.engine"]
-    assert played.generation.steps == 41, "found when the engine was lost, not before"
+    assert played.generation.steps == 29, "found when the engine was lost, not before"
 
 
 def leaves(script: Script, steps: int, after_s: float) -> Played:
@@ -273,3 +307,42 @@ def test_a_step_that_does_not_come_is_told_behind_all_that_came(steps: int, afte
     assert [each.position for each in waited.sink.incidents] == kept
     assert kept == [steps] * (1 if after_s < 600 else 2)
     assert {each.completion_tokens for each in waited.sink.closures} == {steps}
+
+
+# What was accused does not leave, whatever fails
+
+
+class Unrewindable(ScriptedBackend):
+    """Is lost while it rewinds."""
+
+    async def generate(self, request: ChatRequest, mode: DecodeMode) -> ScriptedGeneration:
+        generation = await super().generate(request, mode)
+
+        async def lost(position: int, mode: DecodeMode, rebuild: str = "none") -> RewindReport:
+            raise LOST
+
+        generation.rewind = lost  # type: ignore[method-assign,assignment]
+        return generation
+
+
+def test_what_an_audit_accuses_does_not_leave_when_the_rewind_fails() -> None:
+    """A mismatch accuses every step since the last delivery, those of its row among them."""
+    script = Script("one two three four", fast="one bad worse four", width=1, audited={2}, step_ms=0.5, bursts=True)
+    backend, sink = Unrewindable(script), Sink()
+
+    async def work() -> list[Event]:
+        return [event async for event in GuardedSession(REQUEST, backend, Policy(), sink, FAST).events()]
+
+    played = Played(run(work()), sink, backend.generations[0])
+    assert played.text == "one"
+    assert played.told()[-1].startswith("<< failed")
+    assert sink.incidents[0].detector == "drift.audit"
+
+
+def test_what_a_rule_cuts_does_not_leave_when_the_engine_fails() -> None:
+    """The finding's rule ends the response where the strange letters began, not where they were found."""
+    policy = Policy(rules=(Rule("foreign", When(("text.charset",)), ("end",)), *Policy().rules))
+    script = Script("so это δύο 日本 and more of it", fail_at=7, failure=LOST, step_ms=0.5, bursts=True)
+    played = play(script, policy, PLAIN, clock=Clock())
+    assert [each.detector for each in played.sink.incidents] == ["text.charset", "stall.engine"]
+    assert played.text == "so"
