@@ -75,7 +75,7 @@ class BuiltinBackend:
         dtype: str = "float32",
         threads: int = 1,
         audit_every: int = 16,
-        audit_share: float = 0.01,
+        audit_share: float = 0.005,
         shadow_every: int = 0,
         max_turns: int = 8,
         max_waiting: int = 16,

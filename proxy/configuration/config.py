@@ -114,7 +114,7 @@ class Decode(_Section):
     """For requests that name none (the Anthropic API has no such field). -1 = another one for each response."""
     audit_every: int = Field(default=16, ge=0)
     """The first verify step of a response and then one in so many is computed again row by row. 0 = none."""
-    audit_share: float = Field(default=0.01, gt=0, le=1)
+    audit_share: float = Field(default=0.005, gt=0, le=1)
     """Most of the decoding time that this may take; what is due waits for room, except in the first responses after a
     start, at lengths of context that are new, and for a while after something was found. 1 = whatever it takes."""
     per_request: bool = True
