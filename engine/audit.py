@@ -185,7 +185,7 @@ class Auditor:
             report = _judge_choice(AuditReport(len(step.new), None, 0.0), step.new, step.ids[: len(step.new)])
             if report.mismatch is not None:
                 self._note(report)
-        if self._every:  # whoever is not audited lends the others no time
+        if self._every:  # whoever is not audited lends the others no time, and takes none of theirs
             self._plan.earn(step.source, step.drafted, self._share)
         rejected = step.drafted + 1 - len(step.new)
         if self._is_due(state.length, step, rejected) or (asked and step.drafted):
@@ -240,7 +240,7 @@ class Auditor:
         return AuditReport(1, report.mismatch, report.max_abs_diff, "state")
 
     def _spend(self, rows: int) -> None:
-        if not self._free:
+        if self._every and not self._free:
             self._plan.spend(rows)
 
     def _note(self, report: AuditReport) -> None:

@@ -92,7 +92,7 @@ class GuardedResponse:
         self._awaited: Finding | None = None
         self._ending: End | None = None
         self._mended: dict[int, ReadCall] = {}
-        self._stalled = False
+        self._stalled, self._left = False, list[Event]()
         watchdog = Watchdog(self._gives_up(), StallDetector(setting.stall))
         self._steps = Steps(generation, self._transcript, watchdog, self._hold_clock, setting.clock, setting.limit)
 
@@ -125,13 +125,13 @@ class GuardedResponse:
                 delta = await self._next()
             for event in self._end(decision) if isinstance(decision, End) else self._finish(delta):
                 yield event
-        except BackendError as error:
-            for event in self._release():
+        except Exception as error:
+            told = error if isinstance(error, BackendError) else BackendError("the response could not be completed")
+            if told is not error:
+                log.exception("session.failed", request_id=self._request.request_id)
+            for event in self._left:
                 yield event
-            yield self._fail(error.kind, str(error))
-        except Exception:
-            log.exception("session.failed", request_id=self._request.request_id)
-            yield self._fail("internal", "the response could not be completed")
+            yield self._fail(told.kind, str(told))
 
     def abandon(self) -> None:
         """Nobody listens any more; without effect on a response that came to its end."""
@@ -194,6 +194,7 @@ class GuardedResponse:
                     self._push(said)
         if isinstance(decision, End):
             self._holdback.drop_from(decision.keep)
+        self._left = self._release()
 
     async def _take(self, last: Delta) -> Decision:
         """Watches the tokens of this step and of those before it that could wait. Nothing of a step leaves before all
@@ -321,7 +322,6 @@ class GuardedResponse:
 
     async def _go_on(self, decision: Rewind) -> RewindReport:
         """Discards, then says the kept tokens again: the client gets of them what it has not got."""
-        self._holdback.drop_from(decision.to)  # also if the rewind fails, what was accused does not leave
         with self._hold_clock:
             report = await self._generation.rewind(decision.to, decision.mode, decision.rebuild)
         self._transcript.rewound(report)

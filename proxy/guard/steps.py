@@ -42,6 +42,7 @@ class Steps:
         self._generation, self._transcript = generation, transcript
         self._watchdog, self._hold_clock = watchdog, hold_clock
         self._lag = Lag(clock)
+        self._given_up = False
         self.limit = limit
 
     async def next(self, may_wait: MayWait, late: Callable[[Finding], None]) -> Delta | None:
@@ -67,12 +68,15 @@ class Steps:
     async def _step(self, waits: Callable[[Delta], bool] | None, late: Callable[[Finding], None]) -> Delta | None:
         try:
             return await self._watchdog.wait(self._generation.next(waits), self._reach, late)
+        except BaseException:
+            self._given_up = True  # the engine may still ask about a step that it was in the middle of
+            raise
         finally:
             self._count_aside()
 
     def _waits(self, delta: Delta) -> bool:
         """Whether nothing follows from this step yet; then it is put aside. On whatever thread."""
-        return self.is_within(delta.step.context) and self._lag.takes(delta)
+        return not self._given_up and self.is_within(delta.step.context) and self._lag.takes(delta)
 
     def _reach(self) -> int:
         """Index of the token that comes next."""

@@ -110,14 +110,14 @@ class Watched:
         self.pending = 7
         self.spoil: Callable[[SequenceState], None] | None = None
 
-    def step(self, drafted: int, accepted: int, taken: int | None = None) -> AuditReport | None:
+    def step(self, drafted: int, accepted: int, taken: int | None = None, *, asked: bool = False) -> AuditReport | None:
         """taken: another first token than the row's choice."""
         block = [self.pending, *ids(drafted, self.state.length)]
         rows = self.model.decode(self.state, block)
         chosen = [*block[1 : accepted + 1], int(rows.logits[accepted].argmax())]
         new = chosen if taken is None else [taken, *chosen[1:]]
         step = Step(block[: len(new)], rows, new, "ngram", drafted, chosen, lambda logits: list(chosen[: len(logits)]))
-        self.auditor.before_commit(self.state, step)
+        self.auditor.before_commit(self.state, step, asked=asked)
         self.model.commit(self.state, len(new))
         if self.spoil is not None:
             self.spoil(self.state)
@@ -195,6 +195,20 @@ def test_credit_is_kept_for_a_few_rows_only(model: Model) -> None:
         assert plan.affordable
         plan.spend(1)
     assert not plan.affordable, "an audit costs more than its rows"
+
+
+def test_a_turn_that_is_not_audited_neither_lends_nor_takes(model: Model) -> None:
+    """Its steps are none of the time of which audits have their share; one of it may be recomputed all the same."""
+    plan = settled(model, 1).plan
+    unaudited = Watched(model, 0, plan, share=0.5)
+    assert audited(unaudited, [(1, 1)] * 50) == ["-"] * 50
+    assert not plan.affordable
+    plan.earn("ngram", 1, 0.5)
+    assert plan.affordable
+    report = unaudited.step(3, 3, asked=True)
+    assert report is not None
+    assert report.compared == "rows"
+    assert plan.affordable
 
 
 def forgotten(state: SequenceState) -> None:

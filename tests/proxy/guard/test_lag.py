@@ -309,6 +309,15 @@ def test_a_step_that_does_not_come_is_told_behind_all_that_came(steps: int, afte
     assert {each.completion_tokens for each in waited.sink.closures} == {steps}
 
 
+@pytest.mark.parametrize("failure", [LOST, BackendError("no"), MemoryError("the device's")], ids=repr)
+@pytest.mark.parametrize("bursts", [False, True])
+def test_what_was_said_leaves_before_the_engine_fails(failure: Any, bursts: bool) -> None:
+    script = Script("one two three four five", width=1, fail_at=5, failure=failure, step_ms=0.5, bursts=bursts)
+    played = play(script, clock=Clock())
+    assert played.text == "one two three four"
+    assert played.told()[-1].startswith("<< failed")
+
+
 # What was accused does not leave, whatever fails
 
 

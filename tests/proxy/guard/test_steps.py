@@ -126,3 +126,31 @@ def test_a_late_step_is_awaited_behind_those_that_came(bursts: bool) -> None:
         assert late
 
     run(work())
+
+
+def test_a_step_that_comes_after_its_wait_was_given_up_is_counted_or_not_taken() -> None:
+    """The engine's thread asks about a step whenever that comes; nobody waits for it any more."""
+    asked: list[Callable[[Delta], bool]] = []
+
+    async def work() -> None:
+        steps, transcript = steps_of(Script(TEN, step_ms=0.1))
+        generation = steps._generation
+        first = await generation.next()
+        assert first is not None
+
+        async def hangs(waits: Callable[[Delta], bool] | None = None) -> Delta | None:
+            assert waits is not None
+            asked.append(waits)
+            await asyncio.sleep(1e9)
+            return None
+
+        generation.next = hangs  # type: ignore[method-assign]
+        waiting = asyncio.ensure_future(steps.next("in a row", nobody))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert not asked[0](first), "it goes on for nobody"
+        assert steps.take() == []
+        assert transcript.reach == 0
+
+    run(work())
