@@ -22,6 +22,7 @@ import structlog
 
 from policies.modes import DecodeMode
 from proxy.backends.base import Capabilities, Load, ModelInfo, Trouble
+from proxy.backends.clean_starts import CleanStarts, fresh_salt, salt_of
 from proxy.backends.lane_ends import LaneFailed, as_backend_error, failure
 from proxy.backends.lane_generation import LaneGeneration
 from proxy.conversation import ChatRequest, Message, Tool
@@ -42,12 +43,6 @@ CHARS_PER_TOKEN = 3.5
 """Of code and English, for servers that do not count."""
 MESSAGE_TOKENS = 6
 Prober = Callable[[Target], Awaitable[Probed]]
-
-
-def salt_of(salt: str, owner: str) -> str:
-    """Of one client's prefixes: whoever shares a cache can tell by the time that a prompt takes what others have asked.
-    owner: "" = there is but one."""
-    return hashlib.sha256(f"{salt}\0{owner}".encode()).hexdigest()[:32] if salt and owner else salt
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +80,7 @@ class LanesBackend:
         self._lanes, self._name, self._prober, self._environment = lanes, name, prober, environment
         self._servers: tuple[Server, ...] = ()
         self.watch: LaneWatch | None = None
+        self.clean_starts = CleanStarts()
         self._steps = self._running = 0
         self.info = ModelInfo(name or lanes.fast.model or "lanes", "", 0, "json")
         self.capabilities = Capabilities(False, False, False, False, "unknown", constraints=True)
@@ -144,14 +140,21 @@ class LanesBackend:
         await asyncio.gather(*(server.upstream.close() for server in self._servers))
 
     async def generate(self, request: ChatRequest, mode: DecodeMode) -> LaneGeneration:
-        """Asks the lane that runs in `mode`; if it cannot be asked, the plain one, and tells of it as a finding."""
+        """Asks the lane that runs in `mode`; if it cannot be asked, the plain one, and tells of it as a finding.
+
+        What begins on the plain lane begins with a prefix of its own: it does so since the fast one is not trusted."""
         server = self.server_for(mode)
+        salt, fresh = None, False
+        if server is not self._servers[0]:
+            salt, fresh = self.clean_starts.take(request.owner, request.session)
+        else:
+            self.clean_starts.served(request.owner, request.session)
         sampling = request.sampling
         seed = sampling.seed
         if seed is None:
             seed = secrets.randbits(31) if sampling.temperature > 0 else 0
         try:
-            stream = await self.open(server, request, seed)
+            stream = await self.open(server, request, seed, fresh=fresh, salt=salt)
         except UpstreamError as error:
             plain = self._servers[-1]
             if plain is server:
@@ -184,12 +187,15 @@ class LanesBackend:
         seed: int,
         *,
         fresh: bool = False,
+        salt: str | None = None,
         prefill: str = "",
         limit: int | None = None,
         number: int = 0,
     ) -> UpstreamStream:
-        """fresh: nothing of a prefix cache is taken over. number: of earlier attempts. Raises UpstreamError."""
-        salt = secrets.token_hex(8) if fresh else salt_of(self._lanes.cache_salt, request.owner)
+        """fresh: nothing of a prefix cache is taken over. salt: of it, None = a new one if fresh, else as configured.
+        number: of earlier attempts. Raises UpstreamError."""
+        if salt is None:
+            salt = fresh_salt() if fresh else salt_of(self._lanes.cache_salt, request.owner)
         attempt = Attempt(server.model, server.can, seed, prefill, salt, fresh, limit)
         body = body_for(request, attempt)
         headers = dict(request.passed)
