@@ -23,7 +23,7 @@ import structlog
 from policies.modes import DecodeMode
 from proxy.backends.base import Capabilities, Load, ModelInfo, Trouble
 from proxy.backends.clean_starts import CleanStarts, fresh_salt, salt_of
-from proxy.backends.lane_ends import LaneFailed, as_backend_error, failure
+from proxy.backends.lane_ends import LaneFailed, failure, unasked
 from proxy.backends.lane_generation import LaneGeneration
 from proxy.conversation import ChatRequest, Message, Tool
 from proxy.lanes.asking import Target
@@ -158,11 +158,11 @@ class LanesBackend:
         except UpstreamError as error:
             plain = self._servers[-1]
             if plain is server:
-                raise as_backend_error(error) from None
+                raise unasked(server.name, error) from None
             try:
                 reserve = await self.open(plain, request, seed, fresh=True, number=1)
-            except UpstreamError:
-                raise as_backend_error(error) from None
+            except UpstreamError as other:
+                raise unasked(server.name, error, (plain.name, other)) from None
             found = failure(str(error), server.name, error.failure, 0)
             return LaneGeneration(self, request, server, None, seed, found=found, reserve=reserve)
         return LaneGeneration(self, request, server, stream, seed)

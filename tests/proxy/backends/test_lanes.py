@@ -127,14 +127,23 @@ async def test_a_fast_lane_that_is_away_is_told_and_the_plain_one_serves() -> No
         assert len(upstream.of("plain")) == 3
 
 
-@pytest.mark.parametrize(("path", "status"), [(CHAT, 502), (MESSAGES, 502)])
-async def test_where_no_lane_answers_the_status_says_so(path: str, status: int) -> None:
-    async with pool(two_lanes("vllm", Lane(SOUND)), lanes={"retries": 0}) as running:
+@pytest.mark.parametrize("path", APIS)
+@pytest.mark.parametrize("both", [True, False], ids=["both", "alone"])
+async def test_where_no_lane_answers_the_status_says_so_and_an_incident_tells_of_it(path: str, both: bool) -> None:
+    async with pool(two_lanes("vllm", Lane(SOUND)), plain=both, lanes={"retries": 0}) as running:
         for server in running.service.backend.servers:  # type: ignore[attr-defined]
             server.upstream.lane = server.lane.model_copy(update={"url": "http://127.0.0.1:1"})
         found, answer = await running.post(path, body(path))
-        assert found == status
+        assert found == 502
         assert b"fast lane" in answer
+        (record,) = await running.incidents()
+        opened = record.opened
+        assert (opened["detector"], opened["reason"]) == ("lane.failed", "the lane failed: unreachable")
+        assert (opened["action"], record.state, record.culprit) == ("end", "ended", "unknown")
+        assert opened["rule"]
+        assert opened["evidence"]["lane"] == "fast"
+        assert opened["evidence"].get("other_lane") == ("plain" if both else None)
+        assert opened["evidence"].get("other_failure") == ("unreachable" if both else None)
 
 
 async def test_a_single_lane_is_guarded_without_a_way_back() -> None:
