@@ -35,6 +35,7 @@ from proxy.lanes.running_mode import running_mode
 from proxy.lanes.settings import Lane, Lanes
 from proxy.lanes.upstream import Upstream, UpstreamError, UpstreamStream
 from proxy.lanes.watch import LaneWatch
+from proxy.replays.lane_runs import LaneTraits
 
 log = structlog.get_logger()
 UNKNOWN_WINDOW = 32_768
@@ -220,6 +221,26 @@ class LanesBackend:
         changed["cache_salt"] = "fresh" if other.can.cache_salt or other.can.kind == "llamacpp" else "none"
         changed["grammar"] = "same"
         return changed
+
+    def traits_of(self, mode: DecodeMode) -> LaneTraits:
+        """Of the lane that a response in `mode` came from, for asking again."""
+        server, plain = self.server_for(mode), self._servers[-1]
+        salted = server.can.cache_salt or server.can.kind == "llamacpp"
+        told = set(self.changed(server.mode, plain.mode)) & {"kind", "version", "speculation", "kv"}
+        if server.mode.drafter != plain.mode.drafter:
+            told.add("speculation")
+        if server.mode.codec != plain.mode.codec:
+            told.add("kv")
+        return LaneTraits(server.name, plain.name if len(self._servers) > 1 else "", salted, tuple(sorted(told)))
+
+    async def ask_again(self, request: ChatRequest, lane: str, seed: int, *, fresh: bool) -> LaneGeneration:
+        """A response from its beginning, from this lane and no other. Raises BackendError."""
+        server = next(each for each in self._servers if each.name == lane)
+        try:
+            stream = await self.open(server, request, seed, fresh=fresh, number=1)
+        except UpstreamError as error:
+            raise unasked(server.name, error) from None
+        return LaneGeneration(self, request, server, stream, seed)
 
     def began(self) -> None:
         self._running += 1

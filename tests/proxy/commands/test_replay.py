@@ -153,7 +153,7 @@ def test_what_another_model_says_is_shown_and_not_stored(tmp_path: Path, capsys:
 def test_a_backend_that_cannot_or_will_not_is_told(tmp_path: Path) -> None:
     played = Played(tmp_path)
     for backend, said in (
-        (ScriptedBackend(), "only the built-in engine"),
+        (ScriptedBackend(), "the built-in engine and lanes can"),
         (Replayable(str, refuse_runs=BadPrompt("kv: does not fit")), "cannot be run again: kv"),
     ):
         with pytest.raises(ConfigProblem, match=said):
