@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import structlog
-from tests.proxy.test_replay import Server
 
 from proxy.backends.base import Backend, BadPrompt
 from proxy.commands.main import main
@@ -20,6 +19,7 @@ from proxy.configuration.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore
 from tests.proxy.played import Sink
 from tests.proxy.replayable import LOOP, SOUND, Replayable
+from tests.proxy.replays.test_automatic import Server
 from tests.proxy.reruns import FAST, guarded, started, turns
 from tests.proxy.scripted import Script, ScriptedBackend
 
