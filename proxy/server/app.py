@@ -184,7 +184,7 @@ def _watch_lanes(service: Service, keeper: TrustKeeper) -> None:
     lanes = service.config.lanes
     meter = MeterSettings(lanes.meter_share, tokens_per_hour=lanes.meter_tokens, quiet_s=service.config.replay.quiet_s)
     spare = asyncio.Lock() if canaries is None else canaries.spare
-    settings = WatchSettings(lanes.metrics_s, meter=meter)
+    settings = WatchSettings(lanes.metrics_s, lanes.look_every_s, meter)
     ours = backend if isinstance(backend, LanesBackend) else None
     watch = LaneWatch(
         backend.servers,

@@ -21,7 +21,6 @@ from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.identity import LaneSilent
 from proxy.lanes.probe import Probed, probe
 from proxy.lanes.settings import Lanes
-from proxy.lanes.watch import WatchSettings
 from tests.proxy.lanes.pool import FULL, Pool, known, pool, two_lanes
 from tests.proxy.lanes.told import APIS, body, told
 from tests.proxy.live import CHAT, MESSAGES
@@ -297,8 +296,7 @@ async def fast_is_back(running: Pool) -> dict[str, Any]:
     raise AssertionError("it was never noticed")
 
 
-async def test_a_fast_lane_that_is_away_at_the_start_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.server.app.WatchSettings", partial(WatchSettings, look_s=0.05))
+async def test_a_fast_lane_that_is_away_at_the_start_comes_later() -> None:
     away = Upstream("vllm", {"m": Lane(SOUND, width=4, speculation="mtp", kv="turboquant_4bit_nc")})
     async with away.running():
         port = int(away.base.rsplit(":", 1)[1])
@@ -308,7 +306,7 @@ async def test_a_fast_lane_that_is_away_at_the_start_comes_later(monkeypatch: py
         url, plain_port = upstream.base, int(upstream.base.rsplit(":", 1)[1])
     upstream.running = partial(upstream.running, plain_port)  # type: ignore[method-assign]
     lanes["plain"]["url"] = url
-    async with pool(upstream, probe, lanes=lanes) as running:
+    async with pool(upstream, probe, lanes=lanes | {"look_every_s": 0.05}) as running:
         got = told(CHAT, *await running.post(CHAT, body(CHAT, model="m")))
         assert (got.calls, got.error) == ([GOOD], "")
         ready = await (await running.http.get(f"{running.base}/ready")).json()
