@@ -6,23 +6,24 @@ that nobody reads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jsonschema
 import pytest
 
 from proxy.incidents import Record
+from proxy.lanes.distrust import contexts_of
+from tests.proxy.lanes.pool import known, two_lanes
 from tests.proxy.lanes.pool import pool as served
-from tests.proxy.lanes.pool import two_lanes
 from tests.proxy.lanes.told import APIS as PATHS
 from tests.proxy.lanes.told import body, told
-from tests.proxy.live import LS_SCHEMA
+from tests.proxy.live import CHAT, LS_SCHEMA
 from tests.upstreams.all_defects import DEFECTS
 from tests.upstreams.defects import Defect
 from tests.upstreams.dialects import Kind
 from tests.upstreams.heard import APIS, Api, Heard
-from tests.upstreams.lanes import Lane, only_without_salt
+from tests.upstreams.lanes import Asked, Lane, every_time, only_without_salt
 from tests.upstreams.pool import Pool, pool
 from tests.upstreams.replies import Call, Reply, Text
 
@@ -130,6 +131,18 @@ async def test_what_does_not_end_is_ended(defect: Defect, kind: Kind, api: Api) 
         assert heard.is_cut or await running.live.incidents(), "at its limit, or with an incident"
 
 
+def until_written_anew() -> Callable[[Asked], bool]:
+    """llama.cpp knows no salt: what is in a slot is damaged until a prompt is read into it without what is there."""
+    anew = False
+
+    def strikes(asked: Asked) -> bool:
+        nonlocal anew
+        anew |= asked.body.get("cache_prompt") is False
+        return not anew
+
+    return strikes
+
+
 ALONE = [case for case in CASES if not case.marks]
 
 
@@ -166,3 +179,41 @@ async def test_a_poisoned_prefix_is_left_behind(name: str, kind: Kind) -> None:
         records = await running.incidents()
         assert {record.opened["changed"]["cache_salt"] for record in records} == {"fresh"}
         assert {record.closed["outcome"] for record in records if record.closed} == {"recovered"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("vllm", "known-bad"), ("vllm", "breaker"), ("sglang", "breaker"), ("llamacpp", "breaker")]
+)
+async def test_a_poisoned_prefix_is_left_behind_where_the_fast_lane_is_out_of_service(kind: Kind, why: str) -> None:
+    """The plain lane begins, and shares the damaged prefix cache; what heals a fall back has to heal this, too."""
+    defect = DEFECTS["arguments_empty"]
+    fast, plain = defect.lane(), defect.lane()
+    fast.strikes = plain.strikes = until_written_anew() if kind == "llamacpp" else only_without_salt
+    bad = {"speculation": "mtp", "kv": "turboquant_k8v4", "prefix_cache": True} if why == "known-bad" else {}
+    prober = known(kind, **bad)
+    async with served(two_lanes(kind, fast, plain), prober, lanes=PATIENCE) as running:
+        watch, keeper = running.service.lane_watch, running.service.keeper
+        assert watch is not None and keeper is not None
+        mode = watch.lanes[0].mode
+        for context in contexts_of(8192) if why == "breaker" else ():
+            keeper.distrust(str(mode), context, "tripped", "unknown", cool_down=True)
+        for number, path in enumerate(PATHS):
+            for _ in range(2):
+                heard = told(path, *await running.post(path, body(path), x_session_id=f"agent-{number}"))
+                assert (heard.error, heard.calls) == ("", calls_of(defect.sound))
+        assert not running.upstream.of("fast"), "it is out of service"
+        assert not await running.incidents(), "nothing of it is met"
+        asked = running.upstream.of("plain")
+        if kind == "llamacpp":
+            assert [seen.body.get("cache_prompt", True) for seen in asked] == [False, True] * 3
+            return
+        salts = [seen.body.get("cache_salt") for seen in asked]
+        assert salts[::2] == salts[1::2], "the next turn finds its own prefix"
+        assert all(salts) and len(set(salts)) == 3
+        plain.strikes = every_time
+        await running.post(CHAT, body(CHAT), x_session_id=f"agent-{PATHS.index(CHAT)}")
+        await running.post(CHAT, body(CHAT), x_session_id=f"agent-{PATHS.index(CHAT)}")
+        tripped = [seen.body["cache_salt"] for seen in running.upstream.of("plain")[6:]]
+        assert tripped[0] == salts[2 * PATHS.index(CHAT)] and tripped[-1] not in salts, (
+            "what it has tripped on is not taken over again"
+        )

@@ -24,9 +24,11 @@ they hold is taken over, neither by this response nor, from kept prefixes of the
 
 
 class BackendError(Exception):
-    """Generation is impossible; `kind` is one of `proxy.errors`, the message is safe to show to a client."""
+    """Generation is impossible; `kind` is one of `proxy.errors`, the message is safe to show to a client. outage: what
+    an incident is to tell of it, where nothing was generated that could tell; None = nothing."""
 
     kind = "internal"
+    outage: Finding | None = None
 
 
 class ContextTooLong(BackendError):

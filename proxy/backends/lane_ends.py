@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 
 from detectors.finding import Finding, Grade
 from proxy.backends.base import BackendError, BadPrompt, ContextTooLong, EndReason, Overloaded
@@ -84,3 +85,22 @@ def _overflow(told: str) -> ContextTooLong | None:
         return None
     most = max(int(number) for number in _NUMBERS.findall(told))
     return ContextTooLong(max(most, int(limit[1]) + 1), int(limit[1]))
+
+
+def unasked(lane: str, error: UpstreamError, other: tuple[str, UpstreamError] | None = None) -> BackendError:
+    """No lane could be asked. other: the one that was asked instead, and how it failed. The client is told of the
+    first; an incident tells of both, unless the request is at fault or the lanes are merely busy."""
+    told = as_backend_error(error)
+    if all(_passes(each) for each in (error, *(() if other is None else other[1:]))):
+        return told
+    finding = failure(str(error), lane, error.failure, 0)
+    if other is not None:
+        name, second = other
+        beside = {"other_lane": name, "other_failure": second.failure, "other_told": str(second)}
+        finding = replace(finding, evidence={**finding.evidence, **beside})
+    told.outage = finding
+    return told
+
+
+def _passes(error: UpstreamError) -> bool:
+    return error.status == 429 or isinstance(as_backend_error(error), BadPrompt | ContextTooLong)

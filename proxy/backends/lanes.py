@@ -22,7 +22,8 @@ import structlog
 
 from policies.modes import DecodeMode
 from proxy.backends.base import Capabilities, Load, ModelInfo, Trouble
-from proxy.backends.lane_ends import LaneFailed, as_backend_error, failure
+from proxy.backends.clean_starts import CleanStarts, fresh_salt, salt_of
+from proxy.backends.lane_ends import LaneFailed, failure, unasked
 from proxy.backends.lane_generation import LaneGeneration
 from proxy.conversation import ChatRequest, Message, Tool
 from proxy.lanes.asking import Target
@@ -34,6 +35,7 @@ from proxy.lanes.running_mode import running_mode
 from proxy.lanes.settings import Lane, Lanes
 from proxy.lanes.upstream import Upstream, UpstreamError, UpstreamStream
 from proxy.lanes.watch import LaneWatch
+from proxy.replays.lane_runs import LaneTraits
 
 log = structlog.get_logger()
 UNKNOWN_WINDOW = 32_768
@@ -42,12 +44,6 @@ CHARS_PER_TOKEN = 3.5
 """Of code and English, for servers that do not count."""
 MESSAGE_TOKENS = 6
 Prober = Callable[[Target], Awaitable[Probed]]
-
-
-def salt_of(salt: str, owner: str) -> str:
-    """Of one client's prefixes: whoever shares a cache can tell by the time that a prompt takes what others have asked.
-    owner: "" = there is but one."""
-    return hashlib.sha256(f"{salt}\0{owner}".encode()).hexdigest()[:32] if salt and owner else salt
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +81,7 @@ class LanesBackend:
         self._lanes, self._name, self._prober, self._environment = lanes, name, prober, environment
         self._servers: tuple[Server, ...] = ()
         self.watch: LaneWatch | None = None
+        self.clean_starts = CleanStarts()
         self._steps = self._running = 0
         self.info = ModelInfo(name or lanes.fast.model or "lanes", "", 0, "json")
         self.capabilities = Capabilities(False, False, False, False, "unknown", constraints=True)
@@ -144,22 +141,29 @@ class LanesBackend:
         await asyncio.gather(*(server.upstream.close() for server in self._servers))
 
     async def generate(self, request: ChatRequest, mode: DecodeMode) -> LaneGeneration:
-        """Asks the lane that runs in `mode`; if it cannot be asked, the plain one, and tells of it as a finding."""
+        """Asks the lane that runs in `mode`; if it cannot be asked, the plain one, and tells of it as a finding.
+
+        What begins on the plain lane begins with a prefix of its own: it does so since the fast one is not trusted."""
         server = self.server_for(mode)
+        salt, fresh = None, False
+        if server is not self._servers[0]:
+            salt, fresh = self.clean_starts.take(request.owner, request.session)
+        else:
+            self.clean_starts.served(request.owner, request.session)
         sampling = request.sampling
         seed = sampling.seed
         if seed is None:
             seed = secrets.randbits(31) if sampling.temperature > 0 else 0
         try:
-            stream = await self.open(server, request, seed)
+            stream = await self.open(server, request, seed, fresh=fresh, salt=salt)
         except UpstreamError as error:
             plain = self._servers[-1]
             if plain is server:
-                raise as_backend_error(error) from None
+                raise unasked(server.name, error) from None
             try:
                 reserve = await self.open(plain, request, seed, fresh=True, number=1)
-            except UpstreamError:
-                raise as_backend_error(error) from None
+            except UpstreamError as other:
+                raise unasked(server.name, error, (plain.name, other)) from None
             found = failure(str(error), server.name, error.failure, 0)
             return LaneGeneration(self, request, server, None, seed, found=found, reserve=reserve)
         return LaneGeneration(self, request, server, stream, seed)
@@ -184,12 +188,15 @@ class LanesBackend:
         seed: int,
         *,
         fresh: bool = False,
+        salt: str | None = None,
         prefill: str = "",
         limit: int | None = None,
         number: int = 0,
     ) -> UpstreamStream:
-        """fresh: nothing of a prefix cache is taken over. number: of earlier attempts. Raises UpstreamError."""
-        salt = secrets.token_hex(8) if fresh else salt_of(self._lanes.cache_salt, request.owner)
+        """fresh: nothing of a prefix cache is taken over. salt: of it, None = a new one if fresh, else as configured.
+        number: of earlier attempts. Raises UpstreamError."""
+        if salt is None:
+            salt = fresh_salt() if fresh else salt_of(self._lanes.cache_salt, request.owner)
         attempt = Attempt(server.model, server.can, seed, prefill, salt, fresh, limit)
         body = body_for(request, attempt)
         headers = dict(request.passed)
@@ -214,6 +221,26 @@ class LanesBackend:
         changed["cache_salt"] = "fresh" if other.can.cache_salt or other.can.kind == "llamacpp" else "none"
         changed["grammar"] = "same"
         return changed
+
+    def traits_of(self, mode: DecodeMode) -> LaneTraits:
+        """Of the lane that a response in `mode` came from, for asking again."""
+        server, plain = self.server_for(mode), self._servers[-1]
+        salted = server.can.cache_salt or server.can.kind == "llamacpp"
+        told = set(self.changed(server.mode, plain.mode)) & {"kind", "version", "speculation", "kv"}
+        if server.mode.drafter != plain.mode.drafter:
+            told.add("speculation")
+        if server.mode.codec != plain.mode.codec:
+            told.add("kv")
+        return LaneTraits(server.name, plain.name if len(self._servers) > 1 else "", salted, tuple(sorted(told)))
+
+    async def ask_again(self, request: ChatRequest, lane: str, seed: int, *, fresh: bool) -> LaneGeneration:
+        """A response from its beginning, from this lane and no other. Raises BackendError."""
+        server = next(each for each in self._servers if each.name == lane)
+        try:
+            stream = await self.open(server, request, seed, fresh=fresh, number=1)
+        except UpstreamError as error:
+            raise unasked(server.name, error) from None
+        return LaneGeneration(self, request, server, stream, seed)
 
     def began(self) -> None:
         self._running += 1

@@ -1,5 +1,5 @@
-"""`specguard replay ID`: runs a captured response again along draft, codec, prefix cache and filter, and says who is to
-blame.
+"""`specguard replay ID`: runs a captured response again along draft, codec, prefix cache and filter, or asks the lanes
+again, and says who is to blame.
 
 Must not: serve, or import torch before there is something to run.
 Invariant: the store is written only with `--store`; exit status 0 with a verdict, 1 if the runs could not be finished,
@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from proxy.configuration.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore, Record
 from proxy.replays.automatic import AutomaticSettings, as_judgement, tripped_of
 from proxy.replays.capture import Capture
+from proxy.replays.lane_report import lane_data, lane_page
+from proxy.replays.lane_runs import Reasker, investigate_lanes, limits_of, why_not
 from proxy.replays.report import other_model, replay_data, replay_page
 from proxy.replays.runs import Judged, Limits, investigate
 
@@ -43,7 +45,8 @@ def add_replay(commands: Any, wide: type[argparse.HelpFormatter], load: Load) ->
         formatter_class=wide,
         description="Runs the response again as it was and with one thing changed at a time: drafts, KV codec, prefix "
         "cache, filter. In a sound engine the same seed gives the same text, so the change that cures names the layer. "
-        "Needs an incident that was recorded with `incidents.capture = true`. Stops as soon as the verdict is certain.",
+        "Of lanes, the servers are asked again: as it was, with a prefix read anew, nothing demanded, the plain lane. "
+        "Needs an incident that was recorded with `incidents.capture = true`. Stops as soon as there is a verdict.",
     )
     replay.add_argument("id", metavar="ID", help="as listed by `specguard incidents list`, or its beginning")
     replay.add_argument("--config", type=Path, metavar="FILE", help="configuration that names store and model")
@@ -65,23 +68,34 @@ def run(options: argparse.Namespace, config: Config, build: Callable[[Config], B
         raise ConfigProblem("--tokens: must be at least 64")
     store = IncidentStore(config.incidents.path)
     record = find(store, options.id)
-    capture = captured(record)
+    lanes = bool((record.opened.get("capabilities") or {}).get("lanes"))
+    capture = captured(record, lanes)
+    if lanes and not config.lanes.configured:
+        raise ConfigProblem(
+            f"{record.id} is of a pool of lanes; name the configuration that has them with --config FILE"
+        )
+    if not lanes and config.lanes.configured:
+        raise ConfigProblem(f"{record.id} is of the built-in engine, and the configuration names lanes; leave them out")
+    if lanes and options.axes:
+        raise ConfigProblem(
+            f"--axes: {record.id} is of lanes, of which drafts and codec cannot be changed; leave it out"
+        )
     from proxy.server.app import build_backend
 
     logging.configure(config.log.level)
     try:
         backend = (build or build_backend)(config)
         settings = AutomaticSettings(detectors=config.detectors)
-        found, fingerprint = asyncio.run(_investigate(backend, record, capture, options, settings))
+        found, fingerprint, cannot = asyncio.run(_investigate(backend, record, capture, options, settings, config))
     except BackendError as error:
         raise ConfigProblem(f"{record.id} cannot be run again: {error}") from None
     if options.json:
-        print(orjson.dumps(replay_data(record, found, fingerprint), option=orjson.OPT_INDENT_2).decode())
+        data = lane_data(record, found, cannot, fingerprint) if lanes else replay_data(record, found, fingerprint)
+        print(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode())
     else:
+        page = lane_page(record, capture, found, cannot) if lanes else replay_page(record, capture, found, fingerprint)
         width = None if sys.stdout.isatty() else _PIPED_WIDTH
-        Console(width=width, soft_wrap=not sys.stdout.isatty(), highlight=False, emoji=False).print(
-            replay_page(record, capture, found, fingerprint)
-        )
+        Console(width=width, soft_wrap=not sys.stdout.isatty(), highlight=False, emoji=False).print(page)
     if options.store and other_model(record, fingerprint):
         print("specguard: not stored: another model says nothing about the one that served", file=sys.stderr)
     elif options.store:
@@ -111,10 +125,14 @@ def find(store: IncidentStore, incident: str) -> Record:
     return (exact or list(found))[0]
 
 
-def captured(record: Record) -> Capture:
-    """What it takes to run it again. Raises ConfigProblem that says why that is not there."""
-    if str(record.opened.get("detector", "")).startswith("stall."):
+def captured(record: Record, lanes: bool = False) -> Capture:
+    """What it takes to run it again. lanes: it is of servers of others, which are given messages and need no token ids.
+    Raises ConfigProblem that says why that is not there."""
+    detector = str(record.opened.get("detector", ""))
+    if detector.startswith("stall."):
         raise ConfigProblem(f"{record.id}: a step that did not come cannot be run again")
+    if lanes and (why := why_not(detector)):
+        raise ConfigProblem(f"{record.id} ({detector}) cannot be asked again: {why}")
     if record.capture is None:
         raise ConfigProblem(
             f"{record.id} was recorded without a capture; set incidents.capture = true in the server's configuration, "
@@ -126,7 +144,12 @@ def captured(record: Record) -> Capture:
         raise ConfigProblem(
             f"{record.id} was captured by an older version, which kept the prompt alone; it cannot be run again"
         ) from None
-    if not capture.is_exact:
+    if lanes and capture.redacted:
+        raise ConfigProblem(
+            f"{record.id}: secrets were taken out of its capture ({', '.join(capture.redacted)}), so the messages are "
+            "not those that were sent; it cannot be asked again"
+        )
+    if not lanes and not capture.is_exact:
         what = ", ".join(capture.redacted) or "the token ids"
         raise ConfigProblem(
             f"{record.id}: secrets were taken out of its capture ({what}), and the token ids with them; "
@@ -136,20 +159,31 @@ def captured(record: Record) -> Capture:
 
 
 async def _investigate(
-    backend: Backend, record: Record, capture: Capture, options: argparse.Namespace, settings: AutomaticSettings
-) -> tuple[Judged, str]:
-    """The verdict, and the fingerprint of the model that was loaded."""
+    backend: Backend,
+    record: Record,
+    capture: Capture,
+    options: argparse.Namespace,
+    settings: AutomaticSettings,
+    config: Config,
+) -> tuple[Judged, str, Sequence[str]]:
+    """The verdict, the fingerprint of the model that was loaded, and of lanes what could not be asked again."""
     console = Console(stderr=True, highlight=False)
-    with console.status("loading the model and checking its exactness ..."):
+    asks = config.lanes.configured
+    with console.status("asking the lanes ..." if asks else "loading the model and checking its exactness ..."):
         await backend.start()
     try:
-        if not isinstance(backend, Replayer):
-            raise ConfigProblem("the configured backend cannot run a response again; only the built-in engine can")
-        opened = record.opened
+        opened, limits = record.opened, Limits(options.tokens, float("inf"))
         tripped = tripped_of(str(opened["detector"]), str(opened["grade"]), int(opened["position"]), backend, settings)
+        if isinstance(backend, Reasker):
+            cannot = limits_of(backend, capture, config.lanes.cache_salt, bool(config.server.keys))
+            with console.status("asking for the response again ..."):
+                found = await investigate_lanes(backend, tripped, capture, limits)
+            return found, backend.info.fingerprint, cannot
+        if not isinstance(backend, Replayer):
+            raise ConfigProblem("the configured backend cannot run a response again; the built-in engine and lanes can")
         with console.status("running the response again ..."):
-            found = await investigate(backend, tripped, capture, Limits(options.tokens, float("inf")), options.axes)
-        return found, backend.info.fingerprint
+            found = await investigate(backend, tripped, capture, limits, options.axes)
+        return found, backend.info.fingerprint, ()
     finally:
         await backend.stop()
 

@@ -22,13 +22,14 @@ from policies.ladder import landing
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Continue, End, Policy, Start, decide_start
 from policies.trust import Limit
-from proxy.backends.base import Backend
+from proxy.backends.base import Backend, BackendError
 from proxy.conversation import ChatRequest
 from proxy.events import Event
 from proxy.guard.admission import admit
 from proxy.guard.observers import Observers
 from proxy.guard.response import GuardedResponse, Setting
 from proxy.guard.session_budget import SessionBudget
+from proxy.guard.unbegun import tell_unbegun
 from proxy.incidents import NOWHERE, IncidentSink, Origin
 
 log = structlog.get_logger()
@@ -65,7 +66,12 @@ class GuardedSession:
         """Raises BackendError while nothing was sent, also for a tool with a bad schema; later: Failed."""
         schemas = admit(self.request, self.backend.capabilities)
         known, mode = self._decide_start()
-        generation = await self.backend.generate(self.request, mode)
+        origin = replace(self.origin, override=self.policy.override)
+        try:
+            generation = await self.backend.generate(self.request, mode)
+        except BackendError as error:
+            tell_unbegun(error, self.request, self.backend, self.policy, mode, self.incidents, origin)
+            raise
         observers = Observers(
             self.request,
             schemas,
@@ -83,7 +89,7 @@ class GuardedSession:
             self.backend,
             self.policy,
             self.incidents,
-            replace(self.origin, override=self.policy.override),
+            origin,
             schemas,
             mode,
             self.budget,

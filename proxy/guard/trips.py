@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -23,7 +23,7 @@ from detectors.mended_call import MendedCall
 from policies.blame import END_OF_TURN, NOT_FINITE, Blame, BlameVerdict, Culprit
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Decision, End, Repair, Rewind, Situation, Start
-from proxy.backends.base import Backend, Generation, RewindReport, Token
+from proxy.backends.base import Backend, RewindReport, Token
 from proxy.conversation import ChatRequest
 from proxy.guard.transcript import Transcript
 from proxy.incidents import NOWHERE, Action, Closure, Incident, IncidentSink, Origin, Outcome, new_incident_id
@@ -52,6 +52,19 @@ class _Trip:
     loop: LoopDigest | None = None
 
 
+class Made(Protocol):
+    """What an incident tells of a generation."""
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
 class Trips:
     """Of one response. Positions are indices into its tokens. remember: told at its end of a loop that was sent in part
     and that plain decoding did not go on with; what it says too was meant."""
@@ -60,7 +73,7 @@ class Trips:
         self,
         request: ChatRequest,
         backend: Backend,
-        generation: Generation,
+        generation: Made,
         sink: IncidentSink,
         origin: Origin = NOWHERE,
         remember: Callable[[LoopDigest], None] | None = None,

@@ -16,7 +16,10 @@ Kind = Literal["opened", "closed", "judged", "died"]
 
 WITHHELD = "withheld"
 _WORDS = frozenset(
-    "keyword schema_path missing exactness mended scripts codec bucket mode side check compared lane failure".split()
+    (
+        "keyword schema_path missing exactness mended scripts codec bucket mode side check compared lane failure "
+        "other_lane other_failure"
+    ).split()
 )
 """Evidence that is no number and still none of the model's text: our words, and those of a declared schema."""
 _IDS = frozenset({"token", "id", "ids"})

@@ -141,6 +141,8 @@ class Lanes(_Section):
     tokenize: bool = True
     """Let lanes count tokens where they can (/tokenize). false = they are estimated from the number of characters."""
 
+    look_every_s: float = Field(default=15.0, ge=0.05, le=3600)
+    """Seconds between two looks whether a lane's server answers and is the one from before."""
     metrics_s: float = Field(default=5.0, ge=0)
     """Seconds between two looks at the lanes' metrics, from which the acceptance of drafts is read. 0 = none."""
     meter_share: float = Field(default=0.02, ge=0, le=1)

@@ -95,7 +95,8 @@ def no_drift_figure(fast: Probed, plain: Probed | None) -> str:
 class LaneWatch:
     """An incident sink, and what canaries ask (`canaries.ModeChecks`). idle: set while nobody is served; spare:
     held by whoever uses the engines then. drafts_dead: told of a lane whose drafts are worth nothing. renew: told what
-    was found of a server that was begun anew, answers all lanes; None = servers are not looked after.
+    was found of a server that was begun anew, answers all lanes; None = servers are not looked after. tripped: told of
+    sessions in whose responses something tripped.
     """
 
     def __init__(
@@ -109,7 +110,9 @@ class LaneWatch:
         clock: Callable[[], float] = time.monotonic,
         renew: Callable[[str, Probed], Sequence[WatchedLane]] | None = None,
         prober: Callable[[Target], Awaitable[Probed]] = probe,
+        tripped: Callable[[str], None] | None = None,
     ) -> None:
+        self._tripped = tripped
         self._renew, self._prober, self._window = renew, prober, 0
         self.restarts: dict[str, Restarts] = {}
         self.lanes, self._keeper, self._settings = tuple(lanes), keeper, settings or WatchSettings()
@@ -206,6 +209,8 @@ class LaneWatch:
 
     def opened(self, incident: Incident, capture: Capture | None = None) -> None:
         """After a loop or a stall: is it the server? Asked in the background, at most once in ASK_AGAIN_S."""
+        if self._tripped is not None:
+            self._tripped(incident.session)
         lane = self._by_mode.get(incident.mode_before)
         if lane is None or incident.detector == "loop.history" or not incident.detector.startswith(SUSPICIOUS):
             return

@@ -38,7 +38,7 @@ def replay_page(record: Record, capture: Capture, found: Judged, fingerprint: st
     if other_model(record, fingerprint):
         lines.append(f"[bold red]another model[/]: it was {opened.get('fingerprint')}, this is {fingerprint}")
     said = (*capture.kept_ids, *capture.lost_ids)
-    return Group(*lines, "", _table(found.rows, said, found.texts), "", _verdict(record, found.verdict))
+    return Group(*lines, "", _table(found.rows, said, found.texts), "", verdict_line(record, found.verdict))
 
 
 def replay_data(record: Record, found: Judged, fingerprint: str) -> dict[str, Any]:
@@ -99,7 +99,8 @@ def _trouble(row: Mapping[str, Any]) -> str:
     return ", ".join(found) or "no"
 
 
-def _verdict(record: Record, verdict: AxesVerdict) -> str:
+def verdict_line(record: Record, verdict: AxesVerdict) -> str:
+    """In words, with markup of the console."""
     closed = record.closed or {}
     if verdict.culprit is None:
         culprit, certainty = str(closed.get("culprit", "unknown")), closed.get("certainty", "none")

@@ -184,9 +184,17 @@ def _watch_lanes(service: Service, keeper: TrustKeeper) -> None:
     lanes = service.config.lanes
     meter = MeterSettings(lanes.meter_share, tokens_per_hour=lanes.meter_tokens, quiet_s=service.config.replay.quiet_s)
     spare = asyncio.Lock() if canaries is None else canaries.spare
-    settings = WatchSettings(lanes.metrics_s, meter=meter)
-    renew = backend.renew if isinstance(backend, LanesBackend) else None
-    watch = LaneWatch(backend.servers, keeper, service.idle, spare, settings, renew=renew)
+    settings = WatchSettings(lanes.metrics_s, lanes.look_every_s, meter)
+    ours = backend if isinstance(backend, LanesBackend) else None
+    watch = LaneWatch(
+        backend.servers,
+        keeper,
+        service.idle,
+        spare,
+        settings,
+        renew=None if ours is None else ours.renew,
+        tripped=None if ours is None else ours.clean_starts.tripped,
+    )
     service.lane_watch = backend.watch = watch
     if canaries is not None:
         canaries.checks = watch

@@ -6,7 +6,7 @@ import pytest
 
 from detectors.finding import Grade
 from proxy.backends.base import ContextTooLong
-from proxy.backends.lane_ends import as_backend_error, empty, end_of, failure, odd_end
+from proxy.backends.lane_ends import as_backend_error, empty, end_of, failure, odd_end, unasked
 from proxy.lanes.chunks import Chunk
 from proxy.lanes.upstream import Failure, UpstreamError
 
@@ -95,3 +95,25 @@ def test_a_prompt_that_is_too_long_is_told_with_its_numbers(told: str, tokens: i
 def test_other_refusals_with_numbers_are_none() -> None:
     error = as_backend_error(UpstreamError("refused", "the fast lane answers with status 400: top_k 5000 of 40", 400))
     assert not isinstance(error, ContextTooLong)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "told"),
+    [
+        ("refused", 400, False),
+        ("unavailable", 429, False),
+        ("unreachable", None, True),
+        ("unavailable", 503, True),
+        ("refused", 401, True),
+    ],
+)
+def test_an_incident_tells_of_an_outage_and_not_of_a_bad_request(
+    failure: Failure, status: int | None, told: bool
+) -> None:
+    error = UpstreamError(failure, "why", status)
+    assert (unasked("fast", error).outage is not None) == told
+    other = UpstreamError("unreachable", "no connection")
+    finding = unasked("fast", error, ("plain", other)).outage
+    assert finding is not None, "one of them is away"
+    assert finding.evidence["other_failure"] == "unreachable"
+    assert type(unasked("fast", error, ("plain", other))) is type(as_backend_error(error))

@@ -21,7 +21,6 @@ from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.identity import LaneSilent
 from proxy.lanes.probe import Probed, probe
 from proxy.lanes.settings import Lanes
-from proxy.lanes.watch import WatchSettings
 from tests.proxy.lanes.pool import FULL, Pool, known, pool, two_lanes
 from tests.proxy.lanes.told import APIS, body, told
 from tests.proxy.live import CHAT, MESSAGES
@@ -127,14 +126,23 @@ async def test_a_fast_lane_that_is_away_is_told_and_the_plain_one_serves() -> No
         assert len(upstream.of("plain")) == 3
 
 
-@pytest.mark.parametrize(("path", "status"), [(CHAT, 502), (MESSAGES, 502)])
-async def test_where_no_lane_answers_the_status_says_so(path: str, status: int) -> None:
-    async with pool(two_lanes("vllm", Lane(SOUND)), lanes={"retries": 0}) as running:
+@pytest.mark.parametrize("path", APIS)
+@pytest.mark.parametrize("both", [True, False], ids=["both", "alone"])
+async def test_where_no_lane_answers_the_status_says_so_and_an_incident_tells_of_it(path: str, both: bool) -> None:
+    async with pool(two_lanes("vllm", Lane(SOUND)), plain=both, lanes={"retries": 0}) as running:
         for server in running.service.backend.servers:  # type: ignore[attr-defined]
             server.upstream.lane = server.lane.model_copy(update={"url": "http://127.0.0.1:1"})
         found, answer = await running.post(path, body(path))
-        assert found == status
+        assert found == 502
         assert b"fast lane" in answer
+        (record,) = await running.incidents()
+        opened = record.opened
+        assert (opened["detector"], opened["reason"]) == ("lane.failed", "the lane failed: unreachable")
+        assert (opened["action"], record.state, record.culprit) == ("end", "ended", "unknown")
+        assert opened["rule"]
+        assert opened["evidence"]["lane"] == "fast"
+        assert opened["evidence"].get("other_lane") == ("plain" if both else None)
+        assert opened["evidence"].get("other_failure") == ("unreachable" if both else None)
 
 
 async def test_a_single_lane_is_guarded_without_a_way_back() -> None:
@@ -279,7 +287,7 @@ async def test_what_a_server_says_of_a_failure_is_in_no_record() -> None:
 
 
 async def fast_is_back(running: Pool) -> dict[str, Any]:
-    for _ in range(400):
+    for _ in range(200):  # less than look_every_s is by itself
         async with running.http.get(f"{running.base}/ready") as response:
             ready: dict[str, Any] = await response.json()
         if ready["lanes"]["fast"]["answers"]:
@@ -288,8 +296,7 @@ async def fast_is_back(running: Pool) -> dict[str, Any]:
     raise AssertionError("it was never noticed")
 
 
-async def test_a_fast_lane_that_is_away_at_the_start_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.server.app.WatchSettings", partial(WatchSettings, look_s=0.05))
+async def test_a_fast_lane_that_is_away_at_the_start_comes_later() -> None:
     away = Upstream("vllm", {"m": Lane(SOUND, width=4, speculation="mtp", kv="turboquant_4bit_nc")})
     async with away.running():
         port = int(away.base.rsplit(":", 1)[1])
@@ -299,7 +306,7 @@ async def test_a_fast_lane_that_is_away_at_the_start_comes_later(monkeypatch: py
         url, plain_port = upstream.base, int(upstream.base.rsplit(":", 1)[1])
     upstream.running = partial(upstream.running, plain_port)  # type: ignore[method-assign]
     lanes["plain"]["url"] = url
-    async with pool(upstream, probe, lanes=lanes) as running:
+    async with pool(upstream, probe, lanes=lanes | {"look_every_s": 0.05}) as running:
         got = told(CHAT, *await running.post(CHAT, body(CHAT, model="m")))
         assert (got.calls, got.error) == ([GOOD], "")
         ready = await (await running.http.get(f"{running.base}/ready")).json()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import structlog
-from tests.proxy.test_replay import Server
 
 from proxy.backends.base import Backend, BadPrompt
 from proxy.commands.main import main
@@ -20,6 +19,7 @@ from proxy.configuration.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore
 from tests.proxy.played import Sink
 from tests.proxy.replayable import LOOP, SOUND, Replayable
+from tests.proxy.replays.test_automatic import Server
 from tests.proxy.reruns import FAST, guarded, started, turns
 from tests.proxy.scripted import Script, ScriptedBackend
 
@@ -153,7 +153,7 @@ def test_what_another_model_says_is_shown_and_not_stored(tmp_path: Path, capsys:
 def test_a_backend_that_cannot_or_will_not_is_told(tmp_path: Path) -> None:
     played = Played(tmp_path)
     for backend, said in (
-        (ScriptedBackend(), "only the built-in engine"),
+        (ScriptedBackend(), "the built-in engine and lanes can"),
         (Replayable(str, refuse_runs=BadPrompt("kv: does not fit")), "cannot be run again: kv"),
     ):
         with pytest.raises(ConfigProblem, match=said):
