@@ -71,6 +71,9 @@ def test_rejected_codes_are_not_read(read: Read) -> None:
     out = read(cache, 124)
     assert out.isfinite().all()
     assert torch.equal(out, read(fresh, 124))
+    for index in (0, 7):  # on both sides of the edge
+        wanted = expected(QUERIES[index], *dense(cache, ROWS, 124 + index))
+        torch.testing.assert_close(out[index].double(), wanted, atol=3e-5, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning")
