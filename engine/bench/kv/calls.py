@@ -1,10 +1,11 @@
-"""What codecs do to tool calls: the embedded model's edits after long conversations, greedy and sampled.
+"""What codecs do to tool calls: the embedded model's edits of long files, greedy and sampled.
 
 Must not: judge a codec by calls that `full` does not make, or by a reply that was drawn with other random numbers.
 Invariant: every codec answers the same prompts with the same seeds; what differs is the cache alone.
 
-A call of this model copies a function letter by letter and writes it again, so a wrong token shows; short prompts are
-too easy for that: the function stands a few lines above. Here earlier repairs of other functions lie between.
+A call of this model copies a function letter by letter and writes it again, so a wrong token shows. Prompts become long
+by what the file holds before the faulty function: earlier repairs of other files would be repeated instead, whatever
+the cache. How far the model itself can still do the task, the lines of `full` tell.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from engine.engine import Engine
 from engine.sampler import SamplingParams
 from engine.turn import TurnOptions
 
-CONTEXTS = (1024, 4096)
-PROMPTS, SEEDS = 7, (1, 2)
-"""Conversations at each context, one for each task, and sampled replies to each besides the greedy one."""
+CONTEXTS = (640, 1024, 4096)
+PROMPTS, SEEDS = 7, (1,)
+"""Files at each context, one for each task, and sampled replies to each besides the greedy one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +55,27 @@ class Calls:
 
 
 def asked_edits(engine: Engine, context: int, count: int = PROMPTS, seed: int = 0) -> list[Asked]:
-    """Prompts of at most `context` tokens, less where the model's window needs room for the reply: drawn repairs, then
-    one whose file has been read. Every task is asked for in turn."""
+    """Prompts of at most `context` tokens, less where the model's window needs room for the reply: a task whose file
+    has been read, sound functions of other tasks drawn before its own. Every task is asked for in turn."""
     room = min(context, engine.model.config.max_context - REPLY)
-    repairs = [*conversations()["agent"], *conversations()["rewrite"]]
+    repairs = [entry["messages"] for key in ("agent", "rewrite") for entry in conversations()[key]]
     found = []
     for number in range(count):
         rng = random.Random(f"{seed}/{context}/{number}")
-        task = repairs[number % len(repairs)]["messages"]
-        at = next(i for i, m in enumerate(task) if _calls(m) == EDIT)
-        others = [entry["messages"][1:] for entry in repairs if entry["messages"] is not task]
-        tokens = encode(engine, task[:at])
-        before: list[dict[str, Any]] = []
+        task = repairs[number % len(repairs)]
+        others = [_repaired(other) for other in repairs if other is not task]
+        at = _edit_at(task)
+        content = task[at - 1]["content"]
+        tokens, longer = encode(engine, task[:at]), content
         while True:
-            before = rng.choice(others) + before
-            longer = encode(engine, [task[0], *before, *task[1:at]])
-            if len(longer) > room:
+            longer = f"{rng.choice(others)}\n\n{longer}"
+            messages = [*task[: at - 1], {**task[at - 1], "content": longer}]
+            if len(encode(engine, messages)) > room:
                 break
-            tokens = longer
+            tokens, content = encode(engine, messages), longer
         path = task[at - 2]["tool_calls"][0]["function"]["arguments"]["path"]
-        name = f"{context} tokens, {number}"
-        found.append(Asked(context, Prompt(name, tokens, SamplingParams(), REPLY), path, task[at - 1]["content"]))
+        prompt = Prompt(f"{context} tokens, {number}", tokens, SamplingParams(), REPLY)
+        found.append(Asked(context, prompt, path, content))
     return found
 
 
@@ -132,7 +133,7 @@ def calls_table(found: Sequence[Calls]) -> Table:
     rows = tuple((c.context, c.codec, c.replies, c.valid, c.usable, c.same, c.shared) for c in found)
     columns = ("context", "codec", "calls of full", "valid", "usable", "same reply", "same until")
     note = (
-        "edits after other repairs, greedy and sampled at temperature 1; usable: the old text stands once in the file "
+        "edits of long files, greedy and sampled at temperature 1; usable: the old text stands once in the file "
         "that was read; same until: share of the reply of full before the first difference"
     )
     return Table("Tool calls of the embedded model", columns, rows, note)
@@ -148,9 +149,19 @@ def _parameters(text: str) -> list[tuple[str, str]]:
     return re.findall(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>", text, re.DOTALL)
 
 
-def _calls(message: Mapping[str, Any]) -> str | None:
-    calls = message.get("tool_calls")
-    return calls[0]["function"]["name"] if calls else None
+def _edit_at(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Of the message that calls for the edit; before it stand the call that read the file, and what it returned."""
+    return next(
+        i for i, m in enumerate(messages) if any(c["function"]["name"] == EDIT for c in m.get("tool_calls") or ())
+    )
+
+
+def _repaired(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The file of a task as the recorded edit left it."""
+    at = _edit_at(messages)
+    edit = messages[at]["tool_calls"][0]["function"]["arguments"]
+    text: str = messages[at - 1]["content"]
+    return text.replace(edit["old_string"], edit["new_string"])
 
 
 def _replies(engine: Engine, prompt: Prompt, codec: str, seeds: Sequence[int]) -> list[str]:

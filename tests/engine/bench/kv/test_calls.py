@@ -16,7 +16,7 @@ from engine.bench.kv.calls import (
     is_valid_call,
     measure_calls,
 )
-from engine.bench.workloads import REPLY, Prompt
+from engine.bench.workloads import REPLY, Prompt, conversations, encode
 from engine.codecs.spec import FULL, SPECS
 from engine.engine import Engine
 from engine.sampler import SamplingParams
@@ -78,17 +78,27 @@ def test_what_a_usable_edit_is(reply: str, usable: bool) -> None:
 @pytest.mark.parametrize("context", calls.CONTEXTS)
 def test_prompts_are_as_long_as_they_say(embedded: Engine, context: int) -> None:
     """And end where the model has read the file that it is asked to edit, with room for its reply."""
-    asked = asked_edits(embedded, context, 3)
+    asked = asked_edits(embedded, context)
     room = min(context, embedded.model.config.max_context - REPLY)
-    assert len({a.prompt.tokens for a in asked}) == 3
-    assert asked == asked_edits(embedded, context, 3)
+    assert len({a.prompt.tokens for a in asked}) == len(asked) == 7
+    assert asked[:1] == asked_edits(embedded, context, 1)
     assert asked[0].prompt.tokens != asked_edits(embedded, context, 1, seed=1)[0].prompt.tokens
     for a in asked:
         text = embedded.tokenizer.decode(list(a.prompt.tokens))
-        # one more repair, of 800 tokens at most, would not have fitted
-        assert room - 800 < len(a.prompt.tokens) <= room
-        assert text.rindex(a.path) < text.rindex(a.content)
-        assert text.count("<tool_response>") >= (10 if context == 4096 else 1)
+        # one more file, of 300 tokens at most, would not have fitted
+        assert room - 300 < len(a.prompt.tokens) <= room
+        assert a.path in text[: text.index(a.content)]
+        assert a.content.count("def ") >= {640: 1, 1024: 5, 4096: 40}[context]
+
+
+def test_the_fault_stands_last_and_nothing_before_it_is_faulty(embedded: Engine) -> None:
+    """The recorded edit is usable in every prompt, and no other task's is."""
+    recorded = [entry["messages"] for key in ("agent", "rewrite") for entry in conversations()[key]]
+    given = [m[calls._edit_at(m)]["tool_calls"][0]["function"]["arguments"] for m in recorded]
+    for number, a in enumerate(asked_edits(embedded, 1024)):
+        for task, arguments in enumerate(given):
+            reply = edit(a.path, arguments["old_string"], arguments["new_string"])
+            assert is_usable_edit(reply, a) == (task == number)
 
 
 def test_what_is_counted(embedded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,10 +128,12 @@ def test_what_is_counted(embedded: Engine, monkeypatch: pytest.MonkeyPatch) -> N
 def test_calls_of_the_embedded_model(embedded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight bits change nothing in a short greedy edit; and a sampled reply is drawn by its seed."""
     monkeypatch.setattr(calls, "SPECS", {"k8v8": SPECS["k8v8"]})
-    asked = asked_edits(embedded, 512, 1)
+    asked = asked_edits(embedded, 640, 1)
     found = {c.codec: c for c in measure_calls(embedded, asked, (1,))}
     assert found[FULL].replies == found[FULL].valid == found["k8v8"].valid >= 1
-    first, second, again = (calls._replies(embedded, asked[0].prompt, FULL, seeds) for seeds in ((1,), (2,), (1,)))
-    assert first == again
+    # an edit leaves little to chance
+    short = Prompt("open", encode(embedded, [{"role": "user", "content": "hello"}]), SamplingParams(), 24)
+    first, second, again = (calls._replies(embedded, short, FULL, seeds) for seeds in ((5, 6), (7,), (5,)))
+    assert len({*first, *second}) > 1
+    assert first[:2] == again
     assert first[0] == second[0]
-    assert is_usable_edit(first[0], asked[0])
