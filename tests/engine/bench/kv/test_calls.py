@@ -134,6 +134,6 @@ def test_calls_of_the_embedded_model(embedded: Engine, monkeypatch: pytest.Monke
     # an edit leaves little to chance
     short = Prompt("open", encode(embedded, [{"role": "user", "content": "hello"}]), SamplingParams(), 24)
     first, second, again = (calls._replies(embedded, short, FULL, seeds) for seeds in ((5, 6), (7,), (5,)))
-    assert len({*first, *second}) > 1
+    assert first[1] != first[2]
     assert first[:2] == again
     assert first[0] == second[0]
