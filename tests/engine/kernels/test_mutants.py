@@ -19,6 +19,7 @@ from engine.compressed import CompressedCache
 from engine.kernels.switch import Kernels
 from engine.model import Model
 from engine.softmax import Parts
+from tests.engine import test_codec_mutants
 from tests.engine.coded import DIM, HEADS, Rows, dense, drawn, expected, layout
 from tests.engine.readers import reader
 from tests.engine.test_codec_mutants import (
@@ -191,7 +192,13 @@ QUICK: dict[Mutant, tuple[Check, ...]] = {
     edge_from_the_present_length: (check_rows_in_blocks,),
 }
 WHOLE: tuple[Mutant, ...] = (half_of_v_missing_alone, drafts_coded_for_good, edge_from_the_present_length)
-"""Those that the whole model's lossless check sees on kernels too; minutes in the interpreter."""
+"""Those that the whole model's lossless check sees on kernels too, at a shorter context: across the edge at 64."""
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check at 250 tokens takes minutes in the interpreter, and the first edge is as good as the fourth."""
+    monkeypatch.setattr(test_codec_mutants, "CONTEXT", 60)
 
 
 @pytest.mark.parametrize("check", [check_reader, check_rows_in_blocks, check_other_codecs], ids=lambda c: c.__name__)
@@ -213,12 +220,14 @@ def test_every_planted_failure_is_caught(
 
 
 @SLOW
+@pytest.mark.usefixtures("short")
 def test_a_whole_model_is_lossless_on_kernels(tiny_folder: Path, launches: list[str]) -> None:
     check_lossless(Model.load(tiny_folder))
     assert launches
 
 
 @SLOW
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("mutant", WHOLE, ids=lambda mutant: mutant.__name__)
 def test_a_whole_model_shows_it(
     mutant: Mutant, tiny_folder: Path, launches: list[str], monkeypatch: pytest.MonkeyPatch
