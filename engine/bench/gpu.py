@@ -1,7 +1,8 @@
 """Everything about CUDA in one call, for a machine with a GPU: `python -m engine.bench.gpu --out DIR`.
 
 Must not: need more than the engine does (pytest and transformers add the test-suite's CUDA half), or stop at a failure.
-Invariant: the status is 0 only if every part ran and held; a part that could not run is in the report with its reason.
+Invariant: the status is 0 only if every part ran and held, 1 if one failed, 3 if none failed and one could not run;
+that one is in the report with its reason.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,19 @@ SMALL = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """holds: whether it ran and found nothing; told: lines for a person; data: for machines."""
+    """holds: whether it ran and found nothing; told: lines for a person; data: for machines; ran: False where something
+    that it needs is not installed, which says nothing about the device."""
 
     name: str
     holds: bool
     told: str
     data: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    ran: bool = True
+
+    @property
+    def state(self) -> str:
+        return "holds" if self.holds else "FAILED" if self.ran else "not run"
 
 
 def exactness(device: str, dtype: str) -> Part:
@@ -91,7 +98,8 @@ def suites() -> Part:
     missing = [name for name in ("pytest", "transformers") if importlib.util.find_spec(name) is None]
     root = Path(__file__).parents[2]
     if missing or not (root / SUITES[0]).exists():
-        return Part("test suites", False, f"not run: {', '.join(missing) or 'the tests'} not installed here")
+        told = f"{', '.join(missing) or 'the tests'} not installed here"
+        return Part("test suites", False, told, ran=False)
     command = [sys.executable, "-m", "pytest", "-q", "-m", "slow or not slow", *SUITES, "-k", "kernels or cuda"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     return Part("test suites", done.returncode == 0, "\n".join(done.stdout.splitlines()[-15:]))
@@ -112,18 +120,26 @@ def timed(name: str, call: Callable[[], Part]) -> Part:
         part = call()
     except Exception as error:  # whatever it is, the other parts still run
         part = Part(name, False, f"{type(error).__name__}: {error}")
-    return Part(part.name, part.holds, part.told, part.data, time.perf_counter() - started)
+    return replace(part, seconds=time.perf_counter() - started)
+
+
+def named(parts: Sequence[Part], state: str) -> list[str]:
+    return [part.name for part in parts if part.state == state]
 
 
 def write(folder: Path, about: dict[str, Any], parts: Sequence[Part]) -> None:
     """report.json and report.md."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = {"about": about, "failed": [p.name for p in parts if not p.holds], "parts": [asdict(p) for p in parts]}
+    data = {
+        "about": about,
+        "failed": named(parts, "FAILED"),
+        "not_run": named(parts, "not run"),
+        "parts": [asdict(p) for p in parts],
+    }
     (folder / "report.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
     lines = ["# CUDA report", "", *(f"- {name}: {value}" for name, value in about.items())]
     for part in parts:
-        state = "holds" if part.holds else "FAILED"
-        lines += ["", f"## {part.name}: {state} ({part.seconds:.0f} s)", "", "```", part.told, "```"]
+        lines += ["", f"## {part.name}: {part.state} ({part.seconds:.0f} s)", "", "```", part.told, "```"]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -158,9 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = {"device": f"{device} ({name})", "torch": torch.__version__, "python": platform.python_version()}
     parts = [timed(*job) for job in jobs]
     write(parsed.out, about, parts)
-    failed = [part.name for part in parts if not part.holds]
-    print(f"{parsed.out / 'report.md'}: {'failed: ' + ', '.join(failed) if failed else 'everything holds'}")
-    return bool(failed)
+    failed, idle = named(parts, "FAILED"), named(parts, "not run")
+    told = [f"{word}: {', '.join(names)}" for word, names in (("failed", failed), ("not run", idle)) if names]
+    print(f"{parsed.out / 'report.md'}: {'; '.join(told) or 'everything holds'}")
+    return 1 if failed else 3 if idle else 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 PER_CELL = {2: 4, 3: 4, 4: 2}
+UNITS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 MULTIPLE = 8
 """What the number of coordinates must be a multiple of."""
 
@@ -41,11 +42,14 @@ def cells_into(packed: Tensor, bits: int, out: Tensor) -> None:
     if bits != 3:
         out.copy_(packed)
         return
-    low, upper = torch.split(packed, [out.shape[-1], out.shape[-1] // 2], dim=-1)
+    # a plane's bytes are taken several at once: short rows of bytes cost more than what is computed on them
     half = out.shape[-1] // 2
-    out[..., :half].copy_(upper & 15)
-    out[..., half:].copy_(upper >> 4)
-    out.bitwise_left_shift_(8).bitwise_or_(low)
+    unit = next(kind for kind in UNITS if half % kind.itemsize == 0)
+    planes = packed.view(unit)
+    upper = planes[..., -(half // unit.itemsize) :]
+    mask = int.from_bytes(bytes([15] * unit.itemsize), "little")
+    out.copy_(torch.cat((upper & mask, upper >> 4 & mask), -1).view(torch.uint8))
+    torch.add(packed[..., : 2 * half], out, alpha=256, out=out)
 
 
 def cell_table(levels: Tensor, bits: int) -> Tensor:

@@ -13,21 +13,16 @@ from typing import Any
 import torch
 
 from engine.bench.arguments import Options
+from engine.bench.kv.calls import CONTEXTS as CALL_CONTEXTS
+from engine.bench.kv.calls import PROMPTS, SEEDS, Calls, asked_edits, calls_table, measure_calls
 from engine.bench.kv.contexts import random_model, shaped_model, stretched_model
 from engine.bench.kv.kernels import kernel_bars, kernel_table
-from engine.bench.kv.quality import (
-    Divergence,
-    calls_table,
-    divergence_table,
-    measure_calls,
-    measure_divergence,
-    random_text,
-)
+from engine.bench.kv.quality import Divergence, divergence_table, measure_divergence, random_text
 from engine.bench.kv.speed import HEAD_DIM, Speed, measure_speed, size_bar, speed_bars, speed_table
 from engine.bench.kv.switch import Switches, measure_switches, switch_bars, switch_table
 from engine.bench.report import Bar, Report, Table
 from engine.bench.shape import check_memory, copy_bandwidth, shape_config, weigh
-from engine.bench.workloads import encode, long_conversation, prompts
+from engine.bench.workloads import encode, long_conversation
 from engine.codecs.spec import CODECS, SPECS
 from engine.config import ModelConfig
 from engine.dtype import parse_dtype
@@ -73,11 +68,11 @@ def measure_kv(options: Options, settings: dict[str, Any], progress: Callable[[s
         switches.append(measure_switches(model, context))
     tables.append(switch_table(switches))
     bars += switch_bars(switches)
-    quality, calls = _quality(options, model, contexts, progress) if not options.shape else ([], None)
+    quality, calls = _quality(options, model, contexts, progress) if not options.shape else ([], [])
     if quality:
         tables.append(divergence_table(quality))
-    if calls is not None:
-        tables.append(calls)
+    if calls:
+        tables.append(calls_table(calls))
     settings = settings | {
         "model": options.shape or (options.model or EMBEDDED).resolve().name,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -89,6 +84,7 @@ def measure_kv(options: Options, settings: dict[str, Any], progress: Callable[[s
         "speed": [asdict(speed) for speed in speeds],
         "switch": [asdict(switch) for switch in switches],
         "divergence": [asdict(found) for found in quality],
+        "calls": [asdict(found) for found in calls],
         "copy_bytes_per_second": copy,
     }
     return Report("engine --kv", settings, tuple(tables), tuple(bars), unmeasured, data)
@@ -119,7 +115,7 @@ def _size_bars(options: Options, unmeasured: dict[str, str]) -> list[Bar]:
 
 def _quality(
     options: Options, model: Model, contexts: tuple[int, ...], progress: Callable[[str], None]
-) -> tuple[list[Divergence], Table | None]:
+) -> tuple[list[Divergence], list[Calls]]:
     """The model itself on its own conversations where they are long enough and it was made for such contexts, and one
     of the same size with random weights."""
     folder = options.model or EMBEDDED
@@ -140,9 +136,13 @@ def _quality(
         chance = random_model(model.config, context, options.device, model.dtype)
         found += measure_divergence(chance, "random weights", random_text(chance, context))
     if engine is None:
-        return found, None
-    progress("tool calls")
-    return found, calls_table(measure_calls(engine, prompts(engine, "agent", options.quick)))
+        return found, []
+    count, seeds = (1, ()) if options.quick else (PROMPTS, SEEDS)
+    asked = [
+        a for context in CALL_CONTEXTS[: 1 if options.quick else None] for a in asked_edits(engine, context, count)
+    ]
+    progress(f"{len(asked) * (1 + len(seeds))} tool calls with every codec")
+    return found, measure_calls(engine, asked, seeds)
 
 
 def _conversation(engine: Engine, room: int) -> tuple[int, ...]:

@@ -84,7 +84,10 @@ def speed_table(found: Sequence[Speed], copy: float) -> Table:
         for s in found
     )
     columns = ("context", "codec", "step ms", "x full", "cache MB", "x smaller than bf16", "attention GB/s", "of copy")
-    note = f"copy bandwidth {copy / 1e9:.1f} GB/s (read + write); sizes hold codes, scales, raw rows and scratch"
+    note = (
+        f"copy bandwidth {copy / 1e9:.1f} GB/s (read + write); sizes hold codes, scales, raw rows and scratch\n"
+        "k3v3 has no bar: torch operators unpack three bits in several passes, where other codes take one"
+    )
     return Table("Decode step by codec", columns, rows, note)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from engine.bench.arguments import Options
 from engine.bench.kv import report as reporting
+from engine.bench.kv.calls import Calls
 from engine.bench.run import run
 from engine.codecs.spec import SPECS
 from engine.errors import ConfigError
@@ -18,7 +19,8 @@ from tests.engine.readers import reader
 def test_the_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "QUICK_CONTEXTS", (256,))
     monkeypatch.setattr(reporting, "SIZED_AT", 1024)
-    monkeypatch.setattr(reporting, "measure_calls", lambda engine, prompts: [])
+    few = [Calls(1024, "k4v4", 1, 1, 1, 0, 0.5)]
+    monkeypatch.setattr(reporting, "measure_calls", lambda engine, asked, seeds: few if len(asked) == 1 else [])
     plain = json.loads(json.dumps(run(Options(quick=True, kv=True), lambda line: None).plain()))
     assert plain["bench"] == "engine --kv"
     assert len(plain["bars"]) == 5
