@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.proxy.bench_pack.played import opening
 
 from proxy.bench.pack.page import page
 from proxy.bench.pack.report import report
@@ -23,6 +22,7 @@ from proxy.bench.pack.tasks import shipped
 from proxy.bench.pack.vram import Vram
 from proxy.bench.pack.workloads import Size
 from tests.browser.chromium import Page, browsing, found
+from tests.proxy.bench.pack.played import opening
 
 SCREENS = {"desk": (1280, 900), "phone": (390, 844)}
 LEAST_PX, LEAST_CONTRAST, LEAST_SHAPE_CONTRAST = 12.0, 4.5, 3.0

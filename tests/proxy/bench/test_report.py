@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from engine.bench import report as engine_form
+from proxy.bench import report as form
 from proxy.bench.report import Bar, Report, Table, show
-from proxy.commands.bench import report as form
 
 REPORT = Report(
     "detectors",

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 import structlog
-from tests.proxy.bench_pack.played import backend
-from tests.proxy.bench_pack.test_page import at, read
-from tests.proxy.bench_pack.test_report import measured
 
 from proxy.bench.pack.run import Measured
 from proxy.bench.pack.tasks import shipped
@@ -21,6 +18,9 @@ from proxy.commands import bench
 from proxy.commands import pack as pack_cli
 from proxy.commands.main import main
 from proxy.configuration.config import Config
+from tests.proxy.bench.pack.played import backend
+from tests.proxy.bench.pack.test_page import at, read
+from tests.proxy.bench.pack.test_report import measured
 from tests.proxy.live import serving
 
 

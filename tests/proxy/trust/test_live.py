@@ -229,7 +229,7 @@ SERVER = """
 import sys
 from proxy.configuration.config import Config
 from proxy.server.serve import serve
-from tests.proxy.test_trust_live import PROVEN, STAYS, engine
+from tests.proxy.trust.test_live import PROVEN, STAYS, engine
 config = Config.model_validate({"server": {"port": 0}, "breaker": STAYS, "incidents": {"path": sys.argv[1]}})
 sys.exit(serve(config, lambda _: engine(PROVEN, "bitwise")))
 """

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.proxy.bench_pack.played import agent, backend, edit, opening
 
 from policies.modes import DecodeMode
 from policies.qualification import parse
@@ -19,6 +18,7 @@ from proxy.bench.pack.tasks import shipped
 from proxy.configuration.config import Config, ConfigProblem
 from proxy.conversation import ChatRequest
 from proxy.trust.qualify import Findings, _fallen, edges, qualify
+from tests.proxy.bench.pack.played import agent, backend, edit, opening
 from tests.proxy.live import CHAT, serving
 from tests.proxy.scripted import Script, ScriptedBackend
 
@@ -134,7 +134,7 @@ class Undrafted:
         generation: Any = await self._inner.generate(request, mode)
         step = generation.next
 
-        async def following() -> Any:
+        async def following(waits: Any = None) -> Any:
             delta = await step()
             drafted = 3 if mode.speculates else 0
             return delta and replace(delta, step=replace(delta.step, drafted=drafted, accepted=0, source="mtp"))

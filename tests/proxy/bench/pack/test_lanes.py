@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.proxy.bench_pack.played import backend, opening
 
 from proxy.bench.pack import lanes
 from proxy.bench.pack.lanes import SERVED, elsewhere, fit_together, opened, require_some
 from proxy.configuration.config import Config, ConfigProblem
+from tests.proxy.bench.pack.played import backend, opening
 from tests.proxy.live import serving
 
 

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from tests.proxy.bench_pack.test_report import FULL_SPEED, PACKED, PLAN, measured
 
 from proxy.bench.pack.page import page
 from proxy.bench.pack.report import report
 from proxy.bench.pack.vram import Vram
+from tests.proxy.bench.pack.test_report import FULL_SPEED, PACKED, PLAN, measured
 
 
 class Read(HTMLParser):

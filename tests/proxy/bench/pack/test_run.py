@@ -9,7 +9,6 @@ from itertools import groupby
 from typing import Any
 
 import pytest
-from tests.proxy.bench_pack.played import agent, edit, opening
 
 from proxy.bench.pack.lanes import Lane
 from proxy.bench.pack.recommend import recommend
@@ -19,6 +18,7 @@ from proxy.bench.pack.tasks import shipped
 from proxy.bench.pack.workloads import QUICK, Size
 from proxy.configuration.config import ConfigProblem
 from proxy.conversation import ChatRequest
+from tests.proxy.bench.pack.played import agent, edit, opening
 
 MODES = ("plain", "mtp+ngram/full")
 PLAN = Plan(MODES, QUICK, lengths=(600,), each=1)

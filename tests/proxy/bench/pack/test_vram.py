@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.proxy.bench_pack.test_report import FULL_SPEED, PLAN, measured
 
 from proxy.bench.pack.report import report
 from proxy.bench.pack.run import Measured
 from proxy.bench.pack.vram import Vram, peak
+from tests.proxy.bench.pack.test_report import FULL_SPEED, PLAN, measured
 
 RECORDED = {"plain": Vram(412_876_800, 536_870_912), FULL_SPEED: Vram(446_431_232, 574_619_648)}
 """In the form in which torch tells them, bytes; the numbers are examples of the form, no measurement."""
