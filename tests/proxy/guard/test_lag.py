@@ -355,3 +355,20 @@ def test_what_a_rule_cuts_does_not_leave_when_the_engine_fails() -> None:
     played = play(script, policy, PLAIN, clock=Clock())
     assert [each.detector for each in played.sink.incidents] == ["text.charset", "stall.engine"]
     assert played.text == "so"
+
+
+def test_a_text_that_may_be_a_loop_is_looked_at_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, bool]] = []
+    step = ScriptedGeneration.next
+
+    async def noted(self: ScriptedGeneration, waits: Any = None) -> Any:
+        asked.append((len(self.kept), waits is not None))
+        return await step(self, waits)
+
+    monkeypatch.setattr(ScriptedGeneration, "next", noted)
+    play(Script("so " + "over and over " * 400, step_ms=5.0, bursts=True), mode=PLAIN, clock=Clock())
+    suspected = 96  # tokens that a repeated unit covers by then
+    before = [in_a_row for at, in_a_row in asked if 0 < at < suspected]
+    behind = [in_a_row for at, in_a_row in asked if at > suspected + 20]
+    assert before and all(before)
+    assert behind and not any(behind)
