@@ -89,8 +89,11 @@ def _overflow(told: str) -> ContextTooLong | None:
 
 def unasked(lane: str, error: UpstreamError, other: tuple[str, UpstreamError] | None = None) -> BackendError:
     """No lane could be asked. other: the one that was asked instead, and how it failed. The client is told of the
-    first; an incident tells of both, unless the request is at fault or the lanes are merely busy."""
+    first, unless the other one found the request at fault: that is what it can act upon. An incident tells of both,
+    unless the request is at fault for both or the lanes are merely busy."""
     told = as_backend_error(error)
+    if other is not None and not _is_clients(error) and _is_clients(other[1]):
+        told = as_backend_error(other[1])
     if all(_passes(each) for each in (error, *(() if other is None else other[1:]))):
         return told
     finding = failure(str(error), lane, error.failure, 0)
@@ -103,4 +106,8 @@ def unasked(lane: str, error: UpstreamError, other: tuple[str, UpstreamError] | 
 
 
 def _passes(error: UpstreamError) -> bool:
-    return error.status == 429 or isinstance(as_backend_error(error), BadPrompt | ContextTooLong)
+    return error.status == 429 or _is_clients(error)
+
+
+def _is_clients(error: UpstreamError) -> bool:
+    return isinstance(as_backend_error(error), BadPrompt | ContextTooLong)

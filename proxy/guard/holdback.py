@@ -13,6 +13,7 @@ from detectors.channels import Piece
 from detectors.watch import ReadCall, Said
 from proxy.events import Event, TextDelta, ThinkingDelta, ToolCall
 from proxy.guard.logprobs import LogprobLedger
+from proxy.guard.second_thoughts import SecondThoughts
 
 
 class HoldBack:
@@ -34,6 +35,8 @@ class HoldBack:
         self.calls = 0
         self.undelivered = 0
         self.ends_in_text = False
+        self._thoughts: list[str] = []  # of the client's last block of thinking
+        self._second: SecondThoughts | None = None
 
     def push(self, said: Said) -> None:
         """Takes the next thing the model said; calls must be fit to be sent."""
@@ -53,6 +56,13 @@ class HoldBack:
         """After a rewind: the kept tokens will be pushed again from the first one."""
         self._held, self._held_chars = [], 0
         self._skip_chars, self._skip_calls = self._sent_chars, self.calls
+
+    def begins_anew(self, position: int, is_broken_off: bool) -> None:
+        """Another attempt, from a token on, which may think again. is_broken_off: what the last one said when it was
+        left were thoughts."""
+        if self.undelivered:
+            goes_on = is_broken_off and self._thoughts and not self.ends_in_text
+            self._second = SecondThoughts(position, "".join(self._thoughts) if goes_on else None)
 
     def drop_from(self, position: int) -> None:
         """Gives up what was said at and after a token."""
@@ -85,14 +95,17 @@ class HoldBack:
                 continue
             self._sent_chars += len(said.text)
             self.undelivered = said.position + 1
-            self.ends_in_text = said.channel == "text"
             last = events[-1] if events else None
             if said.channel == "thinking":
-                if isinstance(last, ThinkingDelta):
-                    events[-1] = ThinkingDelta(last.text + said.text)
-                else:
-                    events.append(ThinkingDelta(said.text))
+                thought = self._thought(said)
+                if thought and isinstance(last, ThinkingDelta):
+                    events[-1] = ThinkingDelta(last.text + thought)
+                elif thought:
+                    events.append(ThinkingDelta(thought))
                 continue
+            self.ends_in_text = True
+            if self._second is not None and said.position >= self._second.first:
+                self._second = None
             due = self._logprobs.due(said.position) if self._logprobs is not None else ()
             if isinstance(last, TextDelta):
                 events[-1] = TextDelta(last.text + said.text, last.logprobs + due)
@@ -100,6 +113,18 @@ class HoldBack:
                 events.append(TextDelta(said.text, due))
         self._held, self._held_chars = [], 0
         return events
+
+    def _thought(self, said: Piece) -> str:
+        """What the client gets of it."""
+        second, text = self._second, said.text
+        if second is not None and said.position < second.first:
+            second.deliver(text)
+        elif second is not None and not (text := second.take(text)):
+            return ""
+        if self.ends_in_text:
+            self._thoughts, self.ends_in_text = [], False
+        self._thoughts.append(text)
+        return text
 
     def _end_text(self) -> str:
         """Held text since the last call."""

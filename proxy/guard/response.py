@@ -329,6 +329,8 @@ class GuardedResponse:
         # What stays is read again, and a call that was mended must come out as it was sent.
         self._mended = {first: call for first, call in self._mended.items() if call.last < report.position}
         self._holdback.restart()
+        if self._setting.backend.capabilities.ladder:  # another server begins anew
+            self._holdback.begins_anew(report.position, self._observers.watch.channel == "thinking")
         for said in self._observers.rewound(report.mode, self._transcript.tokens):
             self._push(said)
         return report

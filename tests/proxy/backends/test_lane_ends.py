@@ -117,3 +117,28 @@ def test_an_incident_tells_of_an_outage_and_not_of_a_bad_request(
     assert finding is not None, "one of them is away"
     assert finding.evidence["other_failure"] == "unreachable"
     assert type(unasked("fast", error, ("plain", other))) is type(as_backend_error(error))
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "kind"),
+    [
+        (400, "the plain lane answers with status 400: top_k must be positive", "invalid_request"),
+        (
+            400,
+            "the plain lane answers with status 400: maximum context length is 64 tokens, not 90",
+            "context_too_long",
+        ),
+        (401, "the plain lane answers with status 401: no key", "upstream"),
+        (429, "the plain lane answers with status 429: busy", "upstream"),
+    ],
+)
+def test_a_lane_that_finds_the_request_at_fault_is_heard_before_one_that_is_away(
+    status: int, told: str, kind: str
+) -> None:
+    """The client can do something about its request, and nothing about a lane."""
+    away = UpstreamError("unreachable", "the fast lane cannot be reached")
+    second = UpstreamError("unavailable" if status == 429 else "refused", told, status)
+    error = unasked("fast", away, ("plain", second))
+    assert error.kind == kind
+    assert ("plain" in str(error)) == (kind == "invalid_request")
+    assert error.outage is not None and error.outage.evidence["failure"] == "unreachable"

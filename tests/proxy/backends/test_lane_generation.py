@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from tests.proxy.lanes.pool import known, pool, two_lanes
 from tests.proxy.lanes.raw import DONE, HEAD, event, raw
 from tests.proxy.lanes.raw import Asked as Sent
 from tests.proxy.lanes.told import APIS, body, told
-from tests.proxy.live import CHAT, MESSAGES, RESPONSES
+from tests.proxy.live import CHAT, MESSAGES, RESPONSES, payloads
 from tests.upstreams.all_defects import DEFECTS
 from tests.upstreams.dialects import KINDS, Kind
 from tests.upstreams.lanes import Asked, Lane
@@ -101,13 +102,87 @@ async def test_delivered_text_is_continued_and_not_repeated(kind: Kind, api: str
         assert record.state == "recovered"
 
 
-async def test_thinking_that_was_delivered_is_thought_anew() -> None:
-    said = (Thinking("I look.\n"), BAD)
-    upstream = lanes("vllm", *said, sound=(Thinking("I see.\n"), LS))
+BLOCKS = {MESSAGES: "content_block_start", RESPONSES: "response.output_item.added"}
+
+
+def thoughts(api: str, answer: bytes) -> int:
+    """How often the client is told that thinking begins."""
+    if api == CHAT:  # it has no blocks: what was thought is what stands before anything else
+        deltas = [chunk["choices"][0]["delta"] for chunk in payloads(answer) if chunk != "[DONE]" and chunk["choices"]]
+        kinds = ["reasoning_content" in delta for delta in deltas if delta and delta.get("content") != ""]
+        return sum(now and not before for before, now in pairwise([False, *kinds]))
+    begun = [event for event in payloads(answer) if event["type"] == BLOCKS[api]]
+    return sum((event.get("content_block") or event["item"])["type"] in ("thinking", "reasoning") for event in begun)
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("again", ["I look.\n", "I see.\n", "I look.\nAnd there.\n", "I"])
+async def test_thinking_that_came_to_its_end_is_told_once(api: str, again: str) -> None:
+    """The plain lane thinks anew, whatever the client has; it is not told so."""
+    upstream = lanes("vllm", Thinking("I look.\n"), BAD, sound=(Thinking(again), LS))
+    async with pool(upstream) as running:
+        status, answer = await running.post(api, body(api))
+        got = told(api, status, answer)
+        assert (got.thinking, got.calls, got.error) == ("I look.\n", [GOOD], "")
+        assert thoughts(api, answer) == 1
+        assert upstream.of("plain")[0].body["messages"] == upstream.of("fast")[0].body["messages"]
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize(
+    ("again", "heard"),
+    [
+        ("I look at a, at b.\n", "I look at a, at b.\n"),
+        ("I look at a", "I look at a"),
+        ("I look at", "I look at a"),
+        ("I look again.\n", "I look at a\n\nI look again.\n"),
+    ],
+    ids=["goes on", "same", "shorter", "another"],
+)
+async def test_thinking_that_was_broken_off_goes_on_in_its_block(api: str, again: str, heard: str) -> None:
+    """Where its lane dies. What is said again is not told again; other thoughts begin behind a blank line."""
+    fast = Lane(Reply((Thinking("I look at a"),), "abort"), width=2, speculation="mtp")
+    upstream = two_lanes("vllm", fast, Lane(Reply((Thinking(again), Text("So.\n"), LS))))
+    async with pool(upstream) as running:
+        status, answer = await running.post(api, body(api))
+        got = told(api, status, answer)
+        assert (got.thinking, got.text, got.calls, got.error) == (heard, "So.\n", [GOOD], "")
+        assert thoughts(api, answer) == 1
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_text_that_is_continued_is_not_interrupted_by_thoughts(api: str) -> None:
+    """By a server that thinks before it goes on, and says again what it goes on behind."""
+    first = "I list all that there is below it, one thing after the other. "
+    fast = Lane(Reply((Thinking("I look.\n"), Text(first), BAD)), width=4, speculation="mtp")
+    sound = Reply((Thinking("I see.\n"), Text(f"{first}Now. "), LS))
+    upstream = two_lanes("vllm", fast, Lane(sound, prefill="ignores"))
+    async with pool(upstream) as running:
+        status, answer = await running.post(api, body(api))
+        got = told(api, status, answer)
+        assert (got.thinking, got.text, got.calls) == ("I look.\n", f"{first}Now. ", [GOOD])
+        assert upstream.of("plain")[0].body["messages"][-1]["content"].startswith("I list all that")
+        assert thoughts(api, answer) == 1
+        if api != CHAT:
+            texts = [event for event in payloads(answer) if event["type"] == BLOCKS[api]]
+            assert len(texts) == 3, "thinking, one text, a call"
+
+
+async def test_thoughts_behind_what_the_plain_lane_has_said_are_told() -> None:
+    sound = (Thinking("I see.\n"), Text("Well. "), Thinking("Now.\n"), LS)
+    async with pool(lanes("vllm", Thinking("I look.\n"), BAD, sound=sound)) as running:
+        got = told(CHAT, *await running.post(CHAT, body(CHAT)))
+        assert (got.thinking, got.text, got.calls) == ("I look.\nNow.\n", "Well. ", [GOOD])
+
+
+async def test_a_loop_in_thoughts_that_are_not_told_is_found() -> None:
+    looped = "and so on and on " * 400
+    upstream = lanes("vllm", Thinking("I look.\n"), BAD, sound=(Thinking(looped), LS))
     async with pool(upstream) as running:
         got = told(CHAT, *await running.post(CHAT, body(CHAT)))
-        assert (got.thinking, got.calls) == ("I look.\nI see.\n", [GOOD])
-        assert upstream.of("plain")[0].body["messages"] == upstream.of("fast")[0].body["messages"]
+        assert (got.thinking, got.calls) == ("I look.\n", [])
+        assert "[specguard]" in got.text
+        assert {record.opened["detector"].partition(".")[0] for record in await running.incidents()} == {"tool", "loop"}
 
 
 @pytest.mark.parametrize("api", APIS)

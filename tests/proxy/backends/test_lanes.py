@@ -145,6 +145,34 @@ async def test_where_no_lane_answers_the_status_says_so_and_an_incident_tells_of
         assert opened["evidence"].get("other_failure") == ("unreachable" if both else None)
 
 
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("fails", ["away", "gateway"])
+async def test_a_request_that_the_plain_lane_finds_at_fault_is_told_so_while_the_fast_one_is_away(
+    api: str, stream: bool, fails: str
+) -> None:
+    """A bad gateway would have it sent again, for ever."""
+
+    def refused(_: Asked, dialect: Dialect) -> web.Response:
+        return web.json_response(dialect.error(400, "the tools are not what they should be"), status=400)
+
+    def gone(_: Asked, dialect: Dialect) -> web.Response:
+        return web.json_response(dialect.error(502, "no engine"), status=502)
+
+    fast = Lane(SOUND, (Fault(http=gone),) if fails == "gateway" else ())
+    async with pool(two_lanes("vllm", fast, Lane(SOUND, (Fault(http=refused),))), lanes={"retries": 0}) as running:
+        server = running.service.backend.servers[0]  # type: ignore[attr-defined]
+        if fails == "away":
+            server.upstream.lane = server.lane.model_copy(update={"url": "http://127.0.0.1:1"})
+        status, answer = await running.post(api, body(api, stream=stream))
+        error = json.loads(answer)["error"]
+        assert (status, error["type"]) == (400, "invalid_request_error")
+        assert "the tools are not what they should be" in error["message"]
+        (record,) = await running.incidents()
+        assert (record.opened["evidence"]["lane"], record.state) == ("fast", "ended")
+        assert record.opened["evidence"]["other_failure"] == "refused"
+
+
 async def test_a_single_lane_is_guarded_without_a_way_back() -> None:
     bad = Reply((Text("so "), Call("ls", {"pth": "src"})))
     upstream = two_lanes("vllm", Lane(bad))
