@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from detectors.channels import Piece
 from detectors.watch import ReadCall, Said
-from proxy.events import Event, TextDelta, ThinkingDelta, ToolCall
+from proxy.events import Event, Logprob, TextDelta, ThinkingDelta, ToolCall
 from proxy.guard.logprobs import LogprobLedger
 from proxy.guard.second_thoughts import SecondThoughts
 
@@ -86,8 +86,14 @@ class HoldBack:
 
     def _send(self) -> list[Event]:
         events: list[Event] = []
+        run: list[str] = []  # of what is one event: all of a response may be held
+        reported: list[Logprob] = []
+        channel = ""
         for said in self._held:
             if isinstance(said, ReadCall):
+                if run:
+                    events.append(_joined(channel, run, reported))
+                    run, reported = [], []
                 events.append(ToolCall(self.calls, said.name, said.arguments))
                 self.calls += 1
                 self.undelivered = said.last + 1
@@ -95,22 +101,22 @@ class HoldBack:
                 continue
             self._sent_chars += len(said.text)
             self.undelivered = said.position + 1
-            last = events[-1] if events else None
-            if said.channel == "thinking":
-                thought = self._thought(said)
-                if thought and isinstance(last, ThinkingDelta):
-                    events[-1] = ThinkingDelta(last.text + thought)
-                elif thought:
-                    events.append(ThinkingDelta(thought))
+            text = said.text if said.channel == "text" else self._thought(said)
+            if not text:
                 continue
-            self.ends_in_text = True
-            if self._second is not None and said.position >= self._second.first:
-                self._second = None
-            due = self._logprobs.due(said.position) if self._logprobs is not None else ()
-            if isinstance(last, TextDelta):
-                events[-1] = TextDelta(last.text + said.text, last.logprobs + due)
-            else:
-                events.append(TextDelta(said.text, due))
+            if run and said.channel != channel:
+                events.append(_joined(channel, run, reported))
+                run, reported = [], []
+            channel = said.channel
+            run.append(text)
+            if channel == "text":
+                self.ends_in_text = True
+                if self._second is not None and said.position >= self._second.first:
+                    self._second = None
+                if self._logprobs is not None:
+                    reported += self._logprobs.due(said.position)
+        if run:
+            events.append(_joined(channel, run, reported))
         self._held, self._held_chars = [], 0
         return events
 
@@ -157,3 +163,8 @@ class HoldBack:
             count -= len(piece.text)
             cut.insert(0, piece)
         return cut
+
+
+def _joined(channel: str, run: Sequence[str], logprobs: Sequence[Logprob]) -> Event:
+    text = run[0] if len(run) == 1 else "".join(run)
+    return ThinkingDelta(text) if channel == "thinking" else TextDelta(text, tuple(logprobs))

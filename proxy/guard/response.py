@@ -12,63 +12,37 @@ is never contradicted, because a rewind never goes before it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 import structlog
 
 from detectors.channels import CALL_CLOSE, CALL_OPEN, Piece
 from detectors.finding import Finding, Grade
-from detectors.history_scrub import LoopDigest
 from detectors.mended_call import MendedCall, mend_call
-from detectors.stall import StallDetector, StallSettings, engine_finding
-from detectors.tool_schema import ToolSchemas
+from detectors.stall import StallDetector, engine_finding
 from detectors.watch import ReadCall, Said, first_refused
 from policies.blame import END_OF_TURN
 from policies.ladder import landing
 from policies.modes import DecodeMode
 from policies.notice import notice
-from policies.policy import Continue, Decision, End, Policy, Repair, Rewind, Situation, Start, Wait, decide
-from policies.trust import Limit
-from proxy.backends.base import Backend, BackendError, Delta, EngineLost, Generation, RewindReport
-from proxy.conversation import ChatRequest
+from policies.policy import Continue, Decision, End, Repair, Rewind, Situation, Start, Wait, decide
+from proxy.backends.base import BackendError, Delta, EngineLost, Generation, RewindReport
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.guard.hold_clock import HoldClock
 from proxy.guard.holdback import HoldBack
 from proxy.guard.logprobs import LogprobLedger
 from proxy.guard.observers import Observers, text_of
-from proxy.guard.session_budget import SessionBudget
+from proxy.guard.setting import Setting
 from proxy.guard.steps import MayWait, Steps
 from proxy.guard.transcript import Transcript
 from proxy.guard.trips import Trips
 from proxy.guard.watchdog import Stalled, Watchdog
-from proxy.incidents import IncidentSink, Origin, Outcome
+from proxy.incidents import Outcome
 
 log = structlog.get_logger()
 _closing: set[asyncio.Task[None]] = set()
 """Generations that are closed behind a step which may never end; the event loop itself keeps no task alive."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a response is made with. mode: that it begins in; clock: seconds that the engine's work is measured by.
-
-    limit: of the context up to which `mode` is trusted. remember: told of a loop that was cut after some of it was
-    sent.
-    """
-
-    request: ChatRequest
-    backend: Backend
-    policy: Policy
-    incidents: IncidentSink
-    origin: Origin
-    schemas: ToolSchemas
-    mode: DecodeMode
-    budget: SessionBudget | None
-    clock: Callable[[], float]
-    stall: StallSettings
-    limit: Limit | None = None
-    remember: Callable[[LoopDigest], None] | None = None
 
 
 class GuardedResponse:
@@ -77,7 +51,7 @@ class GuardedResponse:
     def __init__(self, setting: Setting, generation: Generation, observers: Observers) -> None:
         self._setting, self._generation, self._observers = setting, generation, observers
         self._request, self._policy = setting.request, setting.policy
-        self._mode = setting.mode
+        self._mode, self._whole = setting.mode, setting.whole
         self._rewinds = 0
         self._recomputed = False
         self._transcript = Transcript()
@@ -351,6 +325,8 @@ class GuardedResponse:
         watch = self._observers.watch
         if watch.call_began is None:
             self._hold_clock.release()
+        if self._whole:
+            return []
         return self._holdback.release(self._holds_suspicious and watch.suspicious)
 
     def _finish(self, delta: Delta | None) -> list[Event]:
@@ -395,7 +371,7 @@ class GuardedResponse:
 
     def _fail(self, kind: str, message: str) -> Finished | Failed:
         """A client has begun to act on a call that was sent: an error now would make some ask for it again."""
-        if self._holdback.calls:
+        if self._holdback.calls and not self._whole:
             return self._finished("stop", None, "ended")
         self._trips.close("ended", "", self._transcript)
         return Failed(kind, message)

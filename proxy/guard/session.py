@@ -27,8 +27,9 @@ from proxy.conversation import ChatRequest
 from proxy.events import Event
 from proxy.guard.admission import admit
 from proxy.guard.observers import Observers
-from proxy.guard.response import GuardedResponse, Setting
+from proxy.guard.response import GuardedResponse
 from proxy.guard.session_budget import SessionBudget
+from proxy.guard.setting import Setting
 from proxy.guard.unbegun import tell_unbegun
 from proxy.incidents import NOWHERE, IncidentSink, Origin
 
@@ -44,7 +45,8 @@ class GuardedSession:
     far, of all responses; None = of this one alone. detectors: the numbers that they go by. budget: the session's
     rewinds, None = no limit. clock: seconds that the engine's work is measured by, None = the event loop's. origin: of
     the rules. limit: of the context up to which `mode` is trusted, None = there is none. remember: told of a loop that
-    was cut after some of it was sent. scrubbed: characters of such loops that were taken out of the request.
+    was cut after some of it was sent. scrubbed: characters of such loops that were taken out of the request. whole: who
+    reads the events hands nothing of them on before the end, so that until then all of them can be taken back.
     """
 
     request: ChatRequest
@@ -61,6 +63,7 @@ class GuardedSession:
     limit: Limit | None = None
     remember: Callable[[LoopDigest], None] | None = None
     scrubbed: int = 0
+    whole: bool = False
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Raises BackendError while nothing was sent, also for a tool with a bad schema; later: Failed."""
@@ -97,6 +100,7 @@ class GuardedSession:
             self.detectors.stall,
             self.limit if mode == self.mode else None,
             self.remember,
+            self.whole,
         )
         response = GuardedResponse(setting, generation, observers)
         for finding, start in known:

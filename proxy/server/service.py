@@ -225,6 +225,7 @@ class Service:
             origin=self.origin,
             remember=partial(self.loops.remember, conversation),
             scrubbed=scrubbed,
+            whole=bool(can.ladder) and not request.stream,  # another server would have to go on behind what was sent
         )
 
     def _policy(self, request: ChatRequest, headers: Mapping[str, str]) -> Policy:
