@@ -32,12 +32,13 @@ class BackendError(Exception):
 
 
 class ContextTooLong(BackendError):
-    """The prompt does not fit the context window."""
+    """The prompt does not fit the context window. Its words make agents compact their history also where nobody puts
+    them as the API does: behind the first byte."""
 
     kind = "context_too_long"
 
     def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(f"the prompt has {tokens} tokens, the context window holds {limit}")
+        super().__init__(f"prompt is too long: {tokens} tokens > {limit} maximum")
         self.tokens, self.limit = tokens, limit
 
 

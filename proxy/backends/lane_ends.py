@@ -69,13 +69,18 @@ def failure(told: str, lane: str, kind: str, position: int) -> Finding:
 def as_backend_error(error: UpstreamError) -> BackendError:
     """For a client, before anything was sent or where no other lane is left."""
     if error.failure == "refused":
-        if error.status in (400, 413, 422) and (found := _overflow(str(error))) is not None:
-            return found
-        if error.status in (400, 422):
-            return BadPrompt(str(error))
+        if error.status in (400, 413, 422):
+            return _overflow(str(error)) or BadPrompt(str(error))
     if error.status in (429, 503):
         return Overloaded(str(error))
     return LaneFailed(str(error))
+
+
+def not_taken_over(error: UpstreamError) -> BackendError:
+    """A lane that could not go on for another one. What that one had taken is not the client's fault, but for a length
+    that only its window holds."""
+    told = as_backend_error(error)
+    return LaneFailed(str(told)) if isinstance(told, BadPrompt) else told
 
 
 def _overflow(told: str) -> ContextTooLong | None:

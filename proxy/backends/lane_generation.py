@@ -20,7 +20,7 @@ from detectors.finding import Finding
 from policies.modes import DecodeMode
 from proxy.backends.base import BackendError, Delta, EndReason, Rebuild, RewindReport, StepStats, Token
 from proxy.backends.counted import Counted
-from proxy.backends.lane_ends import LaneFailed, as_backend_error, empty, end_of, failure, odd_end
+from proxy.backends.lane_ends import LaneFailed, as_backend_error, empty, end_of, failure, not_taken_over, odd_end
 from proxy.backends.lane_start import Continuation
 from proxy.backends.lane_tokens import LaneTokens
 from proxy.conversation import ChatRequest
@@ -160,7 +160,7 @@ class LaneGeneration:
                     number=self._attempts,
                 )
             except UpstreamError as error:
-                raise as_backend_error(error) from None
+                raise not_taken_over(error) from None
         if self._closed:  # meanwhile
             stream.close()
         self._tell_drafts()

@@ -40,4 +40,4 @@ def test_every_backend_error_has_a_status() -> None:
 def test_an_overflow_says_both_numbers() -> None:
     error = ContextTooLong(9000, 8192)
     assert (error.tokens, error.limit) == (9000, 8192)
-    assert str(error) == "the prompt has 9000 tokens, the context window holds 8192"
+    assert str(error) == "prompt is too long: 9000 tokens > 8192 maximum"

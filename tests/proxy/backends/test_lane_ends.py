@@ -6,7 +6,7 @@ import pytest
 
 from detectors.finding import Grade
 from proxy.backends.base import ContextTooLong
-from proxy.backends.lane_ends import as_backend_error, empty, end_of, failure, odd_end, unasked
+from proxy.backends.lane_ends import as_backend_error, empty, end_of, failure, not_taken_over, odd_end, unasked
 from proxy.lanes.chunks import Chunk
 from proxy.lanes.upstream import Failure, UpstreamError
 
@@ -67,6 +67,7 @@ def test_findings_of_a_lane() -> None:
         ("unavailable", 429, "overloaded"),
         ("refused", 400, "invalid_request"),
         ("refused", 422, "invalid_request"),
+        ("refused", 413, "invalid_request"),
         ("refused", 401, "upstream"),
         ("refused", 404, "upstream"),
     ],
@@ -142,3 +143,24 @@ def test_a_lane_that_finds_the_request_at_fault_is_heard_before_one_that_is_away
     assert error.kind == kind
     assert ("plain" in str(error)) == (kind == "invalid_request")
     assert error.outage is not None and error.outage.evidence["failure"] == "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "kind"),
+    [
+        ("refused", 400, "upstream"),
+        ("refused", 422, "upstream"),
+        ("unreachable", None, "upstream"),
+        ("unavailable", 503, "overloaded"),
+    ],
+)
+def test_a_lane_that_goes_on_for_another_one_does_not_blame_the_client(
+    failure: Failure, status: int | None, kind: str
+) -> None:
+    error = not_taken_over(UpstreamError(failure, "the plain lane answers: so", status))
+    assert (error.kind, str(error)) == (kind, "the plain lane answers: so")
+
+
+def test_but_for_a_length_that_is_too_much_for_its_window() -> None:
+    told = "the plain lane answers with status 400: maximum context length is 64 tokens, not 90"
+    assert isinstance(not_taken_over(UpstreamError("refused", told, 400)), ContextTooLong)

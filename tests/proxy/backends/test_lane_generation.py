@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from policies.modes import PLAIN
 from proxy.backends import lane_generation
@@ -25,7 +27,8 @@ from tests.proxy.lanes.raw import Asked as Sent
 from tests.proxy.lanes.told import APIS, body, told
 from tests.proxy.live import CHAT, MESSAGES, RESPONSES, payloads
 from tests.upstreams.all_defects import DEFECTS
-from tests.upstreams.dialects import KINDS, Kind
+from tests.upstreams.dialects import KINDS, Dialect, Kind
+from tests.upstreams.faults import Fault
 from tests.upstreams.lanes import Asked, Lane
 from tests.upstreams.replies import Call, Reply, Text, Thinking
 
@@ -196,6 +199,54 @@ async def test_a_lane_that_cannot_continue_a_text_ends_it_with_the_apis_error(ap
         assert await upstream.of("fast")[0].end() in ("left", "finished")
         (record,) = await running.incidents()
         assert record.state == "ended"
+
+
+def fault_of(answer: bytes) -> tuple[str, str]:
+    """What kind of error a stream tells of, and its words."""
+    for event in payloads(answer):
+        error = None if event == "[DONE]" else event.get("error") or (event.get("response") or {}).get("error")
+        if error:
+            return str(error.get("type") or error.get("code")), str(error["message"])
+    return "", ""
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("delivered", [(Text("I list it.\n"),), (Thinking("I look.\n"),)], ids=["text", "thoughts"])
+async def test_a_plain_lane_that_refuses_what_the_fast_one_took_does_not_blame_the_client(
+    api: str, delivered: tuple[Any, ...]
+) -> None:
+    """Who is told that its request is wrong does not ask again; it is the lane that takes no text to go on behind, or
+    is set up otherwise."""
+
+    def refused(_: Asked, dialect: Dialect) -> web.Response:
+        return web.json_response(dialect.error(400, "no tools without a parser"), status=400)
+
+    fast = Lane(Reply((*delivered, BAD)), width=4, speculation="mtp")
+    async with pool(two_lanes("vllm", fast, Lane(Reply((LS,)), (Fault(http=refused),)))) as running:
+        _, answer = await running.post(api, body(api))
+        kind, words = fault_of(answer)
+        assert kind == {CHAT: "server_error", RESPONSES: "server_error", MESSAGES: "api_error"}[api]
+        assert "no tools without a parser" in words
+        status, answer = await running.post(api, body(api, stream=False))
+        assert status == 502
+        assert {record.state for record in await running.incidents()} == {"ended"}
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_plain_lane_with_a_smaller_window_says_so(api: str) -> None:
+    """About that a client can do something."""
+    fast = Lane(Reply((Thinking("I look.\n"), BAD)), width=4, speculation="mtp")
+    long = "many words " * 200
+    fields: dict[str, Any] = {"input": long} if api == RESPONSES else {"messages": [{"role": "user", "content": long}]}
+    async with pool(two_lanes("vllm", fast, Lane(Reply((LS,)), window=64))) as running:
+        _, answer = await running.post(api, body(api, **fields))
+        words = fault_of(answer)[1] or json.loads(answer)["error"]["message"]
+        assert words.startswith("prompt is too long: ")
+        assert fault_of(answer)[0] in ("invalid_request_error", "context_length_exceeded")
+        status, answer = await running.post(api, body(api, stream=False, **fields))
+        assert status == 400
+        words = json.loads(answer)["error"]["message"]
+        assert f"prompt is too long: {words.split()[4]} tokens > 64 maximum" in words, "agents compact at this"
 
 
 async def test_behind_a_call_that_was_sent_nothing_is_asked_again() -> None:
