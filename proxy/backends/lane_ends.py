@@ -68,9 +68,8 @@ def failure(told: str, lane: str, kind: str, position: int) -> Finding:
 
 def as_backend_error(error: UpstreamError) -> BackendError:
     """For a client, before anything was sent or where no other lane is left."""
-    if error.failure == "refused":
-        if error.status in (400, 413, 422):
-            return _overflow(str(error)) or BadPrompt(str(error))
+    if error.failure == "refused" and error.status in (400, 413, 422):
+        return _overflow(str(error)) or BadPrompt(str(error))
     if error.status in (429, 503):
         return Overloaded(str(error))
     return LaneFailed(str(error))

@@ -12,7 +12,8 @@ from proxy.backends.base import Token
 _BEYOND = 0x110000
 """The first number that is no character."""
 _CHANNELS = {"text": _BEYOND, "thinking": _BEYOND + 1, "call": _BEYOND + 2}
-_NAMED = _BEYOND + 3
+_NAMED, _UNNAMED = _BEYOND + 3, _BEYOND + 4
+"""Behind a call's name; and what stands for a call that begins with nothing, not even that."""
 
 
 class Spelling:
@@ -26,9 +27,12 @@ class Spelling:
         parts = token.parts if token.parts is not None else (Part("text", token.text),)
         spelt: list[int] = []
         for part in parts:
-            if not part.text and not part.name:
-                continue
             where = part.channel, part.index
+            if not part.text and not part.name:
+                if part.channel == "call" and where != self._where:
+                    spelt.append(_UNNAMED)
+                    self._where = where
+                continue
             if where != self._where or part.name:
                 spelt.append(_CHANNELS[part.channel])
                 self._where = where

@@ -1,4 +1,4 @@
-"""What a client hears of a streamed response, by each of the three APIs, told alike.
+"""What a client hears of a response, by each of the three APIs, told alike; streamed or not.
 
 Must not: forgive; what an API does not allow is for the order checkers, what is missing stays missing here.
 Invariant: text and calls are those that a client would show and run.
@@ -49,6 +49,37 @@ def hear(api: Api, answer: Answer) -> Heard:
     for event in payloads(answer.body):
         if event != "[DONE]":
             READERS[api](heard, event)
+    return heard
+
+
+def hear_whole(api: Api, answer: Answer) -> Heard:
+    """Of a response that is not streamed."""
+    body, heard = answer.json, Heard(status=answer.status)
+    if answer.status != 200:
+        heard.error = body["error"]["message"]
+        return heard
+    if api == "chat":
+        (choice,) = body["choices"]
+        message, heard.end = choice["message"], choice["finish_reason"]
+        heard.text, heard.thinking = message["content"] or "", message.get("reasoning_content") or ""
+        calls = [part["function"] for part in message.get("tool_calls") or ()]
+        heard.calls = [(call["name"], call["arguments"]) for call in calls]
+        return heard
+    heard.end = body["status" if api == "responses" else "stop_reason"]
+    for item in body["output" if api == "responses" else "content"]:
+        match item["type"]:
+            case "text":
+                heard.text += item["text"]
+            case "message":
+                heard.text += "".join(part["text"] for part in item["content"])
+            case "thinking":
+                heard.thinking += item["thinking"]
+            case "reasoning":
+                heard.thinking += "".join(part["text"] for part in item["content"])
+            case "tool_use":
+                heard.calls.append((item["name"], json.dumps(item["input"])))
+            case "function_call":
+                heard.calls.append((item["name"], item["arguments"]))
     return heard
 
 

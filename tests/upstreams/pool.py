@@ -15,7 +15,7 @@ from proxy.backends.lanes import LanesBackend
 from proxy.configuration.config import Config
 from tests.proxy.live import ANTHROPIC_TOOLS, CHAT, MESSAGES, OPENAI_TOOLS, RESPONSES, RESPONSES_TOOLS, Live, serving
 from tests.upstreams.dialects import Kind
-from tests.upstreams.heard import Api, Heard, hear
+from tests.upstreams.heard import Api, Heard, hear, hear_whole
 from tests.upstreams.lanes import Asked, Lane
 from tests.upstreams.replies import Reply, Text
 from tests.upstreams.server import Upstream
@@ -37,10 +37,11 @@ class Pool:
     plain: Upstream
 
     async def ask(self, api: Api, **fields: Any) -> Heard:
-        """The task, with a tool, streamed."""
+        """The task, with a tool; streamed, unless `stream` says otherwise."""
         asked: dict[str, Any] = {"model": MODEL, "stream": True, "tools": TOOLS[api]}
         asked["input" if api == "responses" else "messages"] = [{"role": "user", "content": TASK}]
-        return hear(api, await self.live.post(PATHS[api], **asked | fields))
+        asked |= fields
+        return (hear if asked["stream"] else hear_whole)(api, await self.live.post(PATHS[api], **asked))
 
     @property
     def asked(self) -> int:

@@ -203,8 +203,8 @@ async def test_a_lane_that_cannot_continue_a_text_ends_it_with_the_apis_error(ap
 
 def fault_of(answer: bytes) -> tuple[str, str]:
     """What kind of error a stream tells of, and its words."""
-    for event in payloads(answer):
-        error = None if event == "[DONE]" else event.get("error") or (event.get("response") or {}).get("error")
+    for told_of in payloads(answer):
+        error = None if told_of == "[DONE]" else told_of.get("error") or (told_of.get("response") or {}).get("error")
         if error:
             return str(error.get("type") or error.get("code")), str(error["message"])
     return "", ""

@@ -29,3 +29,17 @@ def test_channels_count() -> None:
 
 def test_tokens_without_parts_are_text() -> None:
     assert spelt("ab") == spelt((Part("text", "ab"),))
+
+
+def test_a_call_that_begins_without_a_name_is_said() -> None:
+    """Nothing else may be wrong with a response: without it, one that has a name would say the same and more."""
+    text = (Part("text", "so"),)
+    nameless = spelt(text, (Part("call", "", 0),))
+    named = spelt(text, (Part("call", "", 0, "ls"),))
+    assert nameless[: len(spelt(text))] == spelt(text)
+    assert nameless != named[: len(nameless)]
+
+
+def test_a_piece_of_a_call_that_says_nothing_is_not_said() -> None:
+    began = (Part("call", "{", 0, "ls"),)
+    assert spelt(began, (Part("call", "", 0),), (Part("call", "}", 0),)) == spelt(began, (Part("call", "}", 0),))
