@@ -25,7 +25,7 @@ from tests.upstreams.dialects import Kind
 from tests.upstreams.heard import APIS, Api, Heard
 from tests.upstreams.lanes import Asked, Lane, every_time, only_without_salt
 from tests.upstreams.pool import Pool, pool
-from tests.upstreams.replies import Call, Reply, Text
+from tests.upstreams.replies import Call, Reply, Text, Thinking
 
 MARKUP = ("<tool_call>", "</tool_call>", "<function=", "<parameter=", "</parameter>", "</function>")
 LEAK_LIMIT = 4096
@@ -99,6 +99,8 @@ async def check(running: Pool, defect: Defect, kind: Kind, api: Api, stream: boo
     assert running.asked > asked, "the fast lane was not asked, so its defect was not met"
     incidents = [record for record in await running.live.incidents() if record.id not in before]
     check_nothing_invalid_left(heard)
+    thought = "".join(part.text for part in defect.sound.parts if isinstance(part, Thinking))
+    assert defect.leaks or heard.thinking.count(thought or "\0") <= 1, "the same thoughts twice"
     allowed = set(defect.gets)
     if stream and kind == "openai" and "healed" in allowed:
         allowed.add("ended")  # such a lane cannot go on behind text that was delivered
