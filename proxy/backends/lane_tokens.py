@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from detectors.parts import Part
 from proxy.backends.base import Alternative, Token
+from proxy.backends.lane_scores import is_part_of_character, spelt, text_span
 from proxy.lanes.chunks import Chunk, Scored
 
 _PIECES = re.compile(r"[^\S\n]?[^\W_]{1,4}|\n{1,64}|[^\S\n]{1,64}|[^\w\s]|_", re.DOTALL)
@@ -36,6 +37,7 @@ class LaneTokens:
     def __init__(self, tells_ids: bool) -> None:
         self._tells_ids = tells_ids
         self._waiting: list[Part] = []
+        self._scored: list[Scored] = []  # of what waits
         self._chunks = 0
 
     def take(self, chunk: Chunk, ends_turn: bool = False) -> list[Token]:
@@ -45,23 +47,25 @@ class LaneTokens:
         if ids is None or not self._tells_ids:
             if self._tells_ids and parts and self._chunks < WAITING and chunk.finish is None:
                 self._waiting += parts
+                self._scored += chunk.scored
                 self._chunks += 1
                 return []
             return [*self.finish(), *_made(parts, chunk.scored)]
-        parts = [*self._waiting, *parts]
-        self._waiting, self._chunks = [], 0
+        parts, scored = [*self._waiting, *parts], (*self._scored, *chunk.scored)
+        self._waiting, self._scored, self._chunks = [], [], 0
         if ends_turn and ids:
             ids = ids[:-1]
         if not ids:
-            return list(_made(parts, chunk.scored))
-        if len(parts) == 1 and not chunk.scored and parts[0].text and not parts[0].name:
+            return list(_made(parts, scored))
+        if len(parts) == 1 and not scored and parts[0].text and not parts[0].name:
             return _spread(ids, parts[0])
-        return list(_placed(ids, parts, chunk.scored))
+        return _scored(ids, parts, scored) or list(_placed(ids, parts, scored))
 
     def finish(self) -> list[Token]:
         """What still waits."""
-        parts, self._waiting, self._chunks = self._waiting, [], 0
-        return list(_made(parts, ()))
+        parts, scored = self._waiting, tuple(self._scored)
+        self._waiting, self._scored, self._chunks = [], [], 0
+        return list(_made(parts, scored))
 
 
 def _parts(chunk: Chunk) -> list[Part]:
@@ -89,6 +93,26 @@ def _spread(ids: tuple[int, ...], part: Part) -> list[Token]:
     return tokens
 
 
+def _scored(ids: tuple[int, ...], parts: list[Part], scored: tuple[Scored, ...]) -> list[Token]:
+    """Where it is known which tokens say the text; empty where not."""
+    if (span := text_span(parts, scored)) is None or span[1] > len(ids):
+        return []
+    first, last = span
+    texts = [place for place, part in enumerate(parts) if part.channel == "text"]
+    before, behind = parts[: texts[0]], parts[texts[-1] + 1 :]
+    said = [[Part("text", piece)] if piece else [] for piece in spelt(scored[first:last])]
+    if before and not first:
+        said[0] = [*before, *said[0]]
+    if behind and last == len(ids):
+        said[-1] += behind
+    tokens = list(_placed(ids[:first], before, ())) if first else []
+    tokens += [
+        _token(number, tuple(each), entry)
+        for number, each, entry in zip(ids[first:last], said, scored[first:last], strict=True)
+    ]
+    return [*tokens, *_placed(ids[last:], behind, ())] if last < len(ids) else tokens
+
+
 def _placed(ids: tuple[int, ...], parts: list[Part], scored: tuple[Scored, ...]) -> Iterator[Token]:
     if len(parts) == 1 and len(scored) == len(ids) and "".join(each.text for each in scored) == parts[0].text:
         parts = [Part(parts[0].channel, each.text, parts[0].index, parts[0].name) for each in scored]
@@ -99,7 +123,10 @@ def _placed(ids: tuple[int, ...], parts: list[Part], scored: tuple[Scored, ...])
     for place, number in enumerate(ids):
         first = place - silent
         said = () if first < 0 else tuple(parts[: crowded + 1] if first == 0 else parts[crowded + first :][:1])
-        yield _token(number, said, scored[place] if len(scored) == len(ids) else None)
+        entry = scored[place] if len(scored) == len(ids) else None
+        if entry is not None and not said and not is_part_of_character(entry):
+            entry = None  # markup that the server took out
+        yield _token(number, said, entry)
 
 
 def _cut(part: Part, most: int) -> list[Part]:
@@ -116,6 +143,14 @@ def _made(parts: list[Part], scored: tuple[Scored, ...]) -> Iterator[Token]:
     if len(parts) == 1 and scored and "".join(each.text for each in scored) == parts[0].text:
         for each in scored:
             yield _token(_made_id(each.text), (Part(parts[0].channel, each.text),), each)
+        return
+    if (span := text_span(parts, scored)) is not None:
+        texts = [place for place, part in enumerate(parts) if part.channel == "text"]
+        yield from _made(parts[: texts[0]], ())
+        run = scored[slice(*span)]
+        for piece, each in zip(spelt(run), run, strict=True):
+            yield _token(_made_id(each.text), (Part("text", piece),) if piece else (), each)
+        yield from _made(parts[texts[-1] + 1 :], ())
         return
     for part in parts:
         pieces = _pieces(part.text) or [""]

@@ -1,6 +1,6 @@
 """Which tokens' log-probabilities go with a piece of text: each token of the text once, in order, none of a tool call.
 
-Must not: release anything; it follows what the hold-back releases.
+Must not: release anything; it follows what the hold-back releases. Or report a number that nobody has told.
 Invariant: a token is reported with the first text that it completes. Tokens directly before it that completed none (a
 part of a character, text that the engine held back for a stop string) are reported with it. A rewind never goes
 before what was released, so nothing that was reported has to be taken back.
@@ -29,7 +29,8 @@ class LogprobLedger:
             first -= 1
         due = range(max(first, self._next), position + 1)
         self._next = max(self._next, position + 1)
-        return tuple(_logprob(self._transcript[index]) for index in due)
+        tokens = (self._transcript[index] for index in due)
+        return tuple(_logprob(token) for token in tokens if token.logprob is not None)
 
 
 def _logprob(token: Token) -> Logprob:
