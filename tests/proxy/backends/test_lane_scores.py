@@ -100,3 +100,11 @@ def test_nothing_is_lost_or_scored_otherwise(
     assert all(token.data == numbers[token.logprob] for token in tokens if token.logprob is not None)
     if not thinking.endswith(said) and said not in thinking and said not in "</t>":
         assert b"".join(token.data for token in tokens if token.logprob is not None) == data
+
+
+def test_a_call_that_waits_for_its_ids_is_said_before_the_text() -> None:
+    tokens = LaneTokens(True)
+    assert tokens.take(Chunk(calls=(CallPiece(0, "ls"),))) == []
+    (token,) = tokens.take(Chunk(text="a", token_ids=(7,), scored=scored(b"a")))
+    assert [(part.channel, part.name + part.text) for part in token.parts or ()] == [("call", "ls"), ("text", "a")]
+    assert (token.id, token.logprob) == (7, -0.5)
