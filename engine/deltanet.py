@@ -25,7 +25,10 @@ INNER = 64
 
 @dataclass(slots=True)
 class LinearState:
-    """memory: fp32 [value_heads, key_dim, value_dim]; conv: the last inputs of the convolution [kernel-1, channels]."""
+    """memory: fp32 [value_heads, key_dim, value_dim]; conv: the last inputs of the convolution [kernel-1, channels].
+
+    Of all linear layers of a sequence: both with the layers as first dimension.
+    """
 
     memory: Tensor
     conv: Tensor
@@ -33,18 +36,59 @@ class LinearState:
     def clone(self) -> LinearState:
         return LinearState(self.memory.clone(), self.conv.clone())
 
+    def layers(self) -> list[LinearState]:
+        """Views, one per layer."""
+        return [LinearState(*parts) for parts in zip(self.memory.unbind(0), self.conv.unbind(0), strict=True)]
+
+    @classmethod
+    def stacked(cls, layers: Sequence[LinearState], device: torch.device) -> LinearState:
+        """One state of all layers, of which there may be none."""
+        if not layers:
+            return cls(torch.zeros(0, device=device), torch.zeros(0, device=device))
+        return cls(torch.stack([each.memory for each in layers]), torch.stack([each.conv for each in layers]))
+
+    def fold(self, parts: Ingredients) -> None:
+        """Applies rows to the state in plain decode's order of operations; all layers at once, or one."""
+        memory = self.memory
+        for i in range(parts.count):
+            memory = memory * parts.decay[..., i, :, None, None]
+            memory = memory + parts.k[..., i, :, :, None] * parts.u[..., i, :, None, :]
+        self.memory = memory
+        self.conv = _tail(self.conv, parts.conv)
+
 
 @dataclass(frozen=True, slots=True)
 class Ingredients:
-    """What rows add to the state: conv [n, channels], k [n, heads, dk], u [n, heads, dv], decay e^g [n, heads]"""
+    """What rows add to the state: conv [n, channels], k [n, heads, dk], u [n, heads, dv], decay e^g [n, heads].
+
+    Of all linear layers: with the layers as first dimension.
+    """
 
     conv: Tensor
     k: Tensor
     u: Tensor
     decay: Tensor
 
+    @classmethod
+    def stacked(cls, layers: Sequence[Ingredients]) -> Ingredients:
+        """Those of all layers, one at least."""
+        conv, k, u, decay = (
+            torch.stack([getattr(each, name) for each in layers]) for name in ("conv", "k", "u", "decay")
+        )
+        return cls(conv, k, u, decay)
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        return self.conv.shape[-2]
+
     def rows(self, start: int, end: int) -> Ingredients:
-        return Ingredients(self.conv[start:end], self.k[start:end], self.u[start:end], self.decay[start:end])
+        return Ingredients(
+            self.conv[..., start:end, :],
+            self.k[..., start:end, :, :],
+            self.u[..., start:end, :, :],
+            self.decay[..., start:end, :],
+        )
 
     def clone(self) -> Ingredients:
         return Ingredients(self.conv.clone(), self.k.clone(), self.u.clone(), self.decay.clone())
@@ -126,21 +170,12 @@ class DeltaNet:
             contributions.append(u)
         return torch.stack(outs), Ingredients(mixed[:real], k[:real], torch.stack(contributions), decay[:real])
 
-    def fold(self, state: LinearState, parts: Ingredients) -> None:
-        """Applies rows to the state in plain decode's order of operations."""
-        memory = state.memory
-        for i in range(parts.k.shape[0]):
-            memory = memory * parts.decay[i, :, None, None]
-            memory = memory + parts.k[i, :, :, None] * parts.u[i, :, None]
-        state.memory = memory
-        state.conv = self._tail(state.conv, parts.conv)
-
     def prefill(
         self, x: Tensor, state: LinearState, position: int, real: slice, edges: Sequence[int] = ()
-    ) -> tuple[Tensor, list[LinearState]]:
+    ) -> tuple[Tensor, LinearState, list[LinearState]]:
         """x: [rows, hidden] at absolute positions position.. (a multiple of INNER); rows outside `real` are padding.
 
-        Updates `state` to the end of `real`; returns [rows, hidden] and copies of the state as it was before each of
+        Leaves `state` alone; returns [rows, hidden], the state at the end of `real`, and the states before each of
         `edges`, ascending row indices inside `real` that are multiples of INNER.
         """
         rows = x.shape[0]
@@ -153,23 +188,18 @@ class DeltaNet:
         memory = state.memory
         for start in range(0, rows, INNER):
             if start in edges:
-                kept.append(LinearState(memory, self._tail(state.conv, mixed[real.start : start])))
+                kept.append(LinearState(memory, _tail(state.conv, mixed[real.start : start])))
             at = slice(start, start + INNER)
             qs, ks, vs = (y[at].transpose(0, 1) for y in (q, k, v))
             out, memory = chunk(qs, ks, vs, beta[at].T, g[at].T, memory)
             outs.append(out.transpose(0, 1))
-        state.memory = memory
-        state.conv = self._tail(state.conv, mixed[real])
-        return self._outputs(torch.cat(outs), z, x.dtype), kept
+        after = LinearState(memory, _tail(state.conv, mixed[real]))
+        return self._outputs(torch.cat(outs), z, x.dtype), after, kept
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs of the convolution, output gate z, and what beta and decay are made of; fp32, rows first."""
         mixed, z, b, a = torch.split(self.project(x).float(), self.splits, dim=-1)
         return mixed, z, b, a
-
-    def _tail(self, conv: Tensor, mixed: Tensor) -> Tensor:
-        """The last inputs of the convolution once `mixed` [n, channels] has followed `conv`."""
-        return torch.cat((conv, mixed))[-(self.kernel - 1) :].clone()
 
     def _inputs(self, mixed: Tensor, b: Tensor, a: Tensor, conv: Tensor, real: slice) -> tuple[Tensor, ...]:
         """Convolution and activations of one sequence's rows: (q, k, v, beta, g), fp32, rows first."""
@@ -195,6 +225,12 @@ class DeltaNet:
         rows = out.shape[0]
         gated = self.norm(out) * F.silu(z.reshape(rows, self.heads, self.dv))
         return self.out(gated.reshape(rows, -1).to(dtype))
+
+
+def _tail(conv: Tensor, mixed: Tensor) -> Tensor:
+    """The last inputs of the convolution once `mixed` [.., n, channels] has followed `conv`."""
+    kept = conv.shape[-2]
+    return torch.cat((conv, mixed), -2)[..., -kept:, :].clone() if kept else conv
 
 
 def _unit(x: Tensor) -> Tensor:

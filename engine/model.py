@@ -137,11 +137,10 @@ class Model:
     def new_state(self, codec: str = FULL_CODEC) -> SequenceState:
         """An empty sequence. codec: of the attention layers; the head's own cache stays full, because a draft that is
         worse costs more than its few rows would save. Raises ValueError for a codec that does not fit the model."""
-        deltanets = [layer.deltanet for layer in self.layers if layer.deltanet is not None]
+        memories = [layer.deltanet.new_state(self.device) for layer in self.layers if layer.deltanet is not None]
         return SequenceState(
             kv=self.new_caches(codec),
-            linear=[d.new_state(self.device) for d in deltanets],
-            layers=deltanets,
+            linear=LinearState.stacked(memories, self.device),
             mtp=self._cache() if self.mtp else None,
             header=header(codec),
         )
@@ -193,6 +192,7 @@ class Model:
         angles = self.rope.blocks(starts, self.rows)
         wanted = (torch.arange(self.rows) < torch.tensor(reals)[:, None]).flatten().to(self.device)
         full = linear = 0
+        memories = [state.linear.layers() for state in states]
         parts: list[list[Ingredients]] = []
         for layer in self.layers:
             y = layer.norm_in(x)
@@ -204,7 +204,7 @@ class Model:
                 x = x + layer.attention(y, self.rope, angles, spans)
                 full += 1
             elif layer.deltanet is not None:
-                out, ingredients = layer.deltanet.decode(y, [state.linear[linear] for state in states], reals)
+                out, ingredients = layer.deltanet.decode(y, [layers[linear] for layers in memories], reals)
                 parts.append(ingredients)
                 x = x + out
                 linear += 1
@@ -213,7 +213,7 @@ class Model:
         logits = self.head(hidden)
         results = []
         for index, (state, real) in enumerate(zip(states, reals, strict=True)):
-            state.propose(tuple(part[index] for part in parts), real)
+            state.propose(Ingredients.stacked([part[index] for part in parts]) if parts else None, real)
             at = slice(index * self.rows, index * self.rows + real)
             results.append(Rows(hidden[at], logits[at].float()))
         return results
@@ -231,7 +231,8 @@ class Model:
         edges = [row for row in range(0, self.prefill_rows, INNER) if offset < row < real.stop and base + row in keep]
         x = self._embed([(tokens, offset)], self.prefill_rows)
         angles = self.rope.blocks([base], self.prefill_rows)
-        caches, memories = iter(state.kv), iter(state.linear)
+        caches, memories = iter(state.kv), iter(state.linear.layers())
+        after: list[LinearState] = []
         kept: list[list[LinearState]] = []
         wanted = torch.zeros(self.prefill_rows, dtype=torch.bool, device=self.device)
         wanted[real] = True
@@ -240,12 +241,14 @@ class Model:
             if layer.attention is not None:
                 x = x + layer.attention(y, self.rope, angles, [AttentionBlock(next(caches), base, real)])
             elif layer.deltanet is not None:
-                out, at_edges = layer.deltanet.prefill(y, next(memories), base, real, edges)
+                out, behind, at_edges = layer.deltanet.prefill(y, next(memories), base, real, edges)
+                after.append(behind)
                 kept.append(at_edges)
                 x = x + out
             x = x + layer.feed(layer.norm_mid(x), wanted)
         for index, row in enumerate(edges):
-            state.keep(base + row, tuple(layer[index] for layer in kept))
+            state.keep(base + row, LinearState.stacked([layer[index] for layer in kept], self.device))
+        state.linear = LinearState.stacked(after, self.device)
         state.skip_log(len(tokens))
         if state.length in keep:
             state.checkpoint()
