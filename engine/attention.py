@@ -18,7 +18,7 @@ from engine.code_attention import attend_codes, raw_parts
 from engine.compressed import Cache, CompressedCache
 from engine.config import ModelConfig
 from engine.kv import TILE
-from engine.layers import Linear, Norm, Rope
+from engine.layers import Angles, Linear, Norm, Rope
 from engine.softmax import row_positions, spread_queries
 from engine.weights import Weights
 
@@ -66,23 +66,30 @@ class Attention:
         self.q_norm = Norm(weights.take(f"{prefix}q_norm.weight", (dim,), dtype), eps, zero_centred=centred)
         self.k_norm = Norm(weights.take(f"{prefix}k_norm.weight", (dim,), dtype), eps, zero_centred=centred)
 
-    def __call__(
-        self, x: Tensor, rope: Rope, angles: tuple[Tensor, Tensor], blocks: Sequence[AttentionBlock]
-    ) -> Tensor:
-        """x: [rows, hidden], made of one equally tall block of rows per sequence. Returns [rows, hidden].
+    def __call__(self, x: Tensor, rope: Rope, angles: Angles, block: AttentionBlock) -> Tensor:
+        """x: [rows, hidden] of one sequence. Returns [rows, hidden]."""
+        q, k, v, gate = self.project(x, rope, angles)
+        out = torch.empty(x.shape[0], self.q_dim, device=x.device)
+        self.attend(q, k, v, [block], out)
+        return self.output(out, gate, x.dtype)
 
-        The projections take all rows at once; each block attends to its own cache alone.
-        """
+    def project(self, x: Tensor, rope: Rope, angles: Angles) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x: [rows, hidden]. Returns queries [rows, heads, d], keys and values [rows, kv_heads, d], and the gate
+        [rows, heads * d] before its sigmoid, if there is one."""
         rows = x.shape[0]
-        mixed = self.qkv(x)
-        first, k, v = torch.split(mixed, [self.first_dim, self.kv_dim, self.kv_dim], dim=-1)
+        first, k, v = torch.split(self.qkv(x), [self.first_dim, self.kv_dim, self.kv_dim], dim=-1)
         # with a gate, each head's queries are followed by its gate
         q, gate = torch.tensor_split(first.view(rows, self.heads, -1), [self.dim], dim=-1)
         k, v = k.view(rows, self.kv_heads, self.dim), v.view(rows, self.kv_heads, self.dim)
-        q = rope.rotate(self.q_norm(q), angles)
-        k = rope.rotate(self.k_norm(k), angles)
-        height = rows // len(blocks)
-        parts = []
+        q, k = rope.rotate(self.q_norm(q), angles), rope.rotate(self.k_norm(k), angles)
+        return q, k, v, gate.reshape(rows, -1) if self.gated else None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[AttentionBlock], out: Tensor) -> None:
+        """Stores the blocks' keys and values and attends to each block's own cache; out: fp32 [rows, heads * d].
+
+        The rows are made of one equally tall block per sequence.
+        """
+        height = q.shape[0] // len(blocks)
         for index, block in enumerate(blocks):
             at = index * height
             real, end = block.real, block.position + height
@@ -93,11 +100,13 @@ class Attention:
                 v[at + first_row : at + real.stop],
                 clear=height - real.stop,
             )
-            parts.append(attend(q[at : at + height], block.cache, block.position, end, block.visible_from))
-        out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if self.gated:
-            out = out * torch.sigmoid(gate.reshape(rows, -1).float())
-        return self.out(out.to(x.dtype))
+            out[at : at + height] = attend(q[at : at + height], block.cache, block.position, end, block.visible_from)
+
+    def output(self, out: Tensor, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """From what was attended to [rows, heads * d] to what is added to the residual stream [rows, hidden]."""
+        if gate is not None:
+            out = out * torch.sigmoid(gate.float())
+        return self.out(out.to(dtype))
 
 
 def attend(q: Tensor, cache: Cache, position: int, end: int, visible_from: int = 0) -> Tensor:

@@ -70,10 +70,10 @@ class Ingredients:
     decay: Tensor
 
     @classmethod
-    def stacked(cls, layers: Sequence[Ingredients]) -> Ingredients:
-        """Those of all layers, one at least."""
+    def joined(cls, blocks: Sequence[Ingredients]) -> Ingredients:
+        """One layer's rows of several blocks, one behind the other."""
         conv, k, u, decay = (
-            torch.stack([getattr(each, name) for each in layers]) for name in ("conv", "k", "u", "decay")
+            torch.cat([getattr(each, name) for each in blocks]) for name in ("conv", "k", "u", "decay")
         )
         return cls(conv, k, u, decay)
 
@@ -136,39 +136,38 @@ class DeltaNet:
             torch.zeros(self.kernel - 1, self.channels, device=device),
         )
 
-    def decode(
-        self, x: Tensor, states: Sequence[LinearState], reals: Sequence[int]
-    ) -> tuple[Tensor, list[Ingredients]]:
-        """x: [rows, hidden], made of one equally tall block of rows per state, of which the first `real` count.
+    def decode(self, x: Tensor, states: Sequence[LinearState], deep: int) -> tuple[Tensor, Ingredients]:
+        """x: [rows, hidden], made of one equally tall block of rows per state; the recurrence goes over the first
+        `deep` rows of each, what becomes of the others is arbitrary.
 
-        Leaves the states alone; returns [rows, hidden] and what each block's real rows would contribute.
+        Leaves the states alone; returns [rows, hidden] and what those rows would contribute, `deep` per block.
         """
         height = x.shape[0] // len(states)
         mixed, z, b, a = self._project(x)
         out = torch.zeros(x.shape[0], self.heads, self.dv, device=x.device)
         parts = []
-        for index, (state, real) in enumerate(zip(states, reals, strict=True)):
+        for index, state in enumerate(states):
             at = slice(index * height, (index + 1) * height)
-            out[at.start : at.start + real], part = self._decode_block(mixed[at], b[at], a[at], state, real)
+            out[at.start : at.start + deep], part = self._decode_block(mixed[at], b[at], a[at], state, deep)
             parts.append(part)
-        return self._outputs(out, z, x.dtype), parts
+        return self._outputs(out, z, x.dtype), parts[0] if len(parts) == 1 else Ingredients.joined(parts)
 
     def _decode_block(
-        self, mixed: Tensor, b: Tensor, a: Tensor, state: LinearState, real: int
+        self, mixed: Tensor, b: Tensor, a: Tensor, state: LinearState, deep: int
     ) -> tuple[Tensor, Ingredients]:
-        """The recurrence over one block's real rows: outputs [real, heads, dv] and ingredients."""
-        q, k, v, beta, g = self._inputs(mixed, b, a, state.conv, slice(0, real))
+        """The recurrence over one block's first rows: outputs [deep, heads, dv] and ingredients."""
+        q, k, v, beta, g = self._inputs(mixed, b, a, state.conv, slice(0, deep))
         decay = g.exp()
         memory = state.memory
         outs, contributions = [], []
-        for i in range(real):
+        for i in range(deep):
             memory = memory * decay[i, :, None, None]
             recalled = torch.bmm(k[i, :, None], memory)[:, 0]
             u = beta[i, :, None] * (v[i] - recalled)
             memory = memory + k[i, :, :, None] * u[:, None]
             outs.append(torch.bmm(q[i, :, None], memory)[:, 0])
             contributions.append(u)
-        return torch.stack(outs), Ingredients(mixed[:real], k[:real], torch.stack(contributions), decay[:real])
+        return torch.stack(outs), Ingredients(mixed[:deep], k[:deep], torch.stack(contributions), decay[:deep])
 
     def prefill(
         self, x: Tensor, state: LinearState, position: int, real: slice, edges: Sequence[int] = ()

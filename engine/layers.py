@@ -7,7 +7,6 @@ Invariant: rows in, rows out; row i of the output is a function of row i of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +61,10 @@ class Norm:
         return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 
+Angles = tuple[Tensor, Tensor]
+"""cos and sin, see `Rope.at`."""
+
+
 class Rope:
     """Rotary position embedding of the first `rotary_dim` dims of a head, in the two-halves layout."""
 
@@ -72,21 +75,17 @@ class Rope:
         if config.yarn is not None:
             self.inverse, self.scale = _stretched(self.inverse, config.rope_theta, config.yarn)
 
-    def angles(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """cos and sin [count, 1, rotary_dim] fp32 of positions start.. (dim 1 broadcasts over heads)."""
-        positions = torch.arange(start, start + count, device=self.inverse.device, dtype=torch.float32)
-        half = positions[:, None] * self.inverse
+    def angles(self, start: int, count: int) -> Angles:
+        """`at` of the positions start.."""
+        return self.at(torch.arange(start, start + count, device=self.inverse.device))
+
+    def at(self, positions: Tensor) -> Angles:
+        """cos and sin [n, 1, rotary_dim] fp32 of n positions (dim 1 broadcasts over heads)."""
+        half = positions.float()[:, None] * self.inverse
         angles = torch.cat((half, half), dim=-1)[:, None]
         return angles.cos() * self.scale, angles.sin() * self.scale
 
-    def blocks(self, starts: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
-        """`angles` of `count` positions from each start, one block after the other."""
-        if len(starts) == 1:
-            return self.angles(starts[0], count)
-        cosines, sines = zip(*(self.angles(start, count) for start in starts), strict=True)
-        return torch.cat(cosines), torch.cat(sines)
-
-    def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    def rotate(self, x: Tensor, angles: Angles) -> Tensor:
         """x: [rows, heads, head_dim]."""
         cos, sin = angles
         turned, rest = x[..., : self.dim].float(), x[..., self.dim :]

@@ -84,6 +84,6 @@ class MtpHead:
         x = self.fc(torch.cat((self.norm_embedding(embedded), self.norm_hidden(hidden)), -1))
         angles = self.rope.angles(position, rows)
         block = AttentionBlock(cache, position, slice(0, real))
-        x = x + self.attention(self.norm_in(x), self.rope, angles, [block])
+        x = x + self.attention(self.norm_in(x), self.rope, angles, block)
         x = x + self.mlp(self.norm_mid(x))
         return self.norm(x)[:real]

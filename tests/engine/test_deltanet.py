@@ -52,7 +52,7 @@ def test_prefill_equals_decoding(layer: DeltaNet) -> None:
     out, filled, _ = layer.prefill(padded, filled, 0, slice(0, 100))
     rows = []
     for i in range(100):
-        row, [parts] = layer.decode(x[i : i + 1], [stepped], [1])
+        row, parts = layer.decode(x[i : i + 1], [stepped], 1)
         stepped.fold(parts)
         rows.append(row)
     torch.testing.assert_close(out[:100], torch.cat(rows), atol=1e-4, rtol=1e-4)
@@ -63,7 +63,7 @@ def test_prefill_equals_decoding(layer: DeltaNet) -> None:
 def test_decode_leaves_the_state_alone(layer: DeltaNet) -> None:
     _, state, _ = layer.prefill(inputs(64), layer.new_state(torch.device("cpu")), 0, slice(0, 64))
     before = state.clone()
-    layer.decode(inputs(8, 1), [state], [8])
+    layer.decode(inputs(8, 1), [state], 8)
     assert equal(state, before)
 
 
@@ -72,12 +72,12 @@ def test_folding_accepted_rows_is_decoding_them_one_by_one(layer: DeltaNet, acce
     block = torch.cat((inputs(accepted, 2), inputs(8 - accepted, 3)))
     _, fast, _ = layer.prefill(inputs(64), layer.new_state(block.device), 0, slice(0, 64))
     plain = fast.clone()
-    out, [parts] = layer.decode(block, [fast], [8])
+    out, parts = layer.decode(block, [fast], 8)
     fast.fold(parts.rows(0, accepted))
     for i in range(accepted):
         single = torch.zeros(8, 64)
         single[0] = block[i]
-        row, [one] = layer.decode(single, [plain], [1])
+        row, one = layer.decode(single, [plain], 1)
         plain.fold(one)
         assert torch.equal(row[0], out[i])
     assert equal(fast, plain)
@@ -101,9 +101,10 @@ def test_folding_all_layers_at_once_gives_each_the_bits_it_has_alone(layer: Delt
     states = [
         layer.prefill(inputs(64, seed), layer.new_state(torch.device("cpu")), 0, slice(0, 64))[1] for seed in (4, 5)
     ]
-    parts = [layer.decode(inputs(8, 6 + index), [state], [5])[1][0] for index, state in enumerate(states)]
+    parts = [layer.decode(inputs(8, 6 + index), [state], 5)[1] for index, state in enumerate(states)]
     both = LinearState.stacked(states, torch.device("cpu"))
-    both.fold(Ingredients.stacked(parts).rows(0, 4))
+    kinds = [[getattr(part, name) for part in parts] for name in ("conv", "k", "u", "decay")]
+    both.fold(Ingredients(*(torch.stack(kind) for kind in kinds)).rows(0, 4))
     for alone, part, stacked in zip(states, parts, both.layers(), strict=True):
         alone.fold(part.rows(0, 4))
         assert equal(alone, stacked)
