@@ -23,7 +23,9 @@ from engine.deltanet import DeltaNet, Ingredients, LinearState
 from engine.faults import Fault, first_visible
 from engine.layers import Angles, Linear, Norm, Rope
 from engine.moe import MoE, feed_forward
+from engine.softmax import Sight
 from engine.state import SequenceState
+from engine.upload import on_host
 from engine.weights import Weights
 
 
@@ -120,6 +122,7 @@ class Decoding:
             if layer.attention is not None:
                 self._spans.append([])
         self._attentions = [layer.attention for layer in layers if layer.attention is not None]
+        self._groups = self._attentions[0].heads // self._attentions[0].kv_heads if self._attentions else 1
         self._buffers: dict[int, Buffers] = {}
         self._states: list[LinearState] = []
 
@@ -138,14 +141,19 @@ class Decoding:
         seen = [first_visible(fault, n, r) for n, r in zip(starts, reals, strict=True)]
         occupied = [state.rejected if fault is Fault.REJECTED_DRAFTS_KEPT else 0 for state in states]
         buffers = self._filled(blocks)
+        sights = [
+            Sight(n, self._rows, self._groups, buffers.tokens.device, s) for n, s in zip(starts, seen, strict=True)
+        ]
         shape = (len(blocks), max(reals))
         carried: Carried | None = None
         for index, attention in enumerate(self._attentions):
             work = partial(self._piece, index, buffers, shape, carried)
             carried = self._captures.run((*shape, index), work)
             spans = [
-                AttentionBlock(state.kv[index], start, slice(0, real), first, kept)
-                for state, start, real, first, kept in zip(states, starts, reals, seen, occupied, strict=True)
+                AttentionBlock(state.kv[index], start, slice(0, real), first, kept, sight)
+                for state, start, real, first, kept, sight in zip(
+                    states, starts, reals, seen, occupied, sights, strict=True
+                )
             ]
             attention.attend(carried.q, carried.k, carried.v, spans, buffers.attended)
         ended = self._captures.run((*shape, "end"), partial(self._last_piece, buffers, shape, carried))
@@ -223,8 +231,3 @@ class Decoding:
             x = x + out
             x = x + layer.feed(layer.norm_mid(x), real)
         return x, angles, real, parts
-
-
-def on_host(values: Sequence[Sequence[int]] | Sequence[int], device: torch.device) -> Tensor:
-    """int64 values that can be copied to the device without waiting for it."""
-    return torch.tensor(values, dtype=torch.int64, pin_memory=device.type == "cuda")

@@ -52,7 +52,7 @@ class LinearState:
         memory = self.memory
         for i in range(parts.count):
             memory = memory * parts.decay[..., i, :, None, None]
-            memory = memory + parts.k[..., i, :, :, None] * parts.u[..., i, :, None, :]
+            memory.add_(parts.k[..., i, :, :, None] * parts.u[..., i, :, None, :])
         self.memory = memory
         self.conv = _tail(self.conv, parts.conv)
 
@@ -156,7 +156,8 @@ class DeltaNet:
         self, mixed: Tensor, b: Tensor, a: Tensor, state: LinearState, deep: int
     ) -> tuple[Tensor, Ingredients]:
         """The recurrence over one block's first rows: outputs [deep, heads, dv] and ingredients."""
-        q, k, v, beta, g = self._inputs(mixed, b, a, state.conv, slice(0, deep))
+        # all rows, because some functions have other bits in other shapes
+        q, k, v, beta, g = self._inputs(torch.cat((state.conv, mixed)), b, a)
         decay = g.exp()
         memory = state.memory
         outs, contributions = [], []
@@ -164,7 +165,7 @@ class DeltaNet:
             memory = memory * decay[i, :, None, None]
             recalled = torch.bmm(k[i, :, None], memory)[:, 0]
             u = beta[i, :, None] * (v[i] - recalled)
-            memory = memory + k[i, :, :, None] * u[:, None]
+            memory.add_(k[i, :, :, None] * u[:, None])
             outs.append(torch.bmm(q[i, :, None], memory)[:, 0])
             contributions.append(u)
         return torch.stack(outs), Ingredients(mixed[:deep], k[:deep], torch.stack(contributions), decay[:deep])
@@ -179,7 +180,11 @@ class DeltaNet:
         """
         rows = x.shape[0]
         mixed, z, b, a = self._project(x)
-        q, k, v, beta, g = self._inputs(mixed, b, a, state.conv, real)
+        window = torch.zeros(rows + self.kernel - 1, self.channels, device=mixed.device)
+        # the kept inputs stand directly before the first real row, wherever padding has put it
+        window[real.start : real.start + self.kernel - 1] = state.conv
+        window[real.start + self.kernel - 1 : real.stop + self.kernel - 1] = mixed[real]
+        q, k, v, beta, g = self._inputs(window, b, a)
         mask = torch.zeros(rows, 1, device=x.device)
         mask[real] = 1.0
         beta, g = beta * mask, g * mask
@@ -200,22 +205,22 @@ class DeltaNet:
         mixed, z, b, a = torch.split(self.project(x).float(), self.splits, dim=-1)
         return mixed, z, b, a
 
-    def _inputs(self, mixed: Tensor, b: Tensor, a: Tensor, conv: Tensor, real: slice) -> tuple[Tensor, ...]:
-        """Convolution and activations of one sequence's rows: (q, k, v, beta, g), fp32, rows first."""
-        rows = mixed.shape[0]
-        window = torch.zeros(rows + self.kernel - 1, self.channels, device=mixed.device)
-        # the kept inputs stand directly before the first real row, wherever padding has put it
-        window[real.start : real.start + self.kernel - 1] = conv
-        window[real.start + self.kernel - 1 : real.stop + self.kernel - 1] = mixed[real]
+    def _inputs(self, window: Tensor, b: Tensor, a: Tensor) -> tuple[Tensor, ...]:
+        """Convolution and activations of one sequence's rows: (q, k, v, beta, g), fp32, rows first.
+
+        window: [rows + kernel - 1, channels], the kept inputs before the rows' own.
+        """
+        rows = b.shape[0]
         mixed_by_time = window[:rows] * self.taps[0]
         for tap in range(1, self.kernel):
-            mixed_by_time = mixed_by_time + window[tap : tap + rows] * self.taps[tap]
-        q, k, v = torch.split(F.silu(mixed_by_time), [self.keys, self.keys, self.values], dim=-1)
+            mixed_by_time.add_(window[tap : tap + rows] * self.taps[tap])
+        qk, v = torch.split(F.silu(mixed_by_time), [2 * self.keys, self.values], dim=-1)
+        qk = _unit(qk.reshape(rows, 2 * self.key_heads, self.dk))
+        q, k = qk[:, : self.key_heads] * self.dk**-0.5, qk[:, self.key_heads :]
         groups = self.heads // self.key_heads
-        q = _unit(q.reshape(rows, self.key_heads, self.dk)) * self.dk**-0.5
-        k = _unit(k.reshape(rows, self.key_heads, self.dk))
         if groups > 1:
-            q, k = q.repeat_interleave(groups, 1), k.repeat_interleave(groups, 1)
+            wide = (rows, self.key_heads, groups, self.dk)
+            q, k = (x.unsqueeze(2).expand(wide).reshape(rows, self.heads, self.dk) for x in (q, k))
         beta = torch.sigmoid(b)
         g = self.rate * F.softplus(a + self.dt_bias)
         return q, k, v.reshape(rows, self.heads, self.dv), beta, g

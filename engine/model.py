@@ -20,7 +20,7 @@ from engine.codecs.spec import FLUSH, SPECS, header, layer_codecs
 from engine.codecs.spec import FULL as FULL_CODEC
 from engine.compressed import Cache, CompressedCache, Layout
 from engine.config import ModelConfig
-from engine.decoding import Block, Decoding, Layer, Rows, on_host
+from engine.decoding import Block, Decoding, Layer, Rows
 from engine.deltanet import INNER, LinearState
 from engine.errors import ContextOverflow
 from engine.faults import Fault
@@ -30,6 +30,7 @@ from engine.layers import Linear, Norm, Rope
 from engine.memory import cache_bytes
 from engine.mtp import MtpHead
 from engine.state import SequenceState
+from engine.upload import on_host
 from engine.weights import Weights
 
 
@@ -56,13 +57,14 @@ class Model:
                     notes.append("tie_word_embeddings is true, but lm_head.weight differs; the file's head is used")
         self.head = Linear(scored)
         self.rope = Rope(config, self.device)
+        self.captures = Captures(self.device)
         self.layers = [Layer(weights, i, config, dtype) for i in range(config.num_layers)]
         last = weights.take("norm.weight", size[1:], dtype)
         self.norm = Norm(last, config.rms_norm_eps, zero_centred=config.zero_centred)
         self.mtp: MtpHead | None = None
         # the files decide, not the configuration: quantised repositories often lack the head they announce
         if config.has_mtp and weights.has("mtp.fc.weight"):
-            self.mtp = MtpHead(weights, config, self.embedding, self.head, self.rope, dtype)
+            self.mtp = MtpHead(weights, config, self.embedding, self.head, self.rope, dtype, self.captures)
         elif config.mtp_layers:
             notes.append("config.json announces an MTP head, but no file holds mtp.* tensors; MTP is off")
         if weights.dequantised:
@@ -72,7 +74,6 @@ class Model:
         copied = scored is self.embedding and self.head.packed
         self._nbytes = weights.taken_bytes + copied * scored.numel() * scored.element_size()
         self.notes = tuple(notes)
-        self.captures = Captures(self.device)
         self.decoding = Decoding(self.layers, self.embedding, self.norm, self.head, self.rope, rows, self.captures)
         self._scratch, self._layouts = Scratch(self.device), dict[str, Layout]()
         self.kernels = Kernels.of(self.device)

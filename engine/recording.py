@@ -94,13 +94,16 @@ def _again(name: str, func: Any, args: tuple[Any, ...], named: dict[str, Any], m
         return made[0].zero_
     if name in _COPIES:
         return partial(made[0].copy_, args[0])
-    return _by_binding(name, args, named, made) or partial(_copied, func, args, named, made)
+    if bound := _by_binding(name, args, named, made):
+        return bound
+    return partial(_copied if len(made) == 1 else _all_copied, made, partial(func, *args, **named))
 
 
 def _by_binding(name: str, args: tuple[Any, ...], named: dict[str, Any], made: list[Tensor]) -> Call | None:
     """torch's own Python function with `out=`, a few times cheaper to call than the operator; None if there is none
     that gives these bits here."""
-    function = getattr(torch._C._VariableFunctions, name, None)
+    functions = (getattr(place, name, None) for place in (torch._C._VariableFunctions, torch._C._nn))
+    function = next(filter(None, functions), None)
     if function is None or name in _CONSTANT or len(made) != 1:
         return None
     (wanted,) = made
@@ -122,8 +125,12 @@ def _in_place(name: str, func: Any, args: tuple[Any, ...], named: dict[str, Any]
     )
 
 
-def _copied(func: Any, args: tuple[Any, ...], named: dict[str, Any], made: list[Tensor]) -> None:
-    results = (leaf for leaf in tree_leaves(func(*args, **named)) if isinstance(leaf, Tensor))
+def _copied(made: list[Tensor], call: Callable[[], Tensor]) -> None:
+    made[0].copy_(call())
+
+
+def _all_copied(made: list[Tensor], call: Callable[[], Any]) -> None:
+    results = (leaf for leaf in tree_leaves(call()) if isinstance(leaf, Tensor))
     for kept, result in zip(made, results, strict=True):
         kept.copy_(result)
 

@@ -352,6 +352,9 @@ def _row_sums(values: Tensor) -> Tensor:
     width = values.shape[-1]
     while width > 1:
         half = (width + 1) // 2
+        if width == 2 * half:
+            values, width = values[..., :half] + values[..., half:], half
+            continue
         folded = values[..., :half].clone()
         folded[..., : width - half] += values[..., half:width]
         values, width = folded, half
