@@ -67,8 +67,10 @@ class Captures:
     def paused(self) -> Iterator[None]:
         """The code itself runs, whatever is captured."""
         on, self.on = self.on, False
-        yield
-        self.on = on
+        try:
+            yield
+        finally:
+            self.on = on
 
     def run(self, key: Hashable, work: Callable[[], T]) -> T:
         """What `work` returns: tensors, a tuple or a dataclass of them; valid until the next `run` of the same key.

@@ -78,7 +78,8 @@ class MtpHead:
         """Writes slots position.. from target hidden states [n, H] and the tokens that follow them.
 
         following: n token ids, a list or int64 on the device (so that a chain need not wait for it).
-        Returns (state [1, H], logits [1, V] fp32) of the last slot: the first draft; the state is valid until the next call.
+        Returns (state [1, H], logits [1, V] fp32) of the last slot: the first draft. The state is valid
+        until the next call.
         """
         state = self._forward(cache, position, following, hidden, PADDED)[-1:]
         return state, self.head(state).float()

@@ -67,7 +67,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if parts is not NotImplemented:
             return parts
         name = func._schema.name.split("::")[1]
-        if name in _HOST or torch.Tag.nondeterministic_seeded in func.tags:
+        if name in _HOST or torch.Tag.nondeterministic_seeded in func.tags or _masks(name, args):
             raise NotCapturable(f"{name} needs the host while the piece runs")
         result = func(*args, **named)
         if func._schema.is_mutable:
@@ -142,6 +142,11 @@ def _written(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> list[Te
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _masks(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a tensor is indexed by a mask, whose true entries would have to be counted."""
+    return name == "index" and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
 
 
 def _memory(tensor: Tensor) -> int:
