@@ -63,9 +63,10 @@ class Layer:
         sparse = config.moe is not None and index in config.moe.layers
         self.mlp = feed_forward(weights, f"{prefix}mlp.", config, dtype, sparse=sparse)
 
-    def feed(self, x: Tensor, real: Tensor) -> Tensor:
-        """x: [rows, hidden] after `norm_mid`; real: bool [rows], what becomes of the other rows does not matter."""
-        return self.mlp(x, real) if isinstance(self.mlp, MoE) else self.mlp(x)
+    def feed(self, x: Tensor, real: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """x: [rows, hidden] after `norm_mid`; real: bool [rows], what becomes of the other rows does not matter; rows:
+        see MoE."""
+        return self.mlp(x, real, rows) if isinstance(self.mlp, MoE) else self.mlp(x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,7 @@ class Decoding:
         self, index: int, buffers: Buffers, shape: tuple[int, int], before: Carried | None
     ) -> tuple[Tensor, Angles, Tensor, tuple[tuple[Tensor, ...], ...]]:
         """What is left of the attention layer before the span, then the span's linear layers."""
+        rows = [block * self._rows + row for block in range(shape[0]) for row in range(shape[1])]
         if before is None:
             ids, positions, is_real = buffers.tokens.unbind(0)
             x, angles, real = self._embedding[ids], self._rope.at(positions), is_real > 0
@@ -221,7 +223,7 @@ class Decoding:
             layer, (angles, real, parts) = self._spans[index - 1][-1], (before.angles, before.real, before.parts)
             assert layer.attention is not None
             x = before.x + layer.attention.output(buffers.attended, before.gate, before.x.dtype)
-            x = x + layer.feed(layer.norm_mid(x), real)
+            x = x + layer.feed(layer.norm_mid(x), real, rows)
         for layer in self._spans[index]:
             if layer.deltanet is None:
                 continue
@@ -229,5 +231,5 @@ class Decoding:
             out, made = layer.deltanet.decode(layer.norm_in(x), memories, shape[1])
             parts = (*parts, (made.conv, made.k, made.u, made.decay))
             x = x + out
-            x = x + layer.feed(layer.norm_mid(x), real)
+            x = x + layer.feed(layer.norm_mid(x), real, rows)
         return x, angles, real, parts

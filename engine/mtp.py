@@ -21,7 +21,7 @@ from engine.captures import Captures
 from engine.config import ModelConfig
 from engine.kv import KVCache
 from engine.layers import Linear, Norm, Rope
-from engine.moe import feed_forward
+from engine.moe import MoE, feed_forward
 from engine.upload import on_host
 from engine.weights import Weights
 
@@ -106,9 +106,10 @@ class MtpHead:
         if not isinstance(following, Tensor):
             following = on_host(following, hidden.device)
         kept.following[:real].copy_(following, non_blocking=True)
-        kept.following[real:] = 0
         kept.hidden[:real] = hidden
-        kept.hidden[real:] = 0
+        if real < rows:
+            kept.following[real:] = 0
+            kept.hidden[real:] = 0
         run = self._captures.run if rows <= PADDED else _run
         x, q, k, v, gate = run(("mtp", rows, "before"), partial(self._before, kept))
         block = AttentionBlock(cache, position, slice(0, real))
@@ -132,7 +133,9 @@ class MtpHead:
 
     def _behind(self, kept: Buffers, x: Tensor, gate: Tensor | None) -> Tensor:
         x = x + self.attention.output(kept.attended, gate, x.dtype)
-        x = x + self.mlp(self.norm_mid(x))
+        y = self.norm_mid(x)
+        rows = range(len(y)) if len(y) <= PADDED else None
+        x = x + (self.mlp(y, rows=rows) if isinstance(self.mlp, MoE) else self.mlp(y))
         return self.norm(x)
 
 

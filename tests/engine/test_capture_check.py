@@ -12,7 +12,9 @@ import torch
 from engine.capture_check import check_captures
 from engine.decoding import Decoding
 from engine.model import Model
+from engine.moe import MoE
 from engine.mtp import MtpHead
+from engine.selftest import self_test
 from engine.state import SequenceState
 from tests.engine.zoo import write
 
@@ -99,6 +101,18 @@ def test_experts_need_the_host_on_a_cpu(tmp_path: Path) -> None:
     model = Model.load(write(tmp_path / "moe", "qwen3_moe"))
     assert not check_captures(model)
     assert "needs the host" in model.captures.why
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "qwen3_next", "qwen3_5_moe"])
+def test_gathered_experts_need_it_not(tmp_path: Path, architecture: str) -> None:
+    """As on a GPU: the host is not asked which experts were chosen."""
+    model = Model.load(write(tmp_path / architecture, architecture))
+    for layer in model.layers:
+        if isinstance(layer.mlp, MoE):
+            layer.mlp.gathers = True
+    assert check_captures(model, blocks=2)
+    test = self_test(model)
+    assert (test.exactness, test.blocks) == ("bitwise", 8)
 
 
 def test_what_was_switched_off_stays_off(model: Model) -> None:
