@@ -23,6 +23,7 @@ from torch import Tensor
 from engine.drawn import Draw, draw_numbers
 from engine.noise import gumbel_at, keys_at
 from engine.reports import DrawnReport
+from engine.upload import on_host
 
 MAX_TOP = 20
 """Most alternatives that are reported per token: OpenAI's limit of `top_logprobs`."""
@@ -156,9 +157,9 @@ def choose(
     draw: Draw | None = None
     if taken is None or (drafts is not None and not params.greedy):
         own, draw = _take(rows, best, positions, params, adjusted, valid_tokens)
-        ids = own if taken is None else torch.tensor(list(taken), device=rows.device)
+        ids = own if taken is None else on_host(taken, rows.device).to(rows.device, non_blocking=True)
     else:
-        own = ids = torch.tensor(list(taken), device=rows.device)
+        own = ids = on_host(taken, rows.device).to(rows.device, non_blocking=True)
     leaders = rows.gather(1, best).double()
     peak = leaders[:, :1].clamp_min(-3.5e38)  # a row without any finite logit: -inf minus -inf would be NaN
     shifted = rows.double() - peak

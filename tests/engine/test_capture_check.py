@@ -16,6 +16,7 @@ from engine.moe import MoE
 from engine.mtp import MtpHead
 from engine.selftest import self_test
 from engine.state import SequenceState
+from tests.engine.readers import no_cuda
 from tests.engine.zoo import write
 
 
@@ -24,9 +25,13 @@ def model(tiny_folder: Path) -> Model:
     return Model.load(tiny_folder)
 
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(bool(no_cuda()), reason=no_cuda()))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_shape_is_captured_and_holds(tiny_folder: Path, dtype: torch.dtype) -> None:
-    model = Model.load(tiny_folder, dtype=dtype)
+def test_every_shape_is_captured_and_holds(tiny_folder: Path, dtype: torch.dtype, device: str) -> None:
+    model = Model.load(tiny_folder, device, dtype=dtype)
     assert check_captures(model, blocks=8)
     assert (model.captures.on, model.captures.why) == (True, "")
     pieces = sum(layer.attention is not None for layer in model.layers) + 1
@@ -103,10 +108,11 @@ def test_experts_need_the_host_on_a_cpu(tmp_path: Path) -> None:
     assert "needs the host" in model.captures.why
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "qwen3_next", "qwen3_5_moe"])
-def test_gathered_experts_need_it_not(tmp_path: Path, architecture: str) -> None:
+def test_gathered_experts_need_it_not(tmp_path: Path, architecture: str, device: str) -> None:
     """As on a GPU: the host is not asked which experts were chosen."""
-    model = Model.load(write(tmp_path / architecture, architecture))
+    model = Model.load(write(tmp_path / architecture, architecture), device)
     for layer in model.layers:
         if isinstance(layer.mlp, MoE):
             layer.mlp.gathers = True
