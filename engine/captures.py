@@ -20,12 +20,16 @@ from engine.bits import equal
 from engine.recording import NotCapturable, Recording
 
 T = TypeVar("T")
+ROOM = 256 << 20
+"""Bytes that recordings may hold before no further shapes are recorded."""
 
 
 class Replayable(Protocol):
-    """result: what the captured code returned; each replay writes its tensors again."""
+    """result: what the captured code returned; each replay writes its tensors again. nbytes: of the results that it
+    holds, as far as we are the ones who count them."""
 
     result: Any
+    nbytes: int
 
     def replay(self) -> None: ...
 
@@ -35,6 +39,7 @@ class Graph:
     next one runs."""
 
     def __init__(self, work: Callable[[], Any], pool: Any) -> None:
+        self.nbytes = 0
         self._graph = torch.cuda.CUDAGraph()
         # other threads may copy meanwhile (shadows are written in the background)
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
@@ -57,6 +62,11 @@ class Captures:
     def __len__(self) -> int:
         """Pieces that are captured."""
         return len(self._kept)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that recordings hold."""
+        return sum(kept.nbytes for kept in self._kept.values())
 
     def switch_off(self, why: str) -> None:
         self.on, self.why = False, why
@@ -85,7 +95,7 @@ class Captures:
             if key not in self._met:
                 self._met.add(key)
                 return work()
-            return self._capture(key, work)
+            return self._capture(key, work) if self.nbytes < ROOM else work()
         kept.replay()
         result: T = kept.result
         return result

@@ -162,7 +162,7 @@ class DeltaNet:
         memory = state.memory
         outs, contributions = [], []
         for i in range(deep):
-            memory = memory * decay[i, :, None, None]
+            memory = memory.mul_(decay[i, :, None, None]) if i else memory * decay[0, :, None, None]
             recalled = torch.bmm(k[i, :, None], memory)[:, 0]
             u = beta[i, :, None] * (v[i] - recalled)
             memory.add_(k[i, :, :, None] * u[:, None])

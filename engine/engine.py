@@ -179,7 +179,8 @@ class Engine:
 
     def memory(self) -> MemoryReport:
         """Bytes of live tensors: weights, and the sequences that are kept or in use."""
-        return MemoryReport(weights=self.model.nbytes, sequences=self.prefixes.nbytes, kept=len(self.prefixes))
+        steps = self.model.decoding.nbytes + self.model.captures.nbytes
+        return MemoryReport(self.model.nbytes, self.prefixes.nbytes, len(self.prefixes), steps)
 
     def can_fit(self, codec: str, context: int) -> bool:
         """Whether a new sequence of so many tokens has room. Ask `turn.sequence.can_fit` about a switch: what that

@@ -34,7 +34,7 @@ class NotCapturable(Exception):
 
 
 class Recording:
-    """result: what `work` returned; its tensors are written again by each `replay`.
+    """result: what `work` returned, its tensors are written again by each `replay`; nbytes: of all results it holds.
 
     work: without arguments; reads tensors that outlive the recording, makes no random numbers. Raises NotCapturable.
     """
@@ -44,6 +44,7 @@ class Recording:
         with recorder:
             self.result = work()
         self._calls = recorder.calls()
+        self.nbytes = recorder.held
 
     def replay(self) -> None:
         for call in self._calls:
@@ -56,7 +57,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._steps: list[tuple[Call | None, int]] = []
         """Each with the memory that a constant fills, 0 where it is none; None: nothing to do in a replay."""
         self._written: set[int] = set()
-        self._held = 0
+        self.held = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -78,8 +79,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read = {_memory(leaf) for leaf in tree_leaves((args, named)) if isinstance(leaf, Tensor)}
         if made and all(_memory(tensor) in read for tensor in made):
             return result  # views, which stay valid
-        self._held += sum(tensor.untyped_storage().nbytes() for tensor in made)
-        if self._held > LIMIT:
+        self.held += sum(tensor.untyped_storage().nbytes() for tensor in made)
+        if self.held > LIMIT:
             raise NotCapturable(f"its results take more than {LIMIT >> 20} MiB")
         self._steps.append((_again(name, func, args, named, made), _memory(made[0]) if name in _CONSTANT else 0))
         return result

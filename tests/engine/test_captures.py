@@ -93,3 +93,17 @@ def test_a_device_that_fails_to_capture_costs_no_response(error: type, monkeypat
     assert not captures.on
     assert ("room" in captures.why) == (error is torch.OutOfMemoryError)
     assert "\n" not in captures.why
+
+
+@torch.inference_mode()
+def test_where_recordings_hold_much_no_further_shapes_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    captures, x = on(), torch.zeros(100)
+    monkeypatch.setattr("engine.captures.ROOM", 500)
+    for value in range(4):
+        x.fill_(value)
+        assert [float(captures.run(key, lambda key=key: x + key)[0]) for key in (1, 2, 3)] == [
+            value + 1,
+            value + 2,
+            value + 3,
+        ]
+    assert (len(captures), captures.nbytes, captures.on) == (2, 800, True)

@@ -279,7 +279,7 @@ def test_one_turn_that_fails_does_not_take_the_others_with_it(engine: Engine, mo
 def test_memory_is_told_in_bytes_of_live_tensors(engine: Engine) -> None:
     empty = engine.memory()
     assert empty.weights >= sum(p.stat().st_size for p in engine.folder.glob("*.safetensors")) * 0.9
-    assert (empty.sequences, empty.kept) == (0, 0)
+    assert (empty.sequences, empty.kept, empty.steps) == (0, 0, 0)
     prompt = engine.tokenizer.encode("x" * 500)
     turn = engine.open(prompt, TurnOptions(max_tokens=2))
     finish(turn)
@@ -291,6 +291,14 @@ def test_memory_is_told_in_bytes_of_live_tensors(engine: Engine) -> None:
     engine.close(turn)
     engine.close(other)
     assert engine.memory().kept == 2
+
+
+def test_captured_steps_are_counted(tiny_folder: Path) -> None:
+    engine, plain = Engine(tiny_folder), Engine(tiny_folder, EngineOptions(capture=False))
+    for each in (engine, plain):
+        each.self_test()
+    assert (engine.model.captures.on, plain.model.captures.on) == (True, False)
+    assert engine.memory().steps > plain.memory().steps > 0
 
 
 def test_valid_tokens_end_where_the_tokenizer_does(engine: Engine) -> None:
