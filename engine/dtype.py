@@ -41,8 +41,8 @@ def parse_dtype(name: str, device: str, config: ModelConfig, rows: int) -> torch
 
 
 def choose_dtype(device: str, config: ModelConfig, rows: int) -> torch.dtype:
-    """A step's time goes into matrix products of `rows` rows: the larger one of the MLP stands for all of them, once per
-    layer, so that the weights come from where they come from in a step.
+    """A step's time goes into matrix products of `rows` rows: the larger one of the MLP stands for all of them, once
+    per layer, so that the weights come from where they come from in a step.
 
     About 0.1 s for a large model on a CPU. Devices other than a CPU compute in bfloat16.
     """
