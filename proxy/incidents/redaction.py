@@ -114,8 +114,11 @@ class Redactor:
 def redact_text(text: str) -> tuple[str, frozenset[str]]:
     """(the text without what looks secret, kinds of what was found)."""
     redactor = Redactor()
-    redacted = redactor.elsewhere(redactor.text(text))
-    return redacted, frozenset(redactor.kinds)
+    for _ in range(_MOST_PASSES):
+        before, text = text, redactor.elsewhere(redactor.text(text))
+        if text == before:
+            break
+    return text, frozenset(redactor.kinds)
 
 
 def redact_capture(capture: Capture, beside: Any = None) -> Capture:
