@@ -115,9 +115,10 @@ def redact_text(text: str) -> tuple[str, frozenset[str]]:
     """(the text without what looks secret, kinds of what was found)."""
     redactor = Redactor()
     for _ in range(_MOST_PASSES):
-        before, text = text, redactor.elsewhere(redactor.text(text))
-        if text == before:
+        found = redactor.text(text)
+        if found == text:
             break
+        text = redactor.elsewhere(found)
     return text, frozenset(redactor.kinds)
 
 

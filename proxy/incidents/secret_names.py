@@ -21,7 +21,7 @@ _KEY = re.compile(rf"(?:.*[_.:-])?(?:{_WORDS})|.*(?:{_JOINED})", re.IGNORECASE |
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NO_SECRET = re.compile(
     r"(?:.*[_.-])?(?:page|next|prev|previous|continuation|cancellation|eos|bos|pad|unk|sep|cls|mask|special|stop|start|end"
-    r"|prefix|suffix|middle|fill|image|audio|video|tile|infer|new|newline|line|first|last|current)[_.-]?token",
+    r"|eot|prefix|suffix|middle|public[_.-]?key|fill|image|audio|video|tile|infer|new|newline|line|first|last|current)[_.-]?token",
     re.IGNORECASE | re.DOTALL,
 )
 _PERHAPS = re.compile(r"(?:.*[_.-])?auth|.*[a-z0-9][_.-]key", re.IGNORECASE | re.DOTALL)
@@ -37,7 +37,7 @@ _PLAIN_WORDS = frozenset(
     "undefined any unknown self api_key apikey username value pass bearer basic authorization".split()
 )
 _PLACEHOLDER = re.compile(
-    r"(?:(?:basic|bearer|token|apikey) *)?(?:|\$\w+|%\w+%|%[sdrv]|\*+|\.+|…|x{3,}|X{3,}|<[^<>]{0,64}>|\{+[^{}]{0,64}\}+"
+    r"(?:(?:basic|bearer|token|apikey) *)?(?:|\$\w+|%\w+%|%[sdrv](?::%[sdrv])?|\*+|\.+|…|x{3,}|X{3,}|<[^<>]{0,64}>|\{+[^{}]{0,64}\}+"
     r"|(?:your|my)[ _-](?:[a-z]+[ _-])*(?:key|token|password|secret)(?:[ _-]here)?)",
     re.IGNORECASE,
 )
