@@ -39,6 +39,9 @@ _COMMANDS: Mapping[str, re.Pattern[str]] = {
     "unzip": re.compile(rf"\s-P ?{_VALUE}"),
 }
 """Word of the command -> what a secret stands behind."""
+_MAY_BE_NAMES = ("login", "mongo")
+"""Of a container, behind which `-p` is a port."""
+_PORT = re.compile(r"[\d.:]+(?:/\w+)?")
 _COMMAND = re.compile(r"(?:\\\r?\n|[^\n|;]){0,2000}")
 _NETRC = re.compile(
     rf"machine\s{{1,8}}\S{{1,128}}\s{{1,20}}login\s{{1,8}}[^\s,]{{1,128}}\s{{1,20}}password\s{{1,8}}{_VALUE}"
@@ -64,7 +67,8 @@ def commands_in(text: str) -> Iterator[Span]:
             done = part.end() if part else at
             for found in pattern.finditer(text, at + len(word), done):
                 group = "value" if word == "curl" else found.lastgroup or "bare"
-                if not is_placeholder(found[group]) and not found[group].isdigit():
+                is_port = word in _MAY_BE_NAMES and _PORT.fullmatch(found[group])
+                if not is_placeholder(found[group]) and not is_port:
                     yield *found.span(group), "password"
 
 
@@ -79,7 +83,7 @@ def _flags(text: str) -> Iterator[Span]:
         ):
             continue
         found = _FLAG.match(text, at + 1)
-        if found and is_secret(found["key"]) and text[at - 1 : at] not in ('"', "'", "="):
+        if found and is_secret(found["key"]):
             group = found.lastgroup or "bare"
             value = found[group]
             if not is_placeholder(value) and (group != "bare" or is_bare_secret(value, found["key"], False)):

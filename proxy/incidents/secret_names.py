@@ -21,7 +21,8 @@ _KEY = re.compile(rf"(?:.*[_.:-])?(?:{_WORDS})|.*(?:{_JOINED})", re.IGNORECASE |
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NO_SECRET = re.compile(
     r"(?:.*[_.-])?(?:page|next|prev|previous|continuation|cancellation|eos|bos|pad|unk|sep|cls|mask|special|stop|start|end"
-    r"|eot|prefix|suffix|middle|public[_.-]?key|fill|image|audio|video|tile|infer|new|newline|line|first|last|current)[_.-]?token",
+    r"|prefix|suffix|middle|fill|image|audio|video|tile|infer|new|newline|line|first|last|current|eot"
+    r"|public[_.-]?key)[_.-]?token",
     re.IGNORECASE | re.DOTALL,
 )
 _PERHAPS = re.compile(r"(?:.*[_.-])?auth|.*[a-z0-9][_.-]key", re.IGNORECASE | re.DOTALL)

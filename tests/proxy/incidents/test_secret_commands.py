@@ -22,6 +22,7 @@ from proxy.incidents.redaction import redact_text
         ("mariadb -h h -pHIDDEN db", "db"),
         ("sshpass -p HIDDEN ssh me@h", "ssh me@h"),
         ("sshpass -pHIDDEN ssh me@h", "ssh me@h"),
+        ("run '-token HIDDEN1x'", "run"),
         ("docker login -u me -p HIDDEN registry.example", "registry.example"),
         ("redis-cli -h h -a HIDDEN ping", "ping"),
         ("mongosh -u me -p HIDDEN h", "h"),
@@ -55,11 +56,18 @@ def test_a_secret_of_a_command_line_is_found(text: str, kept: str) -> None:
         assert redact_text(clean) == (clean, frozenset())
 
 
+def test_a_password_of_digits_is_one() -> None:
+    assert redact_text("sshpass -p 123456 ssh h; curl -u a:123456 h")[0] == (
+        "sshpass -p [redacted:password] ssh h; curl -u a:[redacted:password] h"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "docker run -u 1000:1000 -p 8080:80 curlimages/curl",
         "docker run -u node:node image",
+        "docker run --name mongo -p 27017:27017 mongo; docker run --name login -p 8080 x",
         "curl x | docker run -u node:node image",
         "curl -u $USER:$TOKEN https://h",
         "curl -u admin https://h; chown -u a:b",

@@ -118,6 +118,7 @@ def test_a_private_key_of_which_the_middle_was_left_out_is_one_up_to_there() -> 
         "http://localhost:${PORT}/@vite/client",
         "https://unpkg.com/react@18 https://medium.com/@somebody-with-a-long-name1",
         "https://a.b/c:d@e",
+        "http://localhost:PORT/@vite/client",
         "git@github.com:o/r.git",
         "image: repo/x:1.2@sha256:abcdef",
         "https://hooks.slack.com/services/ is where they go",

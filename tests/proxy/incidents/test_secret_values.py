@@ -146,6 +146,7 @@ def test_what_stands_around_a_value_stays(text: str, clean: str) -> None:
         '{"name": "token_count", "value": "1234567"}',
         '{"name": "password", "value": ""}',
         "- name: build\n  value: release1",
+        "the `password`: `at least eight characters`",
         "key: value1, sig: 2, signature = inspect.signature(f)",
         "?sig=1&key=name",
         '<label for="password">Your password</label>',
