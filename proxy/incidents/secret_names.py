@@ -38,7 +38,8 @@ _PLAIN_WORDS = frozenset(
     "undefined any unknown self api_key apikey username value pass bearer basic authorization".split()
 )
 _PLACEHOLDER = re.compile(
-    r"(?:(?:basic|bearer|token|apikey) *)?(?:|\$\w+|%\w+%|%[sdrv](?::%[sdrv])?|\*+|\.+|…|x{3,}|X{3,}|<[^<>]{0,64}>|\{+[^{}]{0,64}\}+"
+    r"(?:(?:basic|bearer|token|apikey) *)?(?:|\$\w+|%\w+%|%[sdrv](?::%[sdrv])?|\*+|\.+|…|x{3,}|X{3,}|<[^<>]{0,64}>"
+    r"|\{+[^{}]{0,64}\}+"
     r"|(?:your|my)[ _-](?:[a-z]+[ _-])*(?:key|token|password|secret)(?:[ _-]here)?)",
     re.IGNORECASE,
 )

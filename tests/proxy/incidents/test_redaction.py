@@ -268,7 +268,7 @@ def test_our_own_code_and_documents_have_no_secrets(folder: str) -> None:
 
 
 HOSTILE = [
-    *("page_token=", "password: ", 'page_token="', "page_token='x\" ", "cookie: ", "-token=aaaa", "token=a.a1", "key>"),
+    *("page_token=", "password: ", 'page_token="', "page_token='x\" ", "cookie: ", "-token:aaaa", "token=a.a1", "key>"),
     *("://", "://a:b", "://a:b@", "https://a:", "postgres://a/", "AAAAAAAAAAAAAAAAAAAA/", "password: |\n", "token=`"),
     *("-----BEGIN PRIVATE KEY-----\n", "-----BEGIN RSA PRIVATE KEY-----\nMIIabc1 ", "-----BEGIN ", "password: >\n\n"),
     *('password="""', "password='''${", "curl ", "curl -u a:", "mysql -p$", "mysql\\\n", "machine a login b password "),
