@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from engine.bench.arguments import Options
 from engine.bench.report import Report, Table
+from engine.capture_check import check_captures
 from engine.config import ModelConfig
 from engine.drafters.mtp import MtpDrafter
 from engine.dtype import parse_dtype
@@ -127,13 +129,16 @@ def measure_shape(
     target, drafted = step_bytes(sizes, config.tie_word_embeddings)
     steps = 4 if options.quick else 32
     rows: list[tuple[Any, ...]] = []
-    for chain in (0, *(CHAINS if model.mtp is not None else ())):
-        whole, draft = _time_steps(model, chain, steps)
+    captured = check_captures(model)
+    modes = [(f"mtp {chain}" if chain else "plain", chain) for chain in (0, *(CHAINS if model.mtp is not None else ()))]
+    for mode, chain in [(UNCAPTURED, 0), *modes] if captured else modes:
+        with model.captures.paused() if mode == UNCAPTURED else nullcontext():
+            whole, draft = _time_steps(model, chain, steps)
         read = target + chain * drafted
         rate = read / whole
         rows.append(
             (
-                f"mtp {chain}" if chain else "plain",
+                mode,
                 whole * 1e3,
                 draft * 1e3,
                 (whole - draft) * 1e3,
@@ -157,15 +162,20 @@ def measure_shape(
         "tokens/s, all accepted",
     )
     note = (
-        f"copy bandwidth {bandwidth / 1e9:.0f} GB/s (read + write); context {PROMPT} tokens; medians of {steps} steps"
+        f"copy bandwidth {bandwidth / 1e9:.0f} GB/s (read + write); context {PROMPT} tokens; medians of {steps} steps; "
+        + ("steps are captured" if captured else f"steps are not captured: {model.captures.why or 'short context'}")
     )
     data = {
         "weight_bytes": sum(sizes.values()),
         "copy_bytes_per_second": bandwidth,
+        "captured": captured,
         "steps": [dict(zip(("mode", "step_ms", "draft_ms"), row[:3], strict=True)) for row in rows],
     }
     settings = settings | {"shape": name, "layers": config.num_layers, "dtype": str(dtype).removeprefix("torch.")}
     return Report("engine", settings, (Table(f"{name}, random weights", columns, tuple(rows), note),), data=data)
+
+
+UNCAPTURED = "plain, not captured"
 
 
 def copy_bandwidth(device: torch.device, size: int = 1 << 28, tries: int = 5) -> float:

@@ -63,10 +63,11 @@ def test_a_small_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options(shape="qwen3.6-27b", quick=True)
     report = measure_shape(options, {}, lambda line: None, config)
     rows = [dict(zip(report.tables[0].columns, row, strict=True)) for row in report.tables[0].rows]
-    assert [row["mode"] for row in rows] == ["plain", "mtp 1", "mtp 2", "mtp 3"]
+    assert [row["mode"] for row in rows] == ["plain, not captured", "plain", "mtp 1", "mtp 2", "mtp 3"]
+    assert "steps are captured" in report.tables[0].note
     target, drafted = step_bytes(weigh(config, torch.bfloat16), tied=False)
-    for chain, row in enumerate(rows):
-        assert row["GB read"] == pytest.approx((target + chain * drafted) / 1e9)
+    for chain, row in enumerate(rows, -1):
+        assert row["GB read"] == pytest.approx((target + max(chain, 0) * drafted) / 1e9)
         assert row["GB/s"] == pytest.approx(row["GB read"] / row["step ms"] * 1e3)
         assert row["of copy"] == pytest.approx(row["GB/s"])
         assert row["draft ms"] < row["step ms"]
