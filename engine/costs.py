@@ -50,14 +50,14 @@ def measure_costs(model: Model, valid_tokens: int) -> Costs:
         calls.append(step(model.rows))
     head, cache = model.mtp, state.mtp
     if head is not None and cache is not None:
-        fill = min(TYPICAL_FILL, len(hidden))
-        calls += [_draft(head, cache, hidden[-rows:], sampling, valid_tokens) for rows in (fill, 1)]
+        newest = hidden[-min(TYPICAL_FILL, len(hidden)) :]
+        calls += [make(head, cache, newest, sampling, valid_tokens) for make in (_first_draft, _next_draft)]
     one, *rest = _medians(calls, model.device)
     row = max(rest.pop(0) - one, 0.0) / (model.rows - 1) if wide else 0.0
     return Costs(one, row, *rest)
 
 
-def _draft(
+def _first_draft(
     head: MtpHead, cache: KVCache, hidden: Tensor, sampling: SamplingParams, valid_tokens: int
 ) -> Callable[[], object]:
     rows = len(hidden)
@@ -65,6 +65,18 @@ def _draft(
     def call() -> None:
         _, logits = head.fill(cache, 0, [0] * rows, hidden)
         guess(logits, [rows], sampling, valid_tokens).tolist()
+
+    return call
+
+
+def _next_draft(
+    head: MtpHead, cache: KVCache, hidden: Tensor, sampling: SamplingParams, valid_tokens: int
+) -> Callable[[], object]:
+    rows, token = len(hidden), torch.zeros(1, dtype=torch.int64, device=hidden.device)
+
+    def call() -> None:
+        _, logits = head.step(cache, rows, token, hidden[-1:])
+        guess(logits, [rows + 1], sampling, valid_tokens)
 
     return call
 
