@@ -17,7 +17,7 @@ from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, Timings, Usage
 from proxy.server.ending import Ending
-from proxy.server.streaming import Encoder, Outcome, Pace, stream, with_keep_alive, without_thinking
+from proxy.server.streaming import Encoder, Outcome, Pace, stream, without_thinking
 from proxy.wire.anthropic_messages import AnthropicEncoder
 from proxy.wire.openai_chat import OpenAIChatEncoder
 from tests.proxy.live import CHAT, MESSAGES, OPENAI_TOOLS, RESPONSES, RESPONSES_TOOLS, Gate, body_for, payloads, serving
@@ -174,49 +174,6 @@ async def test_a_failure_after_a_sign_of_life_is_told_in_the_stream() -> None:
                         seen += await response.content.readany()
             assert response.status == 200
             assert payloads(seen)[-1]["error"]["message"] == "it broke"
-
-
-async def test_events_pass_unchanged_while_they_come_in_time() -> None:
-    async def events() -> AsyncIterator[Event]:
-        yield Started(3, 0)
-        yield TextDelta("hi")
-        yield END
-
-    seen = [event async for event, _ in with_keep_alive(events(), encoder(), NEVER)]
-    assert seen == [Started(3, 0), TextDelta("hi"), END]
-
-
-async def test_a_sign_of_life_does_not_disturb_the_event_under_way() -> None:
-    ready, asked = asyncio.Event(), 0
-
-    async def events() -> AsyncIterator[Event]:
-        nonlocal asked
-        asked += 1
-        await ready.wait()
-        yield TextDelta("late")
-
-    frames = with_keep_alive(events(), encoder(), 0.001)
-    for _ in range(3):
-        assert (await anext(frames))[0] is None
-    ready.set()
-    assert [event async for event, _ in frames if event is not None] == [TextDelta("late")]
-    assert asked == 1
-
-
-async def test_closing_ends_the_event_under_way() -> None:
-    ended = asyncio.Event()
-
-    async def events() -> AsyncIterator[Event]:
-        try:
-            await asyncio.Event().wait()
-            yield TextDelta("never")
-        finally:
-            ended.set()
-
-    frames = with_keep_alive(events(), encoder(), 0.001)
-    await anext(frames)
-    await frames.aclose()
-    assert ended.is_set()
 
 
 async def test_without_thinking() -> None:
