@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,14 +62,20 @@ class Pace:
 
 
 async def stream(
-    http: web.Request, extra: dict[str, str], events: AsyncIterator[Event], encoder: Encoder, pace: Pace
+    http: web.Request,
+    extra: dict[str, str],
+    events: AsyncIterator[Event],
+    encoder: Encoder,
+    pace: Pace,
+    passes: Callable[[Event], bool],
 ) -> web.StreamResponse:
-    """Writes a response as it comes. Raises only while no header was sent."""
+    """Writes a response as it comes. passes: asked once for each event, whether the client gets it. Raises only while
+    no header was sent."""
     response = Streamed(headers=HEADERS | extra)
     sending = _Sending(response, Outlet(http, response, pace.unread_s), encoder, pace.unread_s)
     try:
         with pace.ending.endable():
-            await _to_its_end(sending.all(events, pace.every_s))
+            await _to_its_end(sending.all(events, passes, pace.every_s))
     except Exception as error:
         if not response.prepared:
             raise
@@ -90,9 +96,11 @@ class _Sending:
         self._opening = b""
         self.complete = False
 
-    async def all(self, events: AsyncIterator[Event], every_s: float) -> None:
+    async def all(self, events: AsyncIterator[Event], passes: Callable[[Event], bool], every_s: float) -> None:
         async with Heartbeat(every_s, self._keep_alive) as heart:
             async for event in events:
+                if not passes(event):
+                    continue
                 await heart.pause()  # before encoding: a sign of life under way has its place in the order
                 data = self._encoder.encode(event)
                 if not self._response.prepared:
@@ -116,9 +124,10 @@ class _Sending:
         if self._opening:
             data, self._opening = self._opening + data, b""
         try:
-            await self._outlet.send(data)
             if last:  # not later: closing waits for the engine, and a sign of life would contradict the end
-                await self._outlet.finish()
+                await self._outlet.finish(data)
+            else:
+                await self._outlet.send(data)
         except ClientTooSlow:
             # told here: whoever waits for this is cancelled as soon as the client is cut off, and may not hear of it
             request_id = self._response.headers.get("x-request-id", "")
@@ -156,13 +165,6 @@ def _as_request_error(wire: errors.Wire, error: Exception) -> RequestError:
     return RequestError("internal", "the response could not be completed; the server's log says why")
 
 
-async def without_thinking(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
-    """For clients that switched thinking off: the model may think all the same, but they do not get to see it."""
-    async for event in events:
-        if not isinstance(event, ThinkingDelta):
-            yield event
-
-
 class Observer(Protocol):
     """Of one request; must neither raise nor wait."""
 
@@ -174,21 +176,20 @@ class Observer(Protocol):
 class Outcome:
     """Watches a response pass by and logs one line when it is over; only then its outcome is known.
 
-    observers: are told of the same.
+    observers: are told of the same. thinking: False = the client switched it off. The model may think all the same, but
+    it does not get to see it.
     """
 
-    def __init__(self, request: ChatRequest, *observers: Observer) -> None:
-        self._request = request
-        self._observers = observers
+    def __init__(self, request: ChatRequest, *observers: Observer, thinking: bool = True) -> None:
+        self._request, self._observers, self._thinking = request, observers, thinking
         self._last: Event | None = None
 
-    async def watch(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
-        """The same events."""
-        async for event in events:
-            self._last = event
-            for observer in self._observers:
-                observer.saw(event)
-            yield event
+    def passes(self, event: Event) -> bool:
+        """Takes note of an event on its way to the client, who gets it if so."""
+        self._last = event
+        for observer in self._observers:
+            observer.saw(event)
+        return self._thinking or not isinstance(event, ThinkingDelta)
 
     @contextmanager
     def logged(self) -> Iterator[None]:
