@@ -236,6 +236,8 @@ class Handlers:
     async def _body(self, http: web.Request) -> bytes:
         limit = self._service.config.server.body_s
         try:
+            if http.content.is_eof():  # it came with the headers, as short ones do
+                return await http.read()
             async with asyncio.timeout(limit):
                 return await http.read()
         except TimeoutError:
