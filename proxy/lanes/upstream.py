@@ -23,7 +23,6 @@ import orjson
 from proxy.lanes.chunks import Chunk
 from proxy.lanes.reading import DONE, Malformed, error_text, read_chunk
 from proxy.lanes.settings import Lane, Lanes
-from proxy.small_reads import read_little
 from proxy.sse import EventReader
 
 CHAT = "/v1/chat/completions"
@@ -128,8 +127,6 @@ class Upstream:
             raise self._error("unreachable", f"cannot be reached ({type(error).__name__})") from None
         except ValueError:  # of aiohttp, for a line break and the like in a header
             raise self._error("refused", "cannot be asked: its key or a header of it is none") from None
-        if response.connection is not None:  # else all of it has come
-            read_little(response.connection.transport)
         try:
             if response.status != 200:
                 async with asyncio.timeout(limits.between_s):

@@ -27,7 +27,6 @@ from proxy.backends.base import (
 )
 from proxy.backends.prompt import as_function, as_template
 from proxy.conversation import ChatRequest, Message, Tool
-from proxy.small_reads import read_little
 from proxy.sse import EventReader
 
 CHARS_PER_TOKEN = 4
@@ -68,8 +67,6 @@ class RelayBackend:
         if response.status != 200:
             response.close()
             raise BackendError(f"the source answers with status {response.status}")
-        if response.connection is not None:
-            read_little(response.connection.transport)  # as the client of lanes does
         return RelayGeneration(response, mode, await self.count_tokens(request.messages, request.tools))
 
     async def count_tokens(self, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> int:
