@@ -18,8 +18,8 @@ from engine.code_attention import attend_codes, raw_parts
 from engine.compressed import Cache, CompressedCache
 from engine.config import ModelConfig
 from engine.kv import TILE
-from engine.layers import Linear, Norm, Rope
-from engine.softmax import row_positions, spread_queries
+from engine.layers import Angles, Linear, Norm, Rope
+from engine.softmax import Sight, spread_queries
 from engine.weights import Weights
 
 SCRATCH_ROWS = 256
@@ -33,7 +33,7 @@ class AttentionBlock:
 
     real: the rows that count; those outside are padding and are not stored. visible_from: first KV position that may
     be seen; occupied: first rows that are not stored, because their slots are taken to be full already (both 0 unless a
-    fault is planted).
+    fault is planted). sight: shared by the layers of a forward.
     """
 
     cache: Cache
@@ -41,6 +41,7 @@ class AttentionBlock:
     real: slice
     visible_from: int = 0
     occupied: int = 0
+    sight: Sight | None = None
 
 
 class Attention:
@@ -51,38 +52,42 @@ class Attention:
         self.q_dim, self.kv_dim = config.num_heads * dim, config.num_kv_heads * dim
         self.heads, self.kv_heads, self.dim = config.num_heads, config.num_kv_heads, dim
         self.gated = config.gated
-        self.first_dim = 2 * self.q_dim if self.gated else self.q_dim
-        self.qkv = Linear(
-            torch.cat(
-                [
-                    weights.take(f"{prefix}q_proj.weight", (self.first_dim, hidden), dtype),
-                    weights.take(f"{prefix}k_proj.weight", (self.kv_dim, hidden), dtype),
-                    weights.take(f"{prefix}v_proj.weight", (self.kv_dim, hidden), dtype),
-                ]
-            )
+        # with a gate, each head's queries are followed by its gate
+        wide = weights.take(f"{prefix}q_proj.weight", (self.q_dim * (2 if self.gated else 1), hidden), dtype)
+        queries, gates = torch.tensor_split(wide.view(self.heads, -1, hidden), [dim], dim=1)
+        keys, values = (
+            weights.take(f"{prefix}{name}_proj.weight", (self.kv_dim, hidden), dtype) for name in ("k", "v")
         )
+        parts = [queries.reshape(-1, hidden), keys, values, gates.reshape(-1, hidden)]
+        self.splits = [self.q_dim + self.kv_dim, self.kv_dim, self.q_dim if self.gated else 0]
+        self.project_all = Linear(torch.cat(parts))
         self.out = Linear(weights.take(f"{prefix}o_proj.weight", (hidden, self.q_dim), dtype))
         eps, centred = config.rms_norm_eps, config.zero_centred
-        self.q_norm = Norm(weights.take(f"{prefix}q_norm.weight", (dim,), dtype), eps, zero_centred=centred)
-        self.k_norm = Norm(weights.take(f"{prefix}k_norm.weight", (dim,), dtype), eps, zero_centred=centred)
+        norms = [Norm(weights.take(f"{prefix}{n}_norm.weight", (dim,), dtype), eps, zero_centred=centred) for n in "qk"]
+        self.norm = Norm.of_heads(list(zip(norms, (self.heads, self.kv_heads), strict=True)))
 
-    def __call__(
-        self, x: Tensor, rope: Rope, angles: tuple[Tensor, Tensor], blocks: Sequence[AttentionBlock]
-    ) -> Tensor:
-        """x: [rows, hidden], made of one equally tall block of rows per sequence. Returns [rows, hidden].
+    def __call__(self, x: Tensor, rope: Rope, angles: Angles, block: AttentionBlock) -> Tensor:
+        """x: [rows, hidden] of one sequence. Returns [rows, hidden]."""
+        q, k, v, gate = self.project(x, rope, angles)
+        out = torch.empty(x.shape[0], self.q_dim, device=x.device)
+        self.attend(q, k, v, [block], out)
+        return self.output(out, gate, x.dtype)
 
-        The projections take all rows at once; each block attends to its own cache alone.
-        """
+    def project(self, x: Tensor, rope: Rope, angles: Angles) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x: [rows, hidden]. Returns queries [rows, heads, d], keys and values [rows, kv_heads, d], and the gate
+        [rows, heads * d] before its sigmoid, if there is one."""
         rows = x.shape[0]
-        mixed = self.qkv(x)
-        first, k, v = torch.split(mixed, [self.first_dim, self.kv_dim, self.kv_dim], dim=-1)
-        # with a gate, each head's queries are followed by its gate
-        q, gate = torch.tensor_split(first.view(rows, self.heads, -1), [self.dim], dim=-1)
-        k, v = k.view(rows, self.kv_heads, self.dim), v.view(rows, self.kv_heads, self.dim)
-        q = rope.rotate(self.q_norm(q), angles)
-        k = rope.rotate(self.k_norm(k), angles)
-        height = rows // len(blocks)
-        parts = []
+        both, v, gate = torch.split(self.project_all(x), self.splits, dim=-1)
+        both = rope.rotate(self.norm(both.view(rows, -1, self.dim)), angles)
+        q, k = both[:, : self.heads], both[:, self.heads :]
+        return q, k, v.view(rows, self.kv_heads, self.dim), gate if self.gated else None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[AttentionBlock], out: Tensor) -> None:
+        """Stores the blocks' keys and values and attends to each block's own cache; out: fp32 [rows, heads * d].
+
+        The rows are made of one equally tall block per sequence.
+        """
+        height = q.shape[0] // len(blocks)
         for index, block in enumerate(blocks):
             at = index * height
             real, end = block.real, block.position + height
@@ -93,25 +98,32 @@ class Attention:
                 v[at + first_row : at + real.stop],
                 clear=height - real.stop,
             )
-            parts.append(attend(q[at : at + height], block.cache, block.position, end, block.visible_from))
-        out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if self.gated:
-            out = out * torch.sigmoid(gate.reshape(rows, -1).float())
-        return self.out(out.to(x.dtype))
+            seen = (block.visible_from, block.sight)
+            out[at : at + height] = attend(q[at : at + height], block.cache, block.position, end, *seen)
+
+    def output(self, out: Tensor, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """From what was attended to [rows, heads * d] to what is added to the residual stream [rows, hidden]."""
+        if gate is not None:
+            out = out * torch.sigmoid(gate.float())
+        return self.out(out.to(dtype))
 
 
-def attend(q: Tensor, cache: Cache, position: int, end: int, visible_from: int = 0) -> Tensor:
+def attend(
+    q: Tensor, cache: Cache, position: int, end: int, visible_from: int = 0, sight: Sight | None = None
+) -> Tensor:
     """Causal attention: softmax over groups of tiles, combined online.
 
-    q: [rows, heads, dim] at absolute positions position..; keys up to `end`. Returns fp32 [rows, heads * dim].
+    q: [rows, heads, dim] at absolute positions position..; keys up to `end`; sight: what the rows see, where other
+    layers of the same forward have asked too. Returns fp32 [rows, heads * dim].
     """
     if isinstance(cache, CompressedCache):
         return attend_codes(q, cache, position, SCRATCH_ROWS, visible_from)
     rows = q.shape[0]
     query = spread_queries(q, cache.heads)
-    at = row_positions(position, rows, query.shape[1] // rows, q.device)
+    sight = sight or Sight(position, rows, query.shape[1] // rows, q.device, visible_from)
     tiles, size = -(-end // TILE), max(SCRATCH_ROWS // rows, 1)
-    parts = raw_parts(query, cache, 0, min(size, tiles), at, visible_from)
+    parts = raw_parts(query, cache, 0, min(size, tiles), sight.hidden(0, min(size, tiles)))
     for first in range(size, tiles, size):
-        parts = parts.and_then(raw_parts(query, cache, first, min(first + size, tiles), at, visible_from))
+        last = min(first + size, tiles)
+        parts = parts.and_then(raw_parts(query, cache, first, last, sight.hidden(first, last)))
     return parts.output(rows)

@@ -318,7 +318,7 @@ def audit_prefix(model: Model, state: SequenceState, tokens: Tokens[int]) -> Aud
     """
     end = state.length
     before = max((c.position for c in state.checkpoints if c.position < end), default=0)
-    if not state.layers:
+    if not state.recurrent:
         before = max(before, (end - 1) // INNER * INNER)
     try:
         reference = state.fork(before)
@@ -333,9 +333,9 @@ def same(reference: SequenceState, state: SequenceState, rows: int) -> bool:
     """Whether both hold the same recurrent states and the same newest `rows` rows of full caches, bit for bit."""
     if reference.length != state.length:
         return False
-    for ours, theirs in zip(reference.linear, state.linear, strict=True):
-        if not (equal(ours.memory, theirs.memory) and equal(ours.conv, theirs.conv)):
-            return False
+    ours, theirs = reference.linear, state.linear
+    if not (equal(ours.memory, theirs.memory) and equal(ours.conv, theirs.conv)):
+        return False
     start, end = state.length - rows, state.length
     return all(
         equal(a, b)

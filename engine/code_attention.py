@@ -15,7 +15,7 @@ from engine.codecs.quantiser import Quantiser
 from engine.codecs.spec import SINKS
 from engine.compressed import CompressedCache
 from engine.kv import TILE, KVCache
-from engine.softmax import Parts, folded, row_positions, spread_queries, weigh
+from engine.softmax import Parts, folded, hidden_keys, row_positions, spread_queries, weigh
 
 CHUNK = 1
 """Tiles that are looked up together on a CPU: small enough for its cache, and a scratch that costs little."""
@@ -39,7 +39,8 @@ def attend_codes(q: Tensor, cache: CompressedCache, position: int, group_rows: i
         hidden_below = max(visible_from - cache.coded, 0)
         for first in range(0, behind, size):
             last = min(first + size, behind)
-            parts = parts.and_then(raw_parts(query, cache.tail, first, last, at - cache.coded, hidden_below))
+            hidden = hidden_keys(first, last, at - cache.coded, hidden_below)
+            parts = parts.and_then(raw_parts(query, cache.tail, first, last, hidden))
     if cache.pending:
         if cache.tally.wants_query:
             cache.tally.see_query(query)
@@ -74,8 +75,8 @@ def read_by_operators(
     return Parts(coded.highest, coded.total, torch.matmul(coded.mixed, cache.layout.values.rotate.T))
 
 
-def raw_parts(query: Tensor, cache: KVCache, first: int, last: int, at: Tensor, visible_from: int = 0) -> Parts:
-    """Softmax parts over the tiles first..last-1 of a full cache.
+def raw_parts(query: Tensor, cache: KVCache, first: int, last: int, hidden: Tensor) -> Parts:
+    """Softmax parts over the tiles first..last-1 of a full cache. hidden: of `hidden_keys`.
 
     One batch of equal products, a tile and a key head each, so that no product's shape depends on the context.
     """
@@ -83,10 +84,6 @@ def raw_parts(query: Tensor, cache: KVCache, first: int, last: int, at: Tensor, 
     keys, values = (x.view(count * kv_heads, TILE, dim) for x in cache.tiles(first, last))
     spread = query.expand(count, kv_heads, queries, dim).reshape(count * kv_heads, queries, dim)
     scores = torch.bmm(spread, keys.transpose(1, 2)).view(count, kv_heads, queries, TILE)
-    seen = torch.arange(first * TILE, last * TILE, device=query.device).view(count, 1, 1, TILE)
-    hidden = seen > at
-    if visible_from:
-        hidden |= seen < visible_from
     weights = scores.masked_fill_(hidden, -torch.inf)
     highest, total = weigh(weights)
     mixed = torch.bmm(weights.view(count * kv_heads, queries, TILE), values).view(count, kv_heads, queries, dim)

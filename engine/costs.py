@@ -17,7 +17,7 @@ from engine.kv import TILE, KVCache
 from engine.model import Model
 from engine.mtp import MtpHead
 from engine.pacing import Costs
-from engine.sampler import SamplingParams, choose, pick
+from engine.sampler import SamplingParams, choose, guess
 
 REPEATS = 7
 WARM_UP = 2
@@ -64,7 +64,7 @@ def _draft(
 
     def call() -> None:
         _, logits = head.fill(cache, 0, [0] * rows, hidden)
-        pick(logits, [rows], sampling, valid_tokens).tolist()
+        guess(logits, [rows], sampling, valid_tokens).tolist()
 
     return call
 

@@ -25,7 +25,10 @@ INNER = 64
 
 @dataclass(slots=True)
 class LinearState:
-    """memory: fp32 [value_heads, key_dim, value_dim]; conv: the last inputs of the convolution [kernel-1, channels]."""
+    """memory: fp32 [value_heads, key_dim, value_dim]; conv: the last inputs of the convolution [kernel-1, channels].
+
+    Of all linear layers of a sequence: both with the layers as first dimension.
+    """
 
     memory: Tensor
     conv: Tensor
@@ -33,18 +36,59 @@ class LinearState:
     def clone(self) -> LinearState:
         return LinearState(self.memory.clone(), self.conv.clone())
 
+    def layers(self) -> list[LinearState]:
+        """Views, one per layer."""
+        return [LinearState(*parts) for parts in zip(self.memory.unbind(0), self.conv.unbind(0), strict=True)]
+
+    @classmethod
+    def stacked(cls, layers: Sequence[LinearState], device: torch.device) -> LinearState:
+        """One state of all layers, of which there may be none."""
+        if not layers:
+            return cls(torch.zeros(0, device=device), torch.zeros(0, device=device))
+        return cls(torch.stack([each.memory for each in layers]), torch.stack([each.conv for each in layers]))
+
+    def fold(self, parts: Ingredients) -> None:
+        """Applies rows to the state in plain decode's order of operations; all layers at once, or one."""
+        memory = self.memory
+        for i in range(parts.count):
+            memory = memory * parts.decay[..., i, :, None, None]
+            memory.add_(parts.k[..., i, :, :, None] * parts.u[..., i, :, None, :])
+        self.memory = memory
+        self.conv = _tail(self.conv, parts.conv)
+
 
 @dataclass(frozen=True, slots=True)
 class Ingredients:
-    """What rows add to the state: conv [n, channels], k [n, heads, dk], u [n, heads, dv], decay e^g [n, heads]"""
+    """What rows add to the state: conv [n, channels], k [n, heads, dk], u [n, heads, dv], decay e^g [n, heads].
+
+    Of all linear layers: with the layers as first dimension.
+    """
 
     conv: Tensor
     k: Tensor
     u: Tensor
     decay: Tensor
 
+    @classmethod
+    def joined(cls, blocks: Sequence[Ingredients]) -> Ingredients:
+        """One layer's rows of several blocks, one behind the other."""
+        conv, k, u, decay = (
+            torch.cat([getattr(each, name) for each in blocks]) for name in ("conv", "k", "u", "decay")
+        )
+        return cls(conv, k, u, decay)
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        return self.conv.shape[-2]
+
     def rows(self, start: int, end: int) -> Ingredients:
-        return Ingredients(self.conv[start:end], self.k[start:end], self.u[start:end], self.decay[start:end])
+        return Ingredients(
+            self.conv[..., start:end, :],
+            self.k[..., start:end, :, :],
+            self.u[..., start:end, :, :],
+            self.decay[..., start:end, :],
+        )
 
     def clone(self) -> Ingredients:
         return Ingredients(self.conv.clone(), self.k.clone(), self.u.clone(), self.decay.clone())
@@ -92,60 +136,55 @@ class DeltaNet:
             torch.zeros(self.kernel - 1, self.channels, device=device),
         )
 
-    def decode(
-        self, x: Tensor, states: Sequence[LinearState], reals: Sequence[int]
-    ) -> tuple[Tensor, list[Ingredients]]:
-        """x: [rows, hidden], made of one equally tall block of rows per state, of which the first `real` count.
+    def decode(self, x: Tensor, states: Sequence[LinearState], deep: int) -> tuple[Tensor, Ingredients]:
+        """x: [rows, hidden], made of one equally tall block of rows per state; the recurrence goes over the first
+        `deep` rows of each, what becomes of the others is arbitrary.
 
-        Leaves the states alone; returns [rows, hidden] and what each block's real rows would contribute.
+        Leaves the states alone; returns [rows, hidden] and what those rows would contribute, `deep` per block.
         """
         height = x.shape[0] // len(states)
         mixed, z, b, a = self._project(x)
         out = torch.zeros(x.shape[0], self.heads, self.dv, device=x.device)
         parts = []
-        for index, (state, real) in enumerate(zip(states, reals, strict=True)):
+        for index, state in enumerate(states):
             at = slice(index * height, (index + 1) * height)
-            out[at.start : at.start + real], part = self._decode_block(mixed[at], b[at], a[at], state, real)
+            out[at.start : at.start + deep], part = self._decode_block(mixed[at], b[at], a[at], state, deep)
             parts.append(part)
-        return self._outputs(out, z, x.dtype), parts
+        return self._outputs(out, z, x.dtype), parts[0] if len(parts) == 1 else Ingredients.joined(parts)
 
     def _decode_block(
-        self, mixed: Tensor, b: Tensor, a: Tensor, state: LinearState, real: int
+        self, mixed: Tensor, b: Tensor, a: Tensor, state: LinearState, deep: int
     ) -> tuple[Tensor, Ingredients]:
-        """The recurrence over one block's real rows: outputs [real, heads, dv] and ingredients."""
-        q, k, v, beta, g = self._inputs(mixed, b, a, state.conv, slice(0, real))
+        """The recurrence over one block's first rows: outputs [deep, heads, dv] and ingredients."""
+        # all rows, because some functions have other bits in other shapes
+        q, k, v, beta, g = self._inputs(torch.cat((state.conv, mixed)), b, a)
         decay = g.exp()
         memory = state.memory
         outs, contributions = [], []
-        for i in range(real):
-            memory = memory * decay[i, :, None, None]
+        for i in range(deep):
+            memory = memory.mul_(decay[i, :, None, None]) if i else memory * decay[0, :, None, None]
             recalled = torch.bmm(k[i, :, None], memory)[:, 0]
             u = beta[i, :, None] * (v[i] - recalled)
-            memory = memory + k[i, :, :, None] * u[:, None]
+            memory.add_(k[i, :, :, None] * u[:, None])
             outs.append(torch.bmm(q[i, :, None], memory)[:, 0])
             contributions.append(u)
-        return torch.stack(outs), Ingredients(mixed[:real], k[:real], torch.stack(contributions), decay[:real])
-
-    def fold(self, state: LinearState, parts: Ingredients) -> None:
-        """Applies rows to the state in plain decode's order of operations."""
-        memory = state.memory
-        for i in range(parts.k.shape[0]):
-            memory = memory * parts.decay[i, :, None, None]
-            memory = memory + parts.k[i, :, :, None] * parts.u[i, :, None]
-        state.memory = memory
-        state.conv = self._tail(state.conv, parts.conv)
+        return torch.stack(outs), Ingredients(mixed[:deep], k[:deep], torch.stack(contributions), decay[:deep])
 
     def prefill(
         self, x: Tensor, state: LinearState, position: int, real: slice, edges: Sequence[int] = ()
-    ) -> tuple[Tensor, list[LinearState]]:
+    ) -> tuple[Tensor, LinearState, list[LinearState]]:
         """x: [rows, hidden] at absolute positions position.. (a multiple of INNER); rows outside `real` are padding.
 
-        Updates `state` to the end of `real`; returns [rows, hidden] and copies of the state as it was before each of
+        Leaves `state` alone; returns [rows, hidden], the state at the end of `real`, and the states before each of
         `edges`, ascending row indices inside `real` that are multiples of INNER.
         """
         rows = x.shape[0]
         mixed, z, b, a = self._project(x)
-        q, k, v, beta, g = self._inputs(mixed, b, a, state.conv, real)
+        window = torch.zeros(rows + self.kernel - 1, self.channels, device=mixed.device)
+        # the kept inputs stand directly before the first real row, wherever padding has put it
+        window[real.start : real.start + self.kernel - 1] = state.conv
+        window[real.start + self.kernel - 1 : real.stop + self.kernel - 1] = mixed[real]
+        q, k, v, beta, g = self._inputs(window, b, a)
         mask = torch.zeros(rows, 1, device=x.device)
         mask[real] = 1.0
         beta, g = beta * mask, g * mask
@@ -153,40 +192,35 @@ class DeltaNet:
         memory = state.memory
         for start in range(0, rows, INNER):
             if start in edges:
-                kept.append(LinearState(memory, self._tail(state.conv, mixed[real.start : start])))
+                kept.append(LinearState(memory, _tail(state.conv, mixed[real.start : start])))
             at = slice(start, start + INNER)
             qs, ks, vs = (y[at].transpose(0, 1) for y in (q, k, v))
             out, memory = chunk(qs, ks, vs, beta[at].T, g[at].T, memory)
             outs.append(out.transpose(0, 1))
-        state.memory = memory
-        state.conv = self._tail(state.conv, mixed[real])
-        return self._outputs(torch.cat(outs), z, x.dtype), kept
+        after = LinearState(memory, _tail(state.conv, mixed[real]))
+        return self._outputs(torch.cat(outs), z, x.dtype), after, kept
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs of the convolution, output gate z, and what beta and decay are made of; fp32, rows first."""
         mixed, z, b, a = torch.split(self.project(x).float(), self.splits, dim=-1)
         return mixed, z, b, a
 
-    def _tail(self, conv: Tensor, mixed: Tensor) -> Tensor:
-        """The last inputs of the convolution once `mixed` [n, channels] has followed `conv`."""
-        return torch.cat((conv, mixed))[-(self.kernel - 1) :].clone()
+    def _inputs(self, window: Tensor, b: Tensor, a: Tensor) -> tuple[Tensor, ...]:
+        """Convolution and activations of one sequence's rows: (q, k, v, beta, g), fp32, rows first.
 
-    def _inputs(self, mixed: Tensor, b: Tensor, a: Tensor, conv: Tensor, real: slice) -> tuple[Tensor, ...]:
-        """Convolution and activations of one sequence's rows: (q, k, v, beta, g), fp32, rows first."""
-        rows = mixed.shape[0]
-        window = torch.zeros(rows + self.kernel - 1, self.channels, device=mixed.device)
-        # the kept inputs stand directly before the first real row, wherever padding has put it
-        window[real.start : real.start + self.kernel - 1] = conv
-        window[real.start + self.kernel - 1 : real.stop + self.kernel - 1] = mixed[real]
+        window: [rows + kernel - 1, channels], the kept inputs before the rows' own.
+        """
+        rows = b.shape[0]
         mixed_by_time = window[:rows] * self.taps[0]
         for tap in range(1, self.kernel):
-            mixed_by_time = mixed_by_time + window[tap : tap + rows] * self.taps[tap]
-        q, k, v = torch.split(F.silu(mixed_by_time), [self.keys, self.keys, self.values], dim=-1)
+            mixed_by_time.add_(window[tap : tap + rows] * self.taps[tap])
+        qk, v = torch.split(F.silu(mixed_by_time), [2 * self.keys, self.values], dim=-1)
+        qk = _unit(qk.reshape(rows, 2 * self.key_heads, self.dk))
+        q, k = qk[:, : self.key_heads] * self.dk**-0.5, qk[:, self.key_heads :]
         groups = self.heads // self.key_heads
-        q = _unit(q.reshape(rows, self.key_heads, self.dk)) * self.dk**-0.5
-        k = _unit(k.reshape(rows, self.key_heads, self.dk))
         if groups > 1:
-            q, k = q.repeat_interleave(groups, 1), k.repeat_interleave(groups, 1)
+            wide = (rows, self.key_heads, groups, self.dk)
+            q, k = (x.unsqueeze(2).expand(wide).reshape(rows, self.heads, self.dk) for x in (q, k))
         beta = torch.sigmoid(b)
         g = self.rate * F.softplus(a + self.dt_bias)
         return q, k, v.reshape(rows, self.heads, self.dv), beta, g
@@ -195,6 +229,12 @@ class DeltaNet:
         rows = out.shape[0]
         gated = self.norm(out) * F.silu(z.reshape(rows, self.heads, self.dv))
         return self.out(gated.reshape(rows, -1).to(dtype))
+
+
+def _tail(conv: Tensor, mixed: Tensor) -> Tensor:
+    """The last inputs of the convolution once `mixed` [.., n, channels] has followed `conv`."""
+    kept = conv.shape[-2]
+    return torch.cat((conv, mixed), -2)[..., -kept:, :].clone() if kept else conv
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.upload import on_host
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
@@ -39,7 +41,7 @@ def draw_numbers(draw: Draw, taken: Tensor, drafts: Sequence[int]) -> Tensor:
     chosen = (weight * (draw.ids == taken.unsqueeze(1))).sum(1)
     expected = torch.full_like(total, -1.0)
     if drafts:
-        guess = torch.tensor(list(drafts), device=taken.device).unsqueeze(1)
+        guess = on_host(drafts, taken.device).to(taken.device, non_blocking=True).unsqueeze(1)
         rows = slice(0, len(drafts))
         expected[rows] = (weight[rows] * (draw.ids[rows] == guess)).sum(1) / total[rows]
     return torch.stack(

@@ -11,15 +11,16 @@ import threading
 import time
 
 import torch
-import torch.nn.functional as F
 
 from engine.config import ModelConfig
 from engine.errors import ConfigError
+from engine.layers import Linear
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTO = "auto"
 CLEARLY = 1.5
-"""Times faster that bfloat16 must be. With AMX it is 2 to 4 times, without it is often slower (AVX2: always)."""
+"""Times faster that bfloat16 must be. With AMX it is 2 to 4 times, with AVX-512 up to 2, without often slower (AVX2:
+always)."""
 _chosen: dict[tuple[str, int, int, int], torch.dtype] = {}
 _choosing = threading.Lock()
 LARGEST = 64 << 20
@@ -40,25 +41,29 @@ def parse_dtype(name: str, device: str, config: ModelConfig, rows: int) -> torch
 
 
 def choose_dtype(device: str, config: ModelConfig, rows: int) -> torch.dtype:
-    """A step's time goes into matrix products of `rows` rows: the larger one of the MLP stands for all of them.
+    """A step's time goes into matrix products of `rows` rows: the larger one of the MLP stands for all of them, once
+    per layer, so that the weights come from where they come from in a step.
 
     About 0.1 s for a large model on a CPU. Devices other than a CPU compute in bfloat16.
     """
     if torch.device(device).type != "cpu":
         return torch.bfloat16
     wide = min(2 * max(config.intermediate_size, config.hidden_size), max(LARGEST // config.hidden_size, 1))
-    single, half = (_milliseconds(rows, config.hidden_size, wide, dtype) for dtype in (torch.float32, torch.bfloat16))
+    count = max(min(config.num_layers, LARGEST // (wide * config.hidden_size)), 1)
+    shape = (count, rows, config.hidden_size, wide)
+    single, half = (_milliseconds(*shape, dtype) for dtype in (torch.float32, torch.bfloat16))
     return torch.bfloat16 if half * CLEARLY <= single else torch.float32
 
 
 @torch.inference_mode()
-def _milliseconds(rows: int, hidden: int, wide: int, dtype: torch.dtype, repeats: int = 5) -> float:
+def _milliseconds(count: int, rows: int, hidden: int, wide: int, dtype: torch.dtype, repeats: int = 8) -> float:
     """The best of a few: what disturbs a measurement only ever makes it longer."""
-    weight, x = torch.ones(wide, hidden, dtype=dtype), torch.ones(rows, hidden, dtype=dtype)
-    F.linear(x, weight)
-    best = float("inf")
-    for _ in range(repeats):
+    products = [Linear(torch.ones(wide, hidden, dtype=dtype)) for _ in range(count)]
+    x, best = torch.ones(rows, hidden, dtype=dtype), float("inf")
+    for attempt in range(repeats + 1):
         started = time.perf_counter()
-        F.linear(x, weight)
-        best = min(best, time.perf_counter() - started)
+        for product in products:
+            product(x)
+        if attempt:  # the first one allocates
+            best = min(best, time.perf_counter() - started)
     return best * 1e3

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from engine.audit import AuditPlan
+from engine.capture_check import check_captures
 from engine.checks import CacheChecks
 from engine.codecs.packing import MULTIPLE
 from engine.codecs.spec import CODECS, DEFAULT, FULL, check_codec
@@ -67,6 +68,7 @@ class EngineOptions:
     force_low_bits: bool = False
     cache_bytes: int | None = None
     shadow_bytes: int = 0
+    capture: bool = True
     fault: Fault | None = None
 
 
@@ -135,6 +137,8 @@ class Engine:
             test = test.and_also(coded)
         if kernels.why:
             self.model.notes += (f"compressed caches are read by torch operators: {kernels.why}",)
+        if self.options.capture and not check_captures(self.model, test.blocks) and self.model.device.type == "cuda":
+            self.model.notes += (f"steps are not captured: {self.model.captures.why or 'the context is too short'}",)
         self.max_blocks, self.plan.exact = test.blocks, test.exactness == "bitwise"
         self.costs = self.plan.costs = measure_costs(self.model, self.valid_tokens)
         return test
@@ -175,7 +179,8 @@ class Engine:
 
     def memory(self) -> MemoryReport:
         """Bytes of live tensors: weights, and the sequences that are kept or in use."""
-        return MemoryReport(weights=self.model.nbytes, sequences=self.prefixes.nbytes, kept=len(self.prefixes))
+        steps = self.model.decoding.nbytes + self.model.captures.nbytes
+        return MemoryReport(self.model.nbytes, self.prefixes.nbytes, len(self.prefixes), steps)
 
     def can_fit(self, codec: str, context: int) -> bool:
         """Whether a new sequence of so many tokens has room. Ask `turn.sequence.can_fit` about a switch: what that

@@ -58,8 +58,22 @@ class Norm:
         self.eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x: [..., size]; returns the same shape and dtype."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        """x: [..., size]; returns the same shape and dtype, in memory of its own."""
+        wide = x.float()
+        scale = wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
+        return (wide * scale).mul_(self.weight).to(x.dtype)
+
+    @classmethod
+    def of_heads(cls, parts: Sequence[tuple[Norm, int]]) -> Norm:
+        """Norms of one size as one, for x: [..., heads, size]: each with the number of heads that it is for."""
+        joined = cls.__new__(cls)
+        joined.eps = parts[0][0].eps
+        joined.weight = torch.cat([norm.weight.expand(heads, -1) for norm, heads in parts])
+        return joined
+
+
+Angles = tuple[Tensor, Tensor]
+"""cos and sin, see `Rope.at`."""
 
 
 class Rope:
@@ -72,27 +86,24 @@ class Rope:
         if config.yarn is not None:
             self.inverse, self.scale = _stretched(self.inverse, config.rope_theta, config.yarn)
 
-    def angles(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """cos and sin [count, 1, rotary_dim] fp32 of positions start.. (dim 1 broadcasts over heads)."""
-        positions = torch.arange(start, start + count, device=self.inverse.device, dtype=torch.float32)
-        half = positions[:, None] * self.inverse
-        angles = torch.cat((half, half), dim=-1)[:, None]
-        return angles.cos() * self.scale, angles.sin() * self.scale
+    def angles(self, start: int, count: int) -> Angles:
+        """`at` of the positions start.."""
+        return self.at(torch.arange(start, start + count, device=self.inverse.device))
 
-    def blocks(self, starts: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
-        """`angles` of `count` positions from each start, one block after the other."""
-        if len(starts) == 1:
-            return self.angles(starts[0], count)
-        cosines, sines = zip(*(self.angles(start, count) for start in starts), strict=True)
-        return torch.cat(cosines), torch.cat(sines)
+    def at(self, positions: Tensor) -> Angles:
+        """cos and sin [n, 1, rotary_dim] fp32 of n positions (dim 1 broadcasts over heads), the first half of the sines
+        negated: what a half is turned by is the other half, once with each sign."""
+        half = (positions.float()[:, None] * self.inverse)[:, None]
+        cos, sin = half.cos() * self.scale, half.sin() * self.scale
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
-    def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """x: [rows, heads, head_dim]."""
+    def rotate(self, x: Tensor, angles: Angles) -> Tensor:
+        """x: [rows, heads, head_dim], in place."""
         cos, sin = angles
-        turned, rest = x[..., : self.dim].float(), x[..., self.dim :]
-        first, second = turned.chunk(2, dim=-1)
-        turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
-        return torch.cat((turned.to(x.dtype), rest), dim=-1)
+        part = x[..., : self.dim]
+        turned = part.float()
+        part.copy_((turned * cos).add_(turned.roll(self.dim // 2, -1).mul_(sin)))
+        return x
 
 
 def _stretched(inverse: Tensor, theta: float, yarn: YarnConfig) -> tuple[Tensor, float]:

@@ -8,68 +8,30 @@ at any index; `prefill` works in padded chunks whose edges lie at absolute multi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from engine.attention import Attention, AttentionBlock
+from engine.attention import AttentionBlock
+from engine.captures import Captures
 from engine.codecs.quantiser import Scratch, quantiser
 from engine.codecs.spec import FLUSH, SPECS, header, layer_codecs
 from engine.codecs.spec import FULL as FULL_CODEC
 from engine.compressed import Cache, CompressedCache, Layout
-from engine.config import FULL, ModelConfig
-from engine.deltanet import INNER, DeltaNet, Ingredients, LinearState
+from engine.config import ModelConfig
+from engine.decoding import Block, Decoding, Layer, Rows
+from engine.deltanet import INNER, LinearState
 from engine.errors import ContextOverflow
-from engine.faults import Fault, first_visible
+from engine.faults import Fault
 from engine.kernels.switch import Kernels
 from engine.kv import KVCache
 from engine.layers import Linear, Norm, Rope
 from engine.memory import cache_bytes
-from engine.moe import MoE, feed_forward
 from engine.mtp import MtpHead
 from engine.state import SequenceState
+from engine.upload import on_host
 from engine.weights import Weights
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """hidden: post-final-norm states [n, H]; logits: fp32 [n, V]; n = number of real rows."""
-
-    hidden: Tensor
-    logits: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What one sequence wants decoded: 1..rows tokens that follow its state."""
-
-    state: SequenceState
-    tokens: Sequence[int]
-
-
-class Layer:
-    """One decoder layer; exactly one of `attention` and `deltanet` is set."""
-
-    def __init__(self, weights: Weights, index: int, config: ModelConfig, dtype: torch.dtype) -> None:
-        prefix, eps, size = f"layers.{index}.", config.rms_norm_eps, (config.hidden_size,)
-        before = weights.take(f"{prefix}input_layernorm.weight", size, dtype)
-        between = weights.take(f"{prefix}post_attention_layernorm.weight", size, dtype)
-        self.norm_in = Norm(before, eps, zero_centred=config.zero_centred)
-        self.norm_mid = Norm(between, eps, zero_centred=config.zero_centred)
-        self.attention: Attention | None = None
-        self.deltanet: DeltaNet | None = None
-        if config.layer_types[index] == FULL:
-            self.attention = Attention(weights, f"{prefix}self_attn.", config, dtype)
-        else:
-            self.deltanet = DeltaNet(weights, f"{prefix}linear_attn.", config, dtype)
-        sparse = config.moe is not None and index in config.moe.layers
-        self.mlp = feed_forward(weights, f"{prefix}mlp.", config, dtype, sparse=sparse)
-
-    def feed(self, x: Tensor, real: Tensor) -> Tensor:
-        """x: [rows, hidden] after `norm_mid`; real: bool [rows], what becomes of the other rows does not matter."""
-        return self.mlp(x, real) if isinstance(self.mlp, MoE) else self.mlp(x)
 
 
 class Model:
@@ -95,13 +57,14 @@ class Model:
                     notes.append("tie_word_embeddings is true, but lm_head.weight differs; the file's head is used")
         self.head = Linear(scored)
         self.rope = Rope(config, self.device)
+        self.captures = Captures(self.device)
         self.layers = [Layer(weights, i, config, dtype) for i in range(config.num_layers)]
         last = weights.take("norm.weight", size[1:], dtype)
         self.norm = Norm(last, config.rms_norm_eps, zero_centred=config.zero_centred)
         self.mtp: MtpHead | None = None
         # the files decide, not the configuration: quantised repositories often lack the head they announce
         if config.has_mtp and weights.has("mtp.fc.weight"):
-            self.mtp = MtpHead(weights, config, self.embedding, self.head, self.rope, dtype)
+            self.mtp = MtpHead(weights, config, self.embedding, self.head, self.rope, dtype, self.captures)
         elif config.mtp_layers:
             notes.append("config.json announces an MTP head, but no file holds mtp.* tensors; MTP is off")
         if weights.dequantised:
@@ -111,6 +74,7 @@ class Model:
         copied = scored is self.embedding and self.head.packed
         self._nbytes = weights.taken_bytes + copied * scored.numel() * scored.element_size()
         self.notes = tuple(notes)
+        self.decoding = Decoding(self.layers, self.embedding, self.norm, self.head, self.rope, rows, self.captures)
         self._scratch, self._layouts = Scratch(self.device), dict[str, Layout]()
         self.kernels = Kernels.of(self.device)
         self.make_coded: Callable[[Layout], CompressedCache] = CompressedCache
@@ -137,11 +101,10 @@ class Model:
     def new_state(self, codec: str = FULL_CODEC) -> SequenceState:
         """An empty sequence. codec: of the attention layers; the head's own cache stays full, because a draft that is
         worse costs more than its few rows would save. Raises ValueError for a codec that does not fit the model."""
-        deltanets = [layer.deltanet for layer in self.layers if layer.deltanet is not None]
+        memories = [layer.deltanet.new_state(self.device) for layer in self.layers if layer.deltanet is not None]
         return SequenceState(
             kv=self.new_caches(codec),
-            linear=[d.new_state(self.device) for d in deltanets],
-            layers=deltanets,
+            linear=LinearState.stacked(memories, self.device),
             mtp=self._cache() if self.mtp else None,
             header=header(codec),
         )
@@ -184,39 +147,7 @@ class Model:
             if not 1 <= len(block.tokens) <= self.rows:
                 raise ValueError(f"decode takes 1 to {self.rows} tokens, got {len(block.tokens)}")
             self._check_room(block.state, len(block.tokens))
-        states = [block.state for block in blocks]
-        reals = [len(block.tokens) for block in blocks]
-        starts = [state.length for state in states]
-        seen = [first_visible(fault, n, r) for n, r in zip(starts, reals, strict=True)]
-        occupied = [state.rejected if fault is Fault.REJECTED_DRAFTS_KEPT else 0 for state in states]
-        x = self._embed([(block.tokens, 0) for block in blocks], self.rows)
-        angles = self.rope.blocks(starts, self.rows)
-        wanted = (torch.arange(self.rows) < torch.tensor(reals)[:, None]).flatten().to(self.device)
-        full = linear = 0
-        parts: list[list[Ingredients]] = []
-        for layer in self.layers:
-            y = layer.norm_in(x)
-            if layer.attention is not None:
-                spans = [
-                    AttentionBlock(state.kv[full], start, slice(0, real), first, kept)
-                    for state, start, real, first, kept in zip(states, starts, reals, seen, occupied, strict=True)
-                ]
-                x = x + layer.attention(y, self.rope, angles, spans)
-                full += 1
-            elif layer.deltanet is not None:
-                out, ingredients = layer.deltanet.decode(y, [state.linear[linear] for state in states], reals)
-                parts.append(ingredients)
-                x = x + out
-                linear += 1
-            x = x + layer.feed(layer.norm_mid(x), wanted)
-        hidden = self.norm(x)
-        logits = self.head(hidden)
-        results = []
-        for index, (state, real) in enumerate(zip(states, reals, strict=True)):
-            state.propose(tuple(part[index] for part in parts), real)
-            at = slice(index * self.rows, index * self.rows + real)
-            results.append(Rows(hidden[at], logits[at].float()))
-        return results
+        return self.decoding.run(blocks, fault)
 
     @torch.inference_mode()
     def commit(self, state: SequenceState, count: int) -> None:
@@ -229,35 +160,36 @@ class Model:
         real = slice(offset, offset + len(tokens))
         # the state before the first row is the caller's; the one behind the last is kept below
         edges = [row for row in range(0, self.prefill_rows, INNER) if offset < row < real.stop and base + row in keep]
-        x = self._embed([(tokens, offset)], self.prefill_rows)
-        angles = self.rope.blocks([base], self.prefill_rows)
-        caches, memories = iter(state.kv), iter(state.linear)
+        x = self._embed(tokens, offset)
+        angles = self.rope.angles(base, self.prefill_rows)
+        caches, memories = iter(state.kv), iter(state.linear.layers())
+        after: list[LinearState] = []
         kept: list[list[LinearState]] = []
         wanted = torch.zeros(self.prefill_rows, dtype=torch.bool, device=self.device)
         wanted[real] = True
         for layer in self.layers:
             y = layer.norm_in(x)
             if layer.attention is not None:
-                x = x + layer.attention(y, self.rope, angles, [AttentionBlock(next(caches), base, real)])
+                x = x + layer.attention(y, self.rope, angles, AttentionBlock(next(caches), base, real))
             elif layer.deltanet is not None:
-                out, at_edges = layer.deltanet.prefill(y, next(memories), base, real, edges)
+                out, behind, at_edges = layer.deltanet.prefill(y, next(memories), base, real, edges)
+                after.append(behind)
                 kept.append(at_edges)
                 x = x + out
             x = x + layer.feed(layer.norm_mid(x), wanted)
         for index, row in enumerate(edges):
-            state.keep(base + row, tuple(layer[index] for layer in kept))
+            state.keep(base + row, LinearState.stacked([layer[index] for layer in kept], self.device))
+        state.linear = LinearState.stacked(after, self.device)
         state.skip_log(len(tokens))
         if state.length in keep:
             state.checkpoint()
         return self.norm(x)[real]
 
-    def _embed(self, blocks: Sequence[tuple[Sequence[int], int]], height: int) -> Tensor:
-        """Embeddings [height * blocks, H] of (tokens, offset in their block); padding rows carry token 0."""
-        ids = [0] * (height * len(blocks))
-        for index, (tokens, offset) in enumerate(blocks):
-            at = index * height + offset
-            ids[at : at + len(tokens)] = tokens
-        return self.embedding[torch.tensor(ids, device=self.device)]
+    def _embed(self, tokens: Sequence[int], offset: int) -> Tensor:
+        """Embeddings [prefill_rows, H] of tokens that stand at `offset`; padding rows carry token 0."""
+        ids = [0] * self.prefill_rows
+        ids[offset : offset + len(tokens)] = tokens
+        return self.embedding[on_host(ids, self.device).to(self.device, non_blocking=True)]
 
     def _cache(self) -> KVCache:
         return KVCache(self.config.num_kv_heads, self.config.head_dim, self.dtype, self.device)
@@ -286,3 +218,6 @@ class Model:
     def _check_room(self, state: SequenceState, count: int) -> None:
         if state.length + count > self.config.max_context:
             raise ContextOverflow(state.length + count, self.config.max_context)
+
+
+__all__ = ["Block", "Model", "Rows"]

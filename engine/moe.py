@@ -7,6 +7,8 @@ experts yield is added in the order of their ids, in fp32; the other experts add
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +33,8 @@ class MoE:
         # the router decides between neighbours that bf16 could not tell apart
         self.router = weights.take(f"{prefix}gate.weight", (moe.experts, hidden), torch.float32)
         self.gate_up, self.down = _take_experts(weights, f"{prefix}experts.", hidden, moe, dtype)
+        self.gathers = self.gate_up.device.type != "cpu"
+        """Whether a step gathers the weights of its rows' experts. A CPU can ask what was chosen for nothing."""
         self.shared: SwiGlu | None = None
         if moe.shared_size:
             self.shared = SwiGlu(weights, f"{prefix}shared_expert.", hidden, moe.shared_size, dtype)
@@ -38,14 +42,25 @@ class MoE:
             # one more row of the router: a product with a single column would take another kernel
             self.router = torch.cat((self.router, gate))
 
-    def __call__(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, real: Tensor | None = None, rows: Sequence[int] | None = None) -> Tensor:
         """x: [rows, hidden]; returns the same shape and type.
 
         real: bool [rows]; the others are padding: their result is arbitrary, and no expert is read for them alone
-        (with one real row in 8 that is most of the weights).
+        (with one real row in 8 that is most of the weights). rows: those that may be real, where the host knows it
+        beforehand: then nothing waits for the device, so that the call can be captured.
         """
         scores = F.linear(x.float(), self.router)
         ids, shares = self.route(scores[:, : self.experts])
+        if self.gathers and rows is not None:
+            out = self._gathered(x, ids, shares, rows)
+        else:
+            out = self._grouped(x, ids, shares, real)
+        if self.shared is not None:
+            out = out + torch.sigmoid(scores[:, self.experts :]) * self.shared(x).float()
+        return out.to(x.dtype)
+
+    def _grouped(self, x: Tensor, ids: Tensor, shares: Tensor, real: Tensor | None) -> Tensor:
+        """Each chosen expert once, for all rows that have chosen it; the host asks which. fp32 [rows, hidden]."""
         chosen = torch.zeros(x.shape[0], self.experts, dtype=torch.bool, device=x.device).scatter_(1, ids, True)
         if real is not None:
             chosen &= real[:, None]
@@ -54,9 +69,20 @@ class MoE:
         for expert in chosen.any(0).nonzero()[:, 0].tolist():
             at = chosen[:, expert].nonzero()[:, 0]
             out[at] += self._expert(expert, x, at).float() * share[at, expert, None]
-        if self.shared is not None:
-            out = out + torch.sigmoid(scores[:, self.experts :]) * self.shared(x).float()
-        return out.to(x.dtype)
+        return out
+
+    def _gathered(self, x: Tensor, ids: Tensor, shares: Tensor, rows: Sequence[int]) -> Tensor:
+        """One row after the other, its experts' weights gathered: equal products whichever rows there are, and no
+        question to the device. fp32 [rows, hidden], zero in other rows."""
+        out = torch.zeros(x.shape, device=x.device)
+        ids, order = ids.sort(dim=1)
+        shares = shares.gather(1, order)
+        for row in rows:
+            mixed = torch.matmul(self.gate_up[ids[row]], x[row])
+            gate, up = mixed.chunk(2, dim=-1)
+            made = torch.bmm(self.down[ids[row]], (F.silu(gate) * up).unsqueeze(-1))[..., 0]
+            out[row] = (made.float() * shares[row, :, None]).sum(0)
+        return out
 
     def route(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """scores: fp32 [rows, experts]. Returns (ids, shares), both [rows, chosen], best first; ties: lowest id."""

@@ -8,19 +8,24 @@ lost 2 to 6 points of acceptance: llama.cpp #24025, LightLLM #1402).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention import Attention, AttentionBlock
+from engine.captures import Captures
 from engine.config import ModelConfig
 from engine.kv import KVCache
 from engine.layers import Linear, Norm, Rope
-from engine.moe import feed_forward
+from engine.moe import MoE, feed_forward
+from engine.upload import on_host
 from engine.weights import Weights
 
+T = TypeVar("T")
 Following = Sequence[int] | Tensor
 
 
@@ -29,12 +34,31 @@ PADDED = 8
 with; slots of a chain are thrown away and need no padding."""
 
 
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Static inputs of so many rows: places, following: int64 [rows]; hidden: [rows, H]; attended: fp32 [rows, heads *
+    head_dim]."""
+
+    places: Tensor
+    following: Tensor
+    hidden: Tensor
+    attended: Tensor
+
+
 class MtpHead:
     """One re-applied full-attention layer; embedding and lm_head are the target's."""
 
     def __init__(
-        self, weights: Weights, config: ModelConfig, embedding: Tensor, head: Linear, rope: Rope, dtype: torch.dtype
+        self,
+        weights: Weights,
+        config: ModelConfig,
+        embedding: Tensor,
+        head: Linear,
+        rope: Rope,
+        dtype: torch.dtype,
+        captures: Captures,
     ) -> None:
+        self._captures, self._buffers = captures, dict[int, Buffers]()
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.embedding, self.head, self.rope, self.config = embedding, head, rope, config
         self.fc = Linear(weights.take("mtp.fc.weight", (hidden, 2 * hidden), dtype))
@@ -54,7 +78,8 @@ class MtpHead:
         """Writes slots position.. from target hidden states [n, H] and the tokens that follow them.
 
         following: n token ids, a list or int64 on the device (so that a chain need not wait for it).
-        Returns (state [1, H], logits [1, V] fp32) of the last slot: the first draft.
+        Returns (state [1, H], logits [1, V] fp32) of the last slot: the first draft. The state is valid
+        until the next call.
         """
         state = self._forward(cache, position, following, hidden, PADDED)[-1:]
         return state, self.head(state).float()
@@ -73,17 +98,46 @@ class MtpHead:
     def _forward(
         self, cache: KVCache, position: int, following: Following, hidden: Tensor, multiple: int = 1
     ) -> Tensor:
+        """Valid until the next call of as many rows."""
         real = hidden.shape[0]
         rows = -(-real // multiple) * multiple
+        kept = self._buffers.get(rows) or self._new_buffers(rows)
+        kept.places.copy_(on_host(range(position, position + rows), hidden.device), non_blocking=True)
         if not isinstance(following, Tensor):
-            following = torch.tensor(list(following), device=hidden.device)
-        if rows > real:
-            hidden = F.pad(hidden, (0, 0, 0, rows - real))
-            following = F.pad(following, (0, rows - real))
-        embedded = self.embedding[following]
-        x = self.fc(torch.cat((self.norm_embedding(embedded), self.norm_hidden(hidden)), -1))
-        angles = self.rope.angles(position, rows)
+            following = on_host(following, hidden.device)
+        kept.following[:real].copy_(following, non_blocking=True)
+        kept.hidden[:real] = hidden
+        if real < rows:
+            kept.following[real:] = 0
+            kept.hidden[real:] = 0
+        run = self._captures.run if rows <= PADDED else _run
+        x, q, k, v, gate = run(("mtp", rows, "before"), partial(self._before, kept))
         block = AttentionBlock(cache, position, slice(0, real))
-        x = x + self.attention(self.norm_in(x), self.rope, angles, [block])
-        x = x + self.mlp(self.norm_mid(x))
-        return self.norm(x)[:real]
+        self.attention.attend(q, k, v, [block], kept.attended)
+        out = run(("mtp", rows, "behind"), partial(self._behind, kept, x, gate))
+        return out[:real]
+
+    def _new_buffers(self, rows: int) -> Buffers:
+        hidden, device = self.config.hidden_size, self.embedding.device
+        places = torch.zeros(2, rows, dtype=torch.int64, device=device)
+        states = torch.zeros(rows, hidden, dtype=self.embedding.dtype, device=device)
+        made = Buffers(places[0], places[1], states, torch.zeros(rows, self.attention.q_dim, device=device))
+        if rows <= PADDED:  # chunks of a prompt come in many sizes
+            self._buffers[rows] = made
+        return made
+
+    def _before(self, kept: Buffers) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        embedded = self.norm_embedding(self.embedding[kept.following])
+        x = self.fc(torch.cat((embedded, self.norm_hidden(kept.hidden)), -1))
+        return x, *self.attention.project(self.norm_in(x), self.rope, self.rope.at(kept.places))
+
+    def _behind(self, kept: Buffers, x: Tensor, gate: Tensor | None) -> Tensor:
+        x = x + self.attention.output(kept.attended, gate, x.dtype)
+        y = self.norm_mid(x)
+        rows = range(len(y)) if len(y) <= PADDED else None
+        x = x + (self.mlp(y, rows=rows) if isinstance(self.mlp, MoE) else self.mlp(y))
+        return self.norm(x)
+
+
+def _run(key: Hashable, work: Callable[[], T]) -> T:
+    return work()

@@ -25,7 +25,7 @@ def poison(sequence: Sequence) -> bool:
     if sequence.speculated_from is None:
         return False
     reusable = [c for c in state.checkpoints if 0 < c.position <= sequence.prefilled and c.position % INNER == 0]
-    end = reusable[-1].position if reusable else sequence.prefilled // INNER * INNER if not state.layers else 0
+    end = reusable[-1].position if reusable else sequence.prefilled // INNER * INNER if not state.recurrent else 0
     if not end:
         return False
     start = max(end - ROWS, 0)
@@ -33,6 +33,6 @@ def poison(sequence: Sequence) -> bool:
         if isinstance(cache, KVCache):
             keys, values = cache.rows(start, end)
             cache.write(start, keys, values.roll(INNER // 2, 0))
-    wrong = Checkpoint(end, tuple(linear.clone() for linear in state.linear))
+    wrong = Checkpoint(end, state.linear.clone())
     state.checkpoints = [wrong if c.position == end else c for c in state.checkpoints]
     return True

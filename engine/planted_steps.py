@@ -63,11 +63,10 @@ class PlantedSteps:
         if parts is None or rows < 2:
             return
         if self._fault is Fault.RECURRENT_NOT_ROLLED_BACK and count < rows:
-            rejected = [part.rows(count, rows) for part in parts]
-            self._spoil = lambda after: _fold(after, after.linear, rejected)
+            rejected = parts.rows(count, rows)
+            self._spoil = lambda after: after.linear.fold(rejected)
         if self._fault is Fault.STALE_RECURRENT_SLOT and count > 1:
-            before = [linear.clone() for linear in state.linear]
-            first = [part.rows(0, 1) for part in parts]
+            before, first = state.linear.clone(), parts.rows(0, 1)
             self._spoil = lambda after: _put_back(after, before, first)
 
     @torch.inference_mode()
@@ -84,13 +83,7 @@ def in_argument(text: str) -> bool:
     return opened >= 0 and ">\n" in text[opened:] and "</parameter>" not in text[opened:]
 
 
-def _fold(state: SequenceState, linear: list[LinearState], parts: list[Ingredients]) -> None:
-    for layer, each, part in zip(state.layers, linear, parts, strict=True):
-        layer.fold(each, part)
-
-
-def _put_back(state: SequenceState, before: list[LinearState], first: list[Ingredients]) -> None:
+def _put_back(state: SequenceState, before: LinearState, first: Ingredients) -> None:
     """The memories as they were behind the first row; the convolution has slots of its own."""
-    _fold(state, before, first)
-    for each, old in zip(state.linear, before, strict=True):
-        each.memory = old.memory
+    before.fold(first)
+    state.linear.memory = before.memory

@@ -176,8 +176,9 @@ class RewindReport:
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
     """Bytes of live tensors. sequences: caches, memories and checkpoints of all sequences; kept: how many of them wait
-    for reuse."""
+    for reuse; steps: static buffers of steps, and results that recordings hold (on a GPU those are CUDA's to count)."""
 
     weights: int
     sequences: int
     kept: int
+    steps: int = 0

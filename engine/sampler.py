@@ -23,6 +23,7 @@ from torch import Tensor
 from engine.drawn import Draw, draw_numbers
 from engine.noise import gumbel_at, keys_at
 from engine.reports import DrawnReport
+from engine.upload import on_host
 
 MAX_TOP = 20
 """Most alternatives that are reported per token: OpenAI's limit of `top_logprobs`."""
@@ -156,9 +157,9 @@ def choose(
     draw: Draw | None = None
     if taken is None or (drafts is not None and not params.greedy):
         own, draw = _take(rows, best, positions, params, adjusted, valid_tokens)
-        ids = own if taken is None else torch.tensor(list(taken), device=rows.device)
+        ids = own if taken is None else on_host(taken, rows.device).to(rows.device, non_blocking=True)
     else:
-        own = ids = torch.tensor(list(taken), device=rows.device)
+        own = ids = on_host(taken, rows.device).to(rows.device, non_blocking=True)
     leaders = rows.gather(1, best).double()
     peak = leaders[:, :1].clamp_min(-3.5e38)  # a row without any finite logit: -inf minus -inf would be NaN
     shifted = rows.double() - peak
@@ -211,10 +212,23 @@ def pick(
     valid_tokens: int,
     adjusted: Tensor | None = None,
 ) -> Tensor:
-    """The ids of `choose` alone, int64 [n] on the device of the logits, without waiting for it (for
-    drafters)."""
+    """The ids of `choose` alone, int64 [n] on the device of the logits, without waiting for it."""
     rows, _ = _clean(logits, positions, valid_tokens)
     return _take(rows, None, positions, params, adjusted, valid_tokens)[0]
+
+
+def guess(
+    logits: Tensor,
+    positions: Sequence[int],
+    params: SamplingParams,
+    valid_tokens: int,
+    adjusted: Tensor | None = None,
+) -> Tensor:
+    """`pick` for drafters, whose ids are verified: cheaper, and another id where two logits are equal or one is no
+    number."""
+    if params.greedy and adjusted is None and not params.adjusts:
+        return logits[:, :valid_tokens].argmax(dim=1)
+    return pick(logits, positions, params, valid_tokens, adjusted)
 
 
 def order(
@@ -352,6 +366,9 @@ def _row_sums(values: Tensor) -> Tensor:
     width = values.shape[-1]
     while width > 1:
         half = (width + 1) // 2
+        if width == 2 * half:
+            values, width = values[..., :half] + values[..., half:], half
+            continue
         folded = values[..., :half].clone()
         folded[..., : width - half] += values[..., half:width]
         values, width = folded, half

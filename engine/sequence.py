@@ -92,7 +92,7 @@ class Sequence:
         most = min(common_prefix(self.tokens, prompt) - 1, len(prompt) - 1, self.prefilled)
         if most <= 0 or (self.shadows is not None and self.state.compressed and self.state.shadow is None):
             return 0
-        if not self.state.layers:
+        if not self.state.recurrent:
             return self.state.nearest(most)
         return max(c.position for c in self.state.checkpoints if c.position <= most and c.position % INNER == 0)
 

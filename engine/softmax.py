@@ -1,6 +1,6 @@
 """Softmax over parts of the keys, combined online (Milakov and Gimelshein 1805.02867).
 
-Must not: know where keys come from.
+Must not: know how keys are stored.
 Invariant: a part in which nothing can be seen is an exact no-op, and sums fold in an order that positions decide.
 """
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from engine.kv import TILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,41 @@ def spread_queries(q: Tensor, kv_heads: int) -> Tensor:
 def row_positions(position: int, rows: int, groups: int, device: torch.device) -> Tensor:
     """Absolute positions of `spread_queries`' rows: int64 [1, 1, groups * rows, 1]."""
     return torch.arange(position, position + rows, device=device).repeat(groups)[None, None, :, None]
+
+
+def hidden_keys(first: int, last: int, at: Tensor, visible_from: int = 0) -> Tensor:
+    """Which keys of the tiles first..last-1 rows at the positions `at` must not see: bool [last - first, 1, groups *
+    rows, 256]."""
+    keys = torch.arange(first * TILE, last * TILE, device=at.device).view(last - first, 1, 1, TILE)
+    hidden = keys > at
+    if visible_from:
+        hidden |= keys < visible_from
+    return hidden
+
+
+class Sight:
+    """What the rows of one block see, for all layers of a forward: made when it is first asked for, then kept.
+
+    position, rows: the block's; groups: query heads per key head; visible_from: first position that may be seen.
+    """
+
+    def __init__(self, position: int, rows: int, groups: int, device: torch.device, visible_from: int = 0) -> None:
+        self._block, self._visible_from = (position, rows, groups, device), visible_from
+        self._at: Tensor | None = None
+        self._hidden: dict[tuple[int, int], Tensor] = {}
+
+    @property
+    def at(self) -> Tensor:
+        """`row_positions`."""
+        if self._at is None:
+            self._at = row_positions(*self._block)
+        return self._at
+
+    def hidden(self, first: int, last: int) -> Tensor:
+        """`hidden_keys` of these rows."""
+        if (first, last) not in self._hidden:
+            self._hidden[first, last] = hidden_keys(first, last, self.at, self._visible_from)
+        return self._hidden[first, last]
 
 
 def weigh(scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.codecs.spec import FLUSH, FULL
 from engine.compressed import Cache, CompressedCache
-from engine.deltanet import DeltaNet, Ingredients, LinearState
+from engine.deltanet import Ingredients, LinearState
 from engine.errors import RewindError
 from engine.health import LayerHealth
 from engine.kv import KVCache
@@ -33,27 +33,27 @@ class Checkpoint:
     """Copies of the DeltaNet states at a position."""
 
     position: int
-    linear: tuple[LinearState, ...]
+    linear: LinearState
 
 
 @dataclass(slots=True)
 class SequenceState:
-    """Made by `Model.new_state`. kv: one cache per full-attention layer; linear: one state per linear layer; mtp: the
+    """Made by `Model.new_state`. kv: one cache per full-attention layer; linear: of all linear layers; mtp: the
     drafting head's cache, not part of the fingerprint because it cannot change the output."""
 
     kv: list[Cache]
-    linear: list[LinearState]
-    layers: list[DeltaNet]
+    linear: LinearState
     mtp: KVCache | None = None
     header: str = FULL
     """By which rules the caches in `kv` were written; see engine.codecs.spec."""
     length: int = 0
     checkpoints: list[Checkpoint] = field(default_factory=list)
     log_start: int = 0
-    log: list[tuple[Ingredients, ...]] = field(default_factory=list)
-    provisional: tuple[Ingredients, ...] | None = None
-    """Ingredients per linear layer of the last decode's rows; None when nothing is provisional."""
+    log: list[Ingredients] = field(default_factory=list)
+    provisional: Ingredients | None = None
+    """Of the last decode's rows; None where no layer is linear, or nothing is provisional."""
     provisional_rows: int = 0
+    """Rows of the last decode that may be committed."""
     rejected: int = 0
     """Rows of the last step that were not committed; what they left behind the cursor is still there."""
     shadow: Shadow | None = None
@@ -71,10 +71,10 @@ class SequenceState:
             yield from cache.tensors()
         if self.shadow is not None:
             yield from self.shadow.tensors()
-        for state in [s for c in self.checkpoints for s in c.linear] + self.linear:
+        for state in (*(c.linear for c in self.checkpoints), self.linear):
             yield state.memory
             yield state.conv
-        for part in (part for rows in self.log for part in rows):
+        for part in self.log:
             yield from (part.conv, part.k, part.u, part.decay)
 
     @property
@@ -84,9 +84,9 @@ class SequenceState:
 
     def checkpoint(self) -> None:
         """Keeps a copy of the DeltaNet states at the present position."""
-        self.keep(self.length, tuple(s.clone() for s in self.linear))
+        self.keep(self.length, self.linear.clone())
 
-    def keep(self, position: int, linear: tuple[LinearState, ...]) -> None:
+    def keep(self, position: int, linear: LinearState) -> None:
         """Adds a checkpoint of `position`, not below the newest one's; the first, the newest and the pinned ones stay.
 
         Of the others, the one goes that is missed least: the gap that it leaves is small beside its distance from the
@@ -99,21 +99,24 @@ class SequenceState:
             inner = [i for i in range(1, len(at) - 1) if at[i] not in self.pins] or [1]
             del self.checkpoints[min(inner, key=lambda i: (at[i + 1] - at[i - 1]) / (position - at[i - 1]))]
 
-    def propose(self, parts: tuple[Ingredients, ...], rows: int) -> None:
-        """`rows` rows were computed and wait for `commit`; parts: their ingredients, one per linear layer."""
+    @property
+    def recurrent(self) -> bool:
+        """Whether any layer is linear: such a state cannot be rewound by moving a cursor."""
+        return self.linear.memory.shape[0] > 0
+
+    def propose(self, parts: Ingredients | None, rows: int) -> None:
+        """`rows` rows were computed and wait for `commit`; parts: their ingredients, if any layer is linear."""
         self.provisional, self.provisional_rows = parts, rows
 
     def commit(self, count: int) -> None:
         """Makes the first `count` provisional rows part of the state. Raises ValueError if there are not so many."""
         parts, rows = self.provisional, self.provisional_rows
-        if parts is None or not 0 <= count <= rows:
+        if not rows or not 0 <= count <= rows:
             raise ValueError(f"cannot commit {count} rows: {rows} are provisional")
-        accepted = tuple(part.rows(0, count) for part in parts)
-        for layer, state, part in zip(self.layers, self.linear, accepted, strict=True):
-            layer.fold(state, part)
-        for row in range(count):
+        if parts is not None:
+            self.linear.fold(parts.rows(0, count))
             # copies: a view would keep the whole forward alive, other sequences' rows included
-            self.log.append(tuple(part.rows(row, row + 1).clone() for part in accepted))
+            self.log += [parts.rows(row, row + 1).clone() for row in range(count)]
         self.length += count
         self.rejected = rows - count
         self._settle()
@@ -170,7 +173,7 @@ class SequenceState:
         """The highest position not above `position` that `rewind` can restore."""
         if position >= self.length:
             return self.length
-        if not self.layers:
+        if not self.recurrent:
             return self._kept_rows(position)
         reached = ((c.position, self._kept_rows(self._reach(c, position))) for c in self.checkpoints)
         return max((end for start, end in reached if start <= end <= position), default=0)
@@ -183,7 +186,7 @@ class SequenceState:
         self._forget_provisional()
         if position == self.length:
             return
-        if self.layers:
+        if self.recurrent:
             self._restore(position)
         self.checkpoints = [c for c in self.checkpoints if c.position <= position]
         for cache in (*self.kv, *((self.mtp,) if self.mtp else ())):
@@ -197,8 +200,7 @@ class SequenceState:
         """An independent copy of the committed state without history: it can be decoded on, not rewound far."""
         return SequenceState(
             kv=[c.clone() for c in self.kv],
-            linear=[s.clone() for s in self.linear],
-            layers=self.layers,
+            linear=self.linear.clone(),
             mtp=self.mtp.clone() if self.mtp else None,
             header=self.header,
             length=self.length,
@@ -211,14 +213,13 @@ class SequenceState:
         Raises RewindError unless there is a checkpoint at `position` or no layer needs one.
         """
         earlier = [c for c in self.checkpoints if c.position <= position]
-        if self.layers and (not earlier or earlier[-1].position != position):
+        if self.recurrent and (not earlier or earlier[-1].position != position):
             raise RewindError(position, earlier[-1].position if earlier else 0)
         if self._kept_rows(position) != position:
             raise RewindError(position, self._kept_rows(position))
         return SequenceState(
             kv=[c.fork(position) for c in self.kv],
-            linear=[s.clone() for s in earlier[-1].linear] if self.layers else [],
-            layers=self.layers,
+            linear=(earlier[-1] if self.recurrent else self).linear.clone(),
             mtp=self.mtp.fork(position) if self.mtp else None,
             header=self.header,
             shadow=self.shadow.fork(position) if self.shadow else None,
@@ -233,7 +234,8 @@ class SequenceState:
         drafting head's cache, which cannot."""
         digest = hashlib.sha256(f"{self.header}:{self.length}".encode())
         tensors: list[Tensor] = [t for cache in self.kv for t in cache.committed(self.length)]
-        tensors += [t for s in self.linear for t in (s.memory, s.conv)]
+        for state in self.linear.layers():
+            tensors += [state.memory, state.conv]
         if self.mtp is not None:
             tensors += self.mtp.committed(head_slots)
         for tensor in tensors:
@@ -246,11 +248,10 @@ class SequenceState:
             (c for c in self.checkpoints if c.position <= position and self._reach(c, position) == position),
             key=lambda c: c.position,
         )
-        self.linear = [s.clone() for s in kept.linear]
+        self.linear = kept.linear.clone()
         rows = self.log[kept.position - self.log_start : position - self.log_start] if position > kept.position else []
         for row in rows:
-            for layer, state, part in zip(self.layers, self.linear, row, strict=True):
-                layer.fold(state, part)
+            self.linear.fold(row)
 
     def _settle(self) -> None:
         for cache in self.kv:
@@ -276,7 +277,7 @@ class SequenceState:
 
     def _reach(self, checkpoint: Checkpoint, position: int) -> int:
         """How far towards `position` the log leads from a checkpoint. Attention alone needs no log."""
-        if not self.layers:
+        if not self.recurrent:
             return position
         if self.log_start <= checkpoint.position:
             return min(position, self.log_start + len(self.log))

@@ -7,6 +7,7 @@ Invariant: a message names the field at fault and the remedy; `x-should-retry` i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Literal
 
 from proxy.backends.base import BackendError, BadPrompt, ContextTooLong
@@ -35,6 +36,7 @@ KINDS: dict[str, Kind] = {
     "not_found": Kind(404, (_BAD, "unknown_url"), (404, "not_found_error")),
     "method_not_allowed": Kind(405, (_BAD, "method_not_allowed"), (405, "invalid_request_error")),
     "request_too_large": Kind(413, (_BAD, "request_too_large"), (413, "request_too_large")),
+    "expectation": Kind(417, (_BAD, "expectation_failed"), (417, "invalid_request_error")),
     "body_timeout": Kind(408, (_BAD, "request_timeout"), (408, "invalid_request_error"), retry=True),
     # the client should wait: 429, for which the Anthropic API has 529 where it is not the client's own limit
     "busy": Kind(429, ("rate_limit_error", "rate_limit_exceeded"), (529, "overloaded_error"), retry=True),
@@ -47,12 +49,13 @@ RETRY_AFTER_S = 2
 
 
 class RequestError(Exception):
-    """A request is refused. param: the field at fault as a path (`messages[2].content`)."""
+    """A request is refused. param: the field at fault as a path (`messages[2].content`). retry_after_s: when it may be
+    sent again, None = RETRY_AFTER_S."""
 
-    def __init__(self, kind: str, message: str, param: str | None = None) -> None:
+    def __init__(self, kind: str, message: str, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.kind = kind if kind in KINDS else "internal"
-        self.message, self.param = message, param
+        self.message, self.param, self.retry_after_s = message, param, retry_after_s
 
 
 def overflow(wire: Wire, tokens: int, limit: int) -> RequestError:
@@ -71,7 +74,8 @@ def translate(wire: Wire, error: BackendError) -> RequestError:
     """A backend's refusal in the API's wording."""
     if isinstance(error, ContextTooLong):
         return overflow(wire, error.tokens, error.limit)
-    return RequestError(error.kind, str(error), error.param if isinstance(error, BadPrompt) else None)
+    param = error.param if isinstance(error, BadPrompt) else None
+    return RequestError(error.kind, str(error), param, error.retry_after_s)
 
 
 def status(wire: Wire, error: RequestError) -> int:
@@ -83,10 +87,11 @@ def headers(error: RequestError) -> dict[str, str]:
     """Tells SDKs whether to retry; without retry-after some clients give up at once on an overload."""
     if not KINDS[error.kind].retry:
         return {"x-should-retry": "false"}
+    pause_s = RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
     return {
         "x-should-retry": "true",
-        "retry-after": str(RETRY_AFTER_S),
-        "retry-after-ms": str(RETRY_AFTER_S * 1000),
+        "retry-after": str(ceil(pause_s)),
+        "retry-after-ms": str(ceil(pause_s * 1000)),
     }
 
 

@@ -59,7 +59,9 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens. `discarded_tokens` were generated and thrown away by rewinds; they are not in completion_tokens.
+    """Tokens. `discarded_tokens` were generated, and the client got others in their place: those that were thrown away
+    by rewinds, and thoughts that a second attempt had again. They are not in completion_tokens. What is cut off at the
+    end without anything in its place (a stop string, half a call) is: it has used up `max_tokens`.
 
     filtered_tokens: put by a constraint in place of what would have been sampled, discarded ones included.
     """

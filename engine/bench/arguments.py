@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16", "auto"),
         metavar="TYPE",
-        help="float32, bfloat16 or auto (default float32; bfloat16 with --shape)",
+        help="float32, bfloat16 or auto (default auto, which measures, as the server does; float32 with --kv, "
+        "bfloat16 with --shape)",
     )
     parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="torch threads (default 1)")
     parser.add_argument("--quick", action="store_true", help="one round, one conversation each, short replies")

@@ -32,7 +32,12 @@ from engine.kernels.switch import Kernels
 from engine.selftest import self_test
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
-SUITES = ("tests/engine/kernels", "tests/engine/test_codec_lossless.py")
+SUITES = (
+    "tests/engine/kernels",
+    "tests/engine/test_codec_lossless.py",
+    "tests/engine/test_capture_check.py",
+    "tests/engine/test_host_waits.py",
+)
 SMALL = {
     "vocab_size": 512,
     "hidden_size": 128,
@@ -68,9 +73,12 @@ def exactness(device: str, dtype: str) -> Part:
     engine = Engine(EMBEDDED, EngineOptions(device=device, dtype=dtype))
     test = engine.self_test()
     reader = "triton" if engine.model.kernels.on else f"torch operators ({engine.model.kernels.why or 'a CPU'})"
+    captures = engine.model.captures
+    steps = f"{len(captures)} pieces captured" if captures.on else f"steps not captured ({captures.why})"
     told = f"{test.exactness}, {test.mismatches} of {test.rows} rows differ, {test.blocks} blocks together; {reader}"
-    holds = test.exactness == "bitwise" and read_as_wanted(engine.model.kernels, device)
-    return Part(f"exactness, {dtype}", holds, told, asdict(test) | {"codes_read_by": reader})
+    holds = test.exactness == "bitwise" and captures.on and read_as_wanted(engine.model.kernels, device)
+    data = asdict(test) | {"codes_read_by": reader, "captured": captures.on, "not_captured_because": captures.why}
+    return Part(f"exactness, {dtype}", holds, f"{told}; {steps}", data)
 
 
 def read_as_wanted(kernels: Kernels, device: str) -> bool:

@@ -20,6 +20,7 @@ from engine.bench.peer import Peer, PeerMissing
 from engine.bench.report import Report, Table
 from engine.bench.shape import measure_shape
 from engine.bench.workloads import TITLES, prompts
+from engine.dtype import AUTO
 from engine.engine import EMBEDDED, Engine, EngineOptions
 from engine.errors import ConfigError
 from engine.faults import Fault
@@ -48,7 +49,7 @@ def run(options: Options, progress: Callable[[str], None], fault: Fault | None =
 
 def _engine(options: Options, progress: Callable[[str], None], fault: Fault | None) -> Report:
     folder = options.model or EMBEDDED
-    dtype = options.dtype or "float32"
+    dtype = options.dtype or AUTO
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     engine = Engine(folder, EngineOptions(device=options.device, dtype=dtype, fault=fault))
     exactness = engine.self_test().exactness

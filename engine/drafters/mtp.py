@@ -17,7 +17,7 @@ from engine.drafters.base import Drafter
 from engine.kv import KVCache
 from engine.model import Model
 from engine.penalties import Penalties
-from engine.sampler import SamplingParams, pick
+from engine.sampler import SamplingParams, guess
 from engine.state import SequenceState
 
 MAX_QUEUED = 4096
@@ -137,7 +137,7 @@ class MtpDrafter:
             adjusted = None
             if self.penalties is not None and self.sampling.adjusts:  # what was drafted counts, so it must be known
                 adjusted = self.penalties.adjust(logits, [int(draft) for draft in drafts])
-            drafts.append(pick(logits, [position + step], self.sampling, self.valid_tokens, adjusted))
+            drafts.append(guess(logits, [position + step], self.sampling, self.valid_tokens, adjusted))
             if step + 1 < limit:
                 # slots behind the newest row are rewritten by the next fill
                 hidden, logits = self.head.step(cache, self._first + 1 + step, drafts[-1], hidden)

@@ -25,10 +25,12 @@ they hold is taken over, neither by this response nor, from kept prefixes of the
 
 class BackendError(Exception):
     """Generation is impossible; `kind` is one of `proxy.errors`, the message is safe to show to a client. outage: what
-    an incident is to tell of it, where nothing was generated that could tell; None = nothing."""
+    an incident is to tell of it, where nothing was generated that could tell; None = nothing. retry_after_s: when a
+    client may ask again, where a server has said so."""
 
     kind = "internal"
     outage: Finding | None = None
+    retry_after_s: float | None = None
 
 
 class ContextTooLong(BackendError):

@@ -238,7 +238,7 @@ class BuiltinBackend:
     async def memory(self) -> dict[str, int]:
         """Bytes of live tensors by what they hold, between two steps."""
         report = await self.run(self.engine.memory)
-        return {"weights": report.weights, "sequences": report.sequences}
+        return {"weights": report.weights, "sequences": report.sequences, "steps": report.steps}
 
     def fits(self, mode: DecodeMode, tokens: int) -> bool:
         """Whether the cache of a new sequence of so many tokens has room now."""

@@ -29,6 +29,12 @@ class LaneFailed(BackendError):
     kind = "upstream"
 
 
+class LaneBusy(Overloaded):
+    """A lane has too much to do and says so: the client should wait, as long as it says."""
+
+    kind = "busy"
+
+
 def end_of(chunk: Chunk, stops: Collection[str]) -> tuple[EndReason, str | None]:
     """Of a chunk with a finish reason, and the client's stop string that ended it."""
     if chunk.finish in _LENGTH:
@@ -70,9 +76,9 @@ def as_backend_error(error: UpstreamError) -> BackendError:
     """For a client, before anything was sent or where no other lane is left."""
     if error.failure == "refused" and error.status in (400, 413, 422):
         return _overflow(str(error)) or BadPrompt(str(error))
-    if error.status in (429, 503):
-        return Overloaded(str(error))
-    return LaneFailed(str(error))
+    told = {429: LaneBusy, 503: Overloaded}.get(error.status or 0, LaneFailed)(str(error))
+    told.retry_after_s = error.retry_after_s
+    return told
 
 
 def not_taken_over(error: UpstreamError) -> BackendError:
@@ -93,11 +99,13 @@ def _overflow(told: str) -> ContextTooLong | None:
 
 def unasked(lane: str, error: UpstreamError, other: tuple[str, UpstreamError] | None = None) -> BackendError:
     """No lane could be asked. other: the one that was asked instead, and how it failed. The client is told of the
-    first, unless the other one found the request at fault: that is what it can act upon. An incident tells of both,
-    unless the request is at fault for both or the lanes are merely busy."""
+    first, unless the other one found the request at fault, or is merely busy: that is what it can act upon. An incident
+    tells of both, unless the request is at fault for both or the lanes are merely busy."""
     told = as_backend_error(error)
-    if other is not None and not _is_clients(error) and _is_clients(other[1]):
-        told = as_backend_error(other[1])
+    if other is not None:
+        of_request = _is_clients(other[1]) and not _is_clients(error)
+        if of_request or (_passes(other[1]) and not _passes(error)):
+            told = as_backend_error(other[1])
     if all(_passes(each) for each in (error, *(() if other is None else other[1:]))):
         return told
     finding = failure(str(error), lane, error.failure, 0)

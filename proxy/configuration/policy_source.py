@@ -12,6 +12,7 @@ from policies.overrides import Overrides, effective
 from policies.policy import Policy
 from policies.rule_file import PolicyFile, PolicyProblem, parse
 from proxy.configuration.config import ConfigProblem, Guard
+from proxy.configuration.files import text_of
 
 
 def load_policy(guard: Guard) -> tuple[Policy, Overrides]:
@@ -22,11 +23,7 @@ def load_policy(guard: Guard) -> tuple[Policy, Overrides]:
 def read_policy(path: Path) -> PolicyFile:
     """Raises ConfigProblem, one line for each thing that is wrong."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigProblem(f"{path}: there is no such file; name one that is there (guard.policy)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigProblem(f"{path}: cannot be read: {error}") from None
+        return parse(text_of(path, " (guard.policy)"))
     except PolicyProblem as problem:
         raise ConfigProblem("\n".join(f"{path}: {line}" for line in str(problem).split("\n"))) from None
 

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel, ValidationError
 
 from proxy.configuration.config import Config, ConfigProblem
+from proxy.configuration.files import text_of
 
 ENV_PREFIX = "SPECGUARD_"
 RENAMED = {"incidents.keep_prompts": "incidents.capture"}
@@ -40,10 +41,8 @@ def load_with_sources(file: Path | None, environment: Mapping[str, str], flags: 
     sources: dict[str, str] = {}
     if file is not None:
         try:
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigProblem(f"{file}: there is no such file; name one that is there, or none at all") from None
-        except (OSError, ValueError) as error:  # of TOML, of UTF-8, or a number of thousands of digits
+            values = tomllib.loads(text_of(file, ", or none at all"))
+        except ValueError as error:  # of TOML, or a number of thousands of digits
             raise ConfigProblem(f"{file}: cannot be read as TOML: {error}") from None
         except RecursionError:
             raise ConfigProblem(f"{file}: is nested too deeply; no key is") from None

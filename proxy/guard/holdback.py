@@ -17,7 +17,8 @@ from proxy.guard.second_thoughts import SecondThoughts
 
 
 class HoldBack:
-    """`calls`: number sent; `undelivered`: first token of which nothing was; `ends_in_text`: text last.
+    """`calls`: number sent; `undelivered`: first token of which nothing was; `ends_in_text`: text last; `untold`:
+    tokens before it of which the client got nothing, as it has another version of them.
 
     stops: the client's stop strings, whose beginnings must not leak. text_chars: most to hold at all.
     logprobs: what is to be reported with the text, None = nothing.
@@ -37,6 +38,8 @@ class HoldBack:
         self.ends_in_text = False
         self._thoughts: list[str] = []  # of the client's last block of thinking
         self._second: SecondThoughts | None = None
+        self._untold = self._untold_now = 0  # of earlier attempts, and of this one
+        self._untold_at = -1
 
     def push(self, said: Said) -> None:
         """Takes the next thing the model said; calls must be fit to be sent."""
@@ -57,6 +60,10 @@ class HoldBack:
             self._held.append(Piece(said.channel, said.text[known:], said.position))
             self._held_chars += len(said.text) - known
 
+    @property
+    def untold(self) -> int:
+        return self._untold + self._untold_now
+
     def restart(self) -> None:
         """After a rewind: the kept tokens will be pushed again from the first one."""
         self._held, self._held_chars = [], 0
@@ -65,6 +72,7 @@ class HoldBack:
     def begins_anew(self, position: int, is_broken_off: bool) -> None:
         """Another attempt, from a token on, which may think again. is_broken_off: what the last one said when it was
         left were thoughts."""
+        self._untold, self._untold_now = self.untold, 0
         if self.undelivered:
             goes_on = is_broken_off and self._thoughts and not self.ends_in_text
             self._second = SecondThoughts(position, "".join(self._thoughts) if goes_on else None)
@@ -130,8 +138,15 @@ class HoldBack:
         second, text = self._second, said.text
         if second is not None and said.position < second.first:
             second.deliver(text)
-        elif second is not None and not (text := second.take(text)):
-            return ""
+        elif second is not None:
+            text = second.take(text)
+            if second.passes:
+                self._untold_now = 0
+            elif not text:
+                self._untold_now += said.position != self._untold_at
+                self._untold_at = said.position
+            if not text:
+                return ""
         if self.ends_in_text:
             self._thoughts, self.ends_in_text = [], False
         self._thoughts.append(text)

@@ -360,7 +360,7 @@ class GuardedResponse:
         self._trips.close(outcome, reason, self._transcript)
         return Finished(
             reason=reason,
-            usage=self._transcript.usage(self._generation, watch.thinking_tokens),
+            usage=self._transcript.usage(self._generation, watch.thinking_tokens, self._holdback.untold),
             timings=self._transcript.timings(self._generation),
             mode=str(self._mode),
             stop_sequence=stop,

@@ -24,6 +24,11 @@ class SecondThoughts:
         self._same = 0
         self._passes = False
 
+    @property
+    def passes(self) -> bool:
+        """Does it think otherwise? Then the client gets all of it, what was kept from it until now included."""
+        return self._passes
+
     def deliver(self, text: str) -> None:
         """A rest of the first thoughts, which was held back until now, has left."""
         if self._delivered is not None:

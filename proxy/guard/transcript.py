@@ -209,14 +209,16 @@ class Transcript:
         self.discarded += report.tokens
         self.totals.decode_ms += report.milliseconds
 
-    def usage(self, generation: Generation, reasoning: int) -> Usage:
+    def usage(self, generation: Generation, reasoning: int, untold: int = 0) -> Usage:
+        """reasoning: tokens that stand and are thoughts. untold: those that the client got another version of."""
         counted = _counted(generation)
+        standing = len(self) if counted is None or counted.completion is None else counted.completion
         return Usage(
             prompt_tokens=generation.prompt_tokens,
             cached_tokens=generation.cached_tokens,
-            completion_tokens=len(self) if counted is None or counted.completion is None else counted.completion,
-            reasoning_tokens=reasoning,
-            discarded_tokens=self.discarded,
+            completion_tokens=max(0, standing - untold),
+            reasoning_tokens=max(0, reasoning - untold),
+            discarded_tokens=self.discarded + untold,
             filtered_tokens=self.totals.filtered,
         )
 

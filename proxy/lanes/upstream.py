@@ -22,6 +22,7 @@ import orjson
 
 from proxy.lanes.chunks import Chunk
 from proxy.lanes.reading import DONE, Malformed, error_text, read_chunk
+from proxy.lanes.retry_after import retry_after_s
 from proxy.lanes.settings import Lane, Lanes
 from proxy.sse import EventReader
 
@@ -41,11 +42,14 @@ TIMER_SLACK_S = 1e-6
 
 
 class UpstreamError(Exception):
-    """A lane has failed. status: of the answer, None = there was none. The message is safe to show to a client."""
+    """A lane has failed. status: of the answer, None = there was none. retry_after_s: as the server says. The message
+    is safe to show to a client."""
 
-    def __init__(self, failure: Failure, message: str, status: int | None = None) -> None:
+    def __init__(
+        self, failure: Failure, message: str, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
-        self.failure, self.status = failure, status
+        self.failure, self.status, self.retry_after_s = failure, status, retry_after_s
 
 
 class Upstream:
@@ -104,7 +108,7 @@ class Upstream:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._error("unreachable", f"does not answer ({type(error).__name__})") from None
         if response.status != 200:
-            raise self._refusal(response.status, answer)
+            raise self._refusal(response.status, answer, response.headers)
         try:
             return orjson.loads(answer)
         except orjson.JSONDecodeError:
@@ -130,7 +134,7 @@ class Upstream:
         try:
             if response.status != 200:
                 async with asyncio.timeout(limits.between_s):
-                    raise self._refusal(response.status, await _bounded(response))
+                    raise self._refusal(response.status, await _bounded(response), response.headers)
             if response.content_type != "text/event-stream":
                 raise self._error(
                     "malformed", f"answers with {response.content_type[:64]}, not with a stream of events"
@@ -143,16 +147,18 @@ class Upstream:
             raise
         return UpstreamStream(self, response, limits, started)
 
-    def _refusal(self, status: int, answer: bytes) -> UpstreamError:
+    def _refusal(self, status: int, answer: bytes, headers: Mapping[str, str]) -> UpstreamError:
         try:
             told = error_text(orjson.loads(answer), self.secrets)
         except orjson.JSONDecodeError:
             told = "it does not say what"
         failure: Failure = "unavailable" if status >= 500 or status == 429 else "refused"
-        return self._error(failure, f"answers with status {status}: {told}", status)
+        return self._error(failure, f"answers with status {status}: {told}", status, retry_after_s(headers))
 
-    def _error(self, failure: Failure, what: str, status: int | None = None) -> UpstreamError:
-        return UpstreamError(failure, f"the {self.name} lane {what}", status)
+    def _error(
+        self, failure: Failure, what: str, status: int | None = None, again_s: float | None = None
+    ) -> UpstreamError:
+        return UpstreamError(failure, f"the {self.name} lane {what}", status, again_s)
 
 
 class UpstreamStream:

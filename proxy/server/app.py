@@ -32,7 +32,7 @@ from proxy.replays.runs import Limits
 from proxy.server.handlers import Handlers, middleware
 from proxy.server.service import Service
 from proxy.server.spare_memory import give_back
-from proxy.server.unreadable import Runner
+from proxy.server.unreadable import Runner, name_server
 from proxy.sinks import Sinks
 from proxy.trust.canaries import Canaries, CanarySettings
 from proxy.trust.keeper import TrustKeeper
@@ -103,6 +103,7 @@ def create_app(config: Config, backend: Backend, incidents: IncidentStore) -> we
     app.router.add_get("/version", handlers.version)
     app.router.add_get("/openapi.json", handlers.openapi)
     app.router.add_get("/", handlers.root)
+    app.on_response_prepare.append(name_server)
     app.cleanup_ctx.append(_lifetime)
     return app
 

@@ -48,7 +48,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SESSION_HEADERS = ("x-claude-code-session-id", "x-session-id", "x-litellm-session-id", "session-id", "thread-id")
 
 
-def wire_of(request: web.Request) -> errors.Wire:
+def wire_of(request: web.BaseRequest) -> errors.Wire:
     """Whose error shape a client expects."""
     anthropic = request.path.startswith("/v1/messages") or "anthropic-version" in request.headers
     return "anthropic" if anthropic else "openai"

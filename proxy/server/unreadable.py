@@ -1,4 +1,5 @@
-"""Connections whose requests may be no HTTP at all: they too are answered in an API's shape, and say what to do.
+"""Connections whose requests may be no HTTP at all, or expect what nobody here does: they too are answered in an API's
+shape, and say what to do.
 
 Must not: repeat a byte of what came, or log it: it may be half of a prompt, or a key.
 Invariant: such an answer ends its connection, since nobody knows where the next request would begin.
@@ -14,10 +15,11 @@ from aiohttp import http_exceptions, web
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.errors import RequestError
-from proxy.server.handlers import failed
+from proxy.server.handlers import failed, wire_of
 from proxy.server.service import Service
 
 log = structlog.get_logger()
+CONTINUE, SERVER = "100-continue", "specguard"
 TLS = b"\x16\x03"
 """What a client of https begins with."""
 
@@ -39,14 +41,26 @@ class _Server(web.Server):
     """Makes our connections for another server's handler."""
 
     def __init__(self, service: Service, other: web.Server) -> None:
+        self._answer = other.request_handler
         super().__init__(
-            other.request_handler,
+            self._answered,
             request_factory=other.request_factory,
             handler_cancellation=other.handler_cancellation,
             loop=other._loop,
             **other._kwargs,
         )
         self._service = service
+
+    async def _answered(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Of aiohttp, a request with an unknown `Expect` gets a line of text, on every path."""
+        if request.headers.get("expect", CONTINUE).strip().lower() == CONTINUE:
+            return await self._answer(request)
+        problem = RequestError("expectation", f"of `expect`, only {CONTINUE} is known; leave that header out")
+        response = _named(
+            failed(wire_of(request), problem, request_id := _request_id(), self._service.metrics), request_id
+        )
+        response.force_close()  # its body may come or not
+        return response
 
     def __call__(self) -> RequestHandler:
         return _Connection(self, self._service, loop=self._loop, **self._kwargs)
@@ -78,9 +92,8 @@ class _Connection(RequestHandler):
         if status >= 500:
             log.error("request.failed", exc_info=exc)
             problem = RequestError("internal", "the server failed; its log says why")
-        request_id = f"req_{secrets.token_hex(12)}"
-        response = failed("openai", problem, request_id, self._service.metrics)
-        response.headers["x-request-id"] = response.headers["request-id"] = request_id
+        request_id = _request_id()
+        response = _named(failed("openai", problem, request_id, self._service.metrics), request_id)
         response.force_close()
         return response
 
@@ -96,4 +109,20 @@ class _Connection(RequestHandler):
         return "the head of the request is not valid HTTP/1.1; send `name: value` headers without control characters"
 
 
-__all__ = ["Runner"]
+async def name_server(_: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Without it, aiohttp tells its own version and Python's to everybody who asks."""
+    response.headers["server"] = SERVER
+
+
+def _request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
+
+
+def _named(response: web.Response, request_id: str) -> web.Response:
+    """No application prepares these answers, so nothing else puts these headers there."""
+    response.headers["x-request-id"] = response.headers["request-id"] = request_id
+    response.headers["server"] = SERVER
+    return response
+
+
+__all__ = ["Runner", "name_server"]

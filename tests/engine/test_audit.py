@@ -90,7 +90,7 @@ def test_nan_in_both_ways_accuses_nobody(model: Model) -> None:
     """The cache is damaged, or the weights are: plain decoding gives no numbers either."""
     state, block = filled(model), ids(4, 1)
     with torch.inference_mode():
-        state.linear[0].memory[0, 0, 0] = torch.nan
+        state.linear.memory[0, 0, 0, 0] = torch.nan
     rows = model.decode(state, block)
     assert rows.logits.isnan().any()
     report = audit_step(model, state, block, rows)
@@ -212,7 +212,7 @@ def test_a_turn_that_is_not_audited_neither_lends_nor_takes(model: Model) -> Non
 
 
 def forgotten(state: SequenceState) -> None:
-    state.linear[0].memory = state.linear[0].memory + 1.0
+    state.linear.memory = state.linear.memory + 1.0
 
 
 def overwritten(state: SequenceState) -> None:
@@ -221,7 +221,7 @@ def overwritten(state: SequenceState) -> None:
 
 
 def shifted(state: SequenceState) -> None:
-    state.linear[-1].conv = state.linear[-1].conv.roll(1, 0)
+    state.linear.conv[-1] = state.linear.conv[-1].roll(1, 0)
 
 
 @pytest.mark.parametrize("spoil", [forgotten, overwritten, shifted])
@@ -310,7 +310,7 @@ def test_a_wrong_row_of_a_prefix_is_found(model: Model, at: int) -> None:
 def test_a_wrong_recurrent_state_of_a_prefix_is_found(model: Model, part: str) -> None:
     tokens = ids(150)
     state = taken_over(model, tokens)
-    setattr(state.linear[0], part, getattr(state.linear[0], part) + 1.0)
+    setattr(state.linear, part, getattr(state.linear, part) + 1.0)
     report = audit_prefix(model, state, tokens)
     assert report is not None and report.mismatch == 0
 

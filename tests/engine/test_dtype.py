@@ -27,15 +27,15 @@ def test_bfloat16_has_to_be_clearly_faster(
     single: float, half: float, chosen: torch.dtype, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = {torch.float32: single, torch.bfloat16: half}
-    asked: list[tuple[int, int, int]] = []
+    asked: list[tuple[int, int, int, int]] = []
 
-    def measured(rows: int, hidden: int, wide: int, dtype: torch.dtype) -> float:
-        asked.append((rows, hidden, wide))
+    def measured(count: int, rows: int, hidden: int, wide: int, dtype: torch.dtype) -> float:
+        asked.append((count, rows, hidden, wide))
         return times[dtype]
 
     monkeypatch.setattr(dtype, "_milliseconds", measured)
     assert choose_dtype("cpu", config, 8) == chosen
-    assert asked == [(8, config.hidden_size, 2 * config.intermediate_size)] * 2
+    assert asked == [(config.num_layers, 8, config.hidden_size, 2 * config.intermediate_size)] * 2
 
 
 def test_a_device_that_is_no_cpu_computes_in_bfloat16(config: ModelConfig) -> None:

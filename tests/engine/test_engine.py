@@ -279,7 +279,7 @@ def test_one_turn_that_fails_does_not_take_the_others_with_it(engine: Engine, mo
 def test_memory_is_told_in_bytes_of_live_tensors(engine: Engine) -> None:
     empty = engine.memory()
     assert empty.weights >= sum(p.stat().st_size for p in engine.folder.glob("*.safetensors")) * 0.9
-    assert (empty.sequences, empty.kept) == (0, 0)
+    assert (empty.sequences, empty.kept, empty.steps) == (0, 0, 0)
     prompt = engine.tokenizer.encode("x" * 500)
     turn = engine.open(prompt, TurnOptions(max_tokens=2))
     finish(turn)
@@ -291,6 +291,14 @@ def test_memory_is_told_in_bytes_of_live_tensors(engine: Engine) -> None:
     engine.close(turn)
     engine.close(other)
     assert engine.memory().kept == 2
+
+
+def test_captured_steps_are_counted(tiny_folder: Path) -> None:
+    engine, plain = Engine(tiny_folder), Engine(tiny_folder, EngineOptions(capture=False))
+    for each in (engine, plain):
+        each.self_test()
+    assert (engine.model.captures.on, plain.model.captures.on) == (True, False)
+    assert engine.memory().steps > plain.memory().steps > 0
 
 
 def test_valid_tokens_end_where_the_tokenizer_does(engine: Engine) -> None:
@@ -314,11 +322,11 @@ def test_what_is_not_kept_is_freed_at_once(tiny_folder: Path) -> None:
 
 def test_a_closed_turn_holds_no_state_but_its_sequence(tiny_folder: Path) -> None:
     """Whoever still tells of it must not keep what it was compared with: each is a whole cache."""
+    before = {id(state) for state in gc.get_objects() if type(state) is SequenceState}
     engine = Engine(tiny_folder, EngineOptions())
     options = TurnOptions(drafter="mtp", max_tokens=24, audit_every=1, shadow_every=4)
     turn = engine.open(engine.tokenizer.encode("x" * 100), options)
     finish(turn)
     engine.close(turn)
-    layer = turn.sequence.state.layers[0]
-    states = [found for found in gc.get_objects() if type(found) is SequenceState and found.layers[0] is layer]
-    assert [state for state in states if state is not turn.sequence.state] == []
+    gone = {id(state) for state in gc.get_objects() if type(state) is SequenceState} - before
+    assert gone == {id(turn.sequence.state)}

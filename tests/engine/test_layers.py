@@ -40,7 +40,7 @@ def test_norm_is_computed_in_fp32_and_keeps_the_type() -> None:
 def test_rope_turns_pairs_by_the_angle_of_their_position(config: ModelConfig) -> None:
     rope = Rope(replace(config, rotary_dim=4, rope_theta=100.0), torch.device("cpu"))
     x = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]).view(1, 1, 5)
-    y = rope.rotate(x, rope.angles(7, 1))[0, 0]
+    y = rope.rotate(x.clone(), rope.angles(7, 1))[0, 0]
     for pair, speed in ((0, 1.0), (1, 100.0**-0.5)):
         real, imaginary = float(x[0, 0, pair]), float(x[0, 0, pair + 2])
         turned = complex(real, imaginary) * complex(math.cos(7 * speed), math.sin(7 * speed))

@@ -1,7 +1,8 @@
 """The promise itself: tokens, logit rows and state are those of plain decoding, bit for bit, on every architecture.
 
 For every draft length 1..7, greedy and sampled, with penalties, right and wrong drafts, rewinds and switches at random
-points, other sequences in the same forward, and contexts far beyond the width of a step.
+points, other sequences in the same forward, and contexts far beyond the width of a step. The plain decoding that all is
+compared with runs the code itself, what is compared runs captured steps.
 """
 
 from __future__ import annotations
@@ -98,7 +99,15 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     engine = Engine(folder)
     engine.tokenizer.eos_ids = frozenset()  # a random model ends where it likes
     engine.max_blocks = 8
+    engine.model.captures.on = True
     return engine
+
+
+def check_captured(engine: Engine) -> None:
+    """What was compared with plain decoding came from captured steps, but for experts, which need the host on a CPU."""
+    captures = engine.model.captures
+    assert captures.on == (not engine.model.config.moe), captures.why
+    assert bool(len(captures)) == captures.on
 
 
 def opened(engine: Engine, prompt: list[int], drafter: str, sampling: SamplingParams, count: int = COUNT) -> Turn:
@@ -129,8 +138,9 @@ def ids(count: int, seed: int = 0) -> list[int]:
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
 def test_every_draft_length_and_drafter_is_plain_decoding(engine: Engine, sampling: SamplingParams) -> None:
     prompt = ids(90) + ids(30) * 2
-    plain_turn = opened(engine, prompt, "none", sampling)
-    plain = finished(plain_turn)
+    with engine.model.captures.paused():
+        plain_turn = opened(engine, prompt, "none", sampling)
+        plain = finished(plain_turn)
     truth, expected = [*prompt, *plain_turn.generated], state_hash(plain_turn)
 
     def check(turn: Turn) -> Trace:
@@ -148,6 +158,7 @@ def test_every_draft_length_and_drafter_is_plain_decoding(engine: Engine, sampli
     check(with_oracle(opened(engine, prompt, "none", sampling), truth, 7, 1.0))
     for drafter in engine.drafters[1:]:
         check(opened(engine, prompt, drafter, sampling))
+    check_captured(engine)
 
 
 @pytest.mark.parametrize("sampling", [SAMPLINGS["greedy"], SAMPLINGS["penalised"]], ids=["greedy", "penalised"])
@@ -155,9 +166,10 @@ def test_rewinds_switches_and_company_change_nothing(engine: Engine, sampling: S
     """Three turns that join late and share forwards; each is rewound and switched at random points."""
     rng = random.Random(5)
     prompts = [ids(70, 1), ids(200, 2), ids(130, 3)]
-    alone = [opened(engine, prompt, "none", sampling) for prompt in prompts]
-    for turn in alone:
-        finished(turn)
+    with engine.model.captures.paused():
+        alone = [opened(engine, prompt, "none", sampling) for prompt in prompts]
+        for turn in alone:
+            finished(turn)
     engine.prefixes = PrefixStore(engine._new_sequence)
     turns = [engine.open(p, TurnOptions(sampling=sampling, max_tokens=COUNT, audit_every=0)) for p in prompts]
     joined: list[Turn] = []
@@ -180,6 +192,7 @@ def test_rewinds_switches_and_company_change_nothing(engine: Engine, sampling: S
     for turn, reference in zip(turns, alone, strict=True):
         assert turn.generated == reference.generated
         assert state_hash(turn) == state_hash(reference)
+    check_captured(engine)
 
 
 def test_a_prefix_hit_is_a_cold_start(engine: Engine) -> None:

@@ -236,3 +236,24 @@ def test_an_expert_that_a_row_did_not_choose_adds_nothing_to_it(folder: Path) ->
     assert chose.any() and not chose.all()
     assert torch.equal(broken[~chose], sound[~chose])
     assert not broken[chose].isfinite().any()
+
+
+@pytest.mark.parametrize("which", ["folder", "plain_folder"])
+def test_gathered_experts_are_the_chosen_ones(which: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(which)
+    mlp, x = block(path), inputs(16)
+    mlp.gathers = True
+    torch.testing.assert_close(mlp(x, rows=range(16)), expected(path, x).float(), atol=1e-4, rtol=1e-4)
+    some, real = mlp(x, rows=[0, 1, 8]), [0, 1, 8]
+    assert torch.equal(some[real], mlp(x, rows=range(16))[real])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gathered_row_has_the_same_bits_in_any_company(folder: Path, dtype: torch.dtype) -> None:
+    mlp, x = block(folder, dtype), inputs(1).to(dtype)
+    mlp.gathers = True
+    alone = mlp(x.repeat(8, 1), rows=[0])[0]
+    for at in range(8):
+        company = inputs(8, 3 + at).to(dtype)
+        company[at] = x[0]
+        assert torch.equal(mlp(company, rows=range(8))[at], alone)

@@ -175,7 +175,7 @@ def test_a_kept_sequence_holds_no_log_and_a_dropped_one_is_gone(model: Model) ->
     assert kept.state.log == []
     sequence = Sequence(model)
     run(sequence, ids(100))
-    part = sequence.state.log[0][0]
+    part = sequence.state.log[0]
     assert all(t.untyped_storage().nbytes() == t.nbytes for t in (part.conv, part.k, part.u, part.decay))
     assert len(prefixes) == 1
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.sampler import SamplingParams, choose, pick
+from engine.sampler import SamplingParams, choose, guess, pick
 
 torch.set_num_threads(1)
 
@@ -318,3 +318,16 @@ def test_what_rows_choose_themselves_is_told_beside_what_is_taken() -> None:
     drawn = choose(logits, [4, 5, 6], SAMPLED, 8, taken=taken, drafts=taken[:2])
     assert (drawn.ids, drawn.own) == (taken, alone.ids) and alone.own == alone.ids
     assert choose(logits, [4, 5, 6], SamplingParams(), 8, taken=taken).own == taken, "nothing was drawn"
+
+
+def test_a_guess_is_what_is_taken_where_one_logit_is_the_highest() -> None:
+    logits = torch.randn(6, 40, generator=torch.Generator().manual_seed(3))
+    logits[:, 38:] = 9.0  # padding
+    sampled = SamplingParams(temperature=0.8, top_k=9, seed=4)
+    for params in (SamplingParams(), sampled):
+        found = guess(logits, range(6), params, 38)
+        assert found.tolist() == pick(logits, range(6), params, 38).tolist()
+    flat = logits.clone()
+    flat[:, 5] = 99.0
+    penalised = SamplingParams(presence_penalty=0.5)
+    assert guess(logits, range(6), penalised, 38, flat).tolist() == [5] * 6

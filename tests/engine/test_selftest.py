@@ -69,7 +69,7 @@ def test_a_state_that_is_folded_wrongly_is_caught(model: Model, monkeypatch: pyt
     def careless(state: Any, count: int) -> None:
         sound(state, count)
         if count > 1:
-            state.linear[0].memory = state.linear[0].memory * (1 + 1e-6)
+            state.linear.memory = state.linear.memory * (1 + 1e-6)
 
     monkeypatch.setattr(model, "commit", careless)
     result = self_test(model)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.deltanet import DeltaNet
+from engine.deltanet import DeltaNet, LinearState
 from engine.drafters.base import Drafter
 from engine.errors import ContextOverflow
 from engine.faults import Fault
@@ -175,7 +175,7 @@ def test_what_an_exception_cut_short_is_not_intact(model: Model, act: str, monke
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(SequenceState if act in ("rewind", "begin") else DeltaNet, FAILING[act], fail)
+    monkeypatch.setattr(*FAILING[act], fail)
     with pytest.raises(MemoryError):
         {
             "prefill": lambda: list(sequence.prefill()),
@@ -200,13 +200,18 @@ def test_what_is_cut_short_behind_a_change_inside_it_is_not_intact(
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(DeltaNet, "fold", fail)
+    monkeypatch.setattr(LinearState, "fold", fail)
     with pytest.raises(MemoryError):
         sequence.rebuild(72)
     assert not sequence.intact
 
 
-FAILING = {"prefill": "prefill", "commit": "fold", "rewind": "rewind", "begin": "checkpoint"}
+FAILING = {
+    "prefill": (DeltaNet, "prefill"),
+    "commit": (LinearState, "fold"),
+    "rewind": (SequenceState, "rewind"),
+    "begin": (SequenceState, "checkpoint"),
+}
 
 
 def test_a_longer_prompt_reuses_the_shared_part(model: Model) -> None:
@@ -323,9 +328,8 @@ def poisoned(sequence: Sequence, position: int) -> None:
     """Its checkpoint of a position holds something else."""
     for checkpoint in sequence.state.checkpoints:
         if checkpoint.position == position:
-            for linear in checkpoint.linear:
-                with torch.inference_mode():
-                    linear.memory.add_(1.0)
+            with torch.inference_mode():
+                checkpoint.linear.memory.add_(1.0)
 
 
 @pytest.mark.parametrize("how", ["rewind", "restore", "rebuild"])

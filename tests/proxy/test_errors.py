@@ -22,6 +22,7 @@ def test_statuses_of_both_apis() -> None:
         "not_found": (404, 404),
         "method_not_allowed": (405, 405),
         "request_too_large": (413, 413),
+        "expectation": (417, 417),
         "body_timeout": (408, 408),
         "busy": (429, 529),
         "shutting_down": (503, 529),
@@ -58,6 +59,16 @@ def test_only_what_passes_by_is_worth_a_retry(kind: str) -> None:
         assert advice == {"x-should-retry": "true", "retry-after": "2", "retry-after-ms": "2000"}
     else:
         assert advice == {"x-should-retry": "false"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "whole", "milliseconds"), [(None, "2", "2000"), (7.0, "7", "7000"), (0.25, "1", "250"), (0.0, "0", "0")]
+)
+def test_a_pause_that_a_server_asks_for_is_passed_on(seconds: float | None, whole: str, milliseconds: str) -> None:
+    error = Overloaded("busy")
+    error.retry_after_s = seconds
+    advice = headers(translate("openai", error))
+    assert (advice["retry-after"], advice["retry-after-ms"]) == (whole, milliseconds)
 
 
 def test_overflow_is_worded_so_that_agents_compact() -> None:

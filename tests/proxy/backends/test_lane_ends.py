@@ -64,7 +64,7 @@ def test_findings_of_a_lane() -> None:
         ("died", None, "upstream"),
         ("unavailable", 500, "upstream"),
         ("unavailable", 503, "overloaded"),
-        ("unavailable", 429, "overloaded"),
+        ("unavailable", 429, "busy"),
         ("refused", 400, "invalid_request"),
         ("refused", 422, "invalid_request"),
         ("refused", 413, "invalid_request"),
@@ -130,18 +130,20 @@ def test_an_incident_tells_of_an_outage_and_not_of_a_bad_request(
             "context_too_long",
         ),
         (401, "the plain lane answers with status 401: no key", "upstream"),
-        (429, "the plain lane answers with status 429: busy", "upstream"),
+        (429, "the plain lane answers with status 429: busy", "busy"),
+        (503, "the plain lane answers with status 503: loading", "upstream"),
     ],
 )
 def test_a_lane_that_finds_the_request_at_fault_is_heard_before_one_that_is_away(
     status: int, told: str, kind: str
 ) -> None:
-    """The client can do something about its request, and nothing about a lane."""
+    """The client can do something about its request, or wait, and nothing about a lane."""
     away = UpstreamError("unreachable", "the fast lane cannot be reached")
-    second = UpstreamError("unavailable" if status == 429 else "refused", told, status)
+    second = UpstreamError("unavailable" if status in (429, 503) else "refused", told, status, 7.0)
     error = unasked("fast", away, ("plain", second))
     assert error.kind == kind
-    assert ("plain" in str(error)) == (kind == "invalid_request")
+    assert ("plain" in str(error)) == (kind in ("invalid_request", "busy"))
+    assert error.retry_after_s == (7.0 if kind == "busy" else None)
     assert error.outage is not None and error.outage.evidence["failure"] == "unreachable"
 
 

@@ -153,6 +153,26 @@ async def test_thinking_that_was_broken_off_goes_on_in_its_block(api: str, again
         assert thoughts(api, answer) == 1
 
 
+@pytest.mark.parametrize("kind", ["vllm", "openai"])
+@pytest.mark.parametrize("again", ["I look.\n", "I see it all.\n"])
+async def test_usage_is_that_of_what_the_client_gets(kind: Kind, again: str) -> None:
+    """Thoughts that it was not told are no reason to charge it; they stand beside what rewinds threw away."""
+    shown = two_lanes(kind, Lane(Reply((Thinking("I look.\n"), LS))))  # as the plain one, a token at a time
+    healed = lanes(kind, Thinking("I look.\n"), BAD, sound=(Thinking(again), LS))
+    usages = []
+    for upstream in (shown, healed):
+        async with pool(upstream) as running:
+            status, answer = await running.post(CHAT, body(CHAT, stream_options={"include_usage": True}))
+            assert told(CHAT, status, answer).thinking == "I look.\n"
+            assert thoughts(CHAT, answer) == 1
+            usages += [chunk["usage"] for chunk in payloads(answer) if chunk != "[DONE]" and chunk.get("usage")]
+    one, other = usages
+    assert (
+        one["completion_tokens_details"]["reasoning_tokens"] == other["completion_tokens_details"]["reasoning_tokens"]
+    )
+    assert one["completion_tokens"] == other["completion_tokens"]
+
+
 @pytest.mark.parametrize("api", APIS)
 async def test_a_text_that_is_continued_is_not_interrupted_by_thoughts(api: str) -> None:
     """By a server that thinks before it goes on, and says again what it goes on behind."""

@@ -173,6 +173,38 @@ async def test_a_request_that_the_plain_lane_finds_at_fault_is_told_so_while_the
         assert record.opened["evidence"]["other_failure"] == "refused"
 
 
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("fails", ["away", "gateway", "untrusted"])
+async def test_where_the_plain_lane_is_busy_and_the_fast_one_away_the_client_is_told_when_to_come_back(
+    api: str, stream: bool, fails: str
+) -> None:
+    """A bad gateway would have it sent again at once, or given up."""
+
+    def busy(_: Asked, dialect: Dialect) -> web.Response:
+        return web.json_response(dialect.error(429, "too many"), status=429, headers={"Retry-After": "7"})
+
+    def gone(_: Asked, dialect: Dialect) -> web.Response:
+        return web.json_response(dialect.error(502, "no engine"), status=502)
+
+    fast = Lane(SOUND, (Fault(http=gone),) if fails == "gateway" else ())
+    async with pool(two_lanes("vllm", fast, Lane(SOUND, (Fault(http=busy),))), lanes={"retries": 0}) as running:
+        server = running.service.backend.servers[0]  # type: ignore[attr-defined]
+        if fails == "away":
+            server.upstream.lane = server.lane.model_copy(update={"url": "http://127.0.0.1:1"})
+        elif fails == "untrusted":
+            running.service.mode = PLAIN
+        async with running.http.post(running.base + api, json=body(api, stream=stream)) as answer:
+            error = (await answer.json())["error"]
+            found = answer.status, error["type"], answer.headers["retry-after"], answer.headers["retry-after-ms"]
+        shape = (529, "overloaded_error") if api == MESSAGES else (429, "rate_limit_error")
+        assert found == (*shape, "7", "7000")
+        assert "plain lane" in error["message"]
+        records = await running.incidents()
+        told_of = [record.opened["evidence"].get("other_failure") for record in records]
+        assert told_of == ([] if fails == "untrusted" else ["unavailable"])
+
+
 async def test_a_single_lane_is_guarded_without_a_way_back() -> None:
     bad = Reply((Text("so "), Call("ls", {"pth": "src"})))
     upstream = two_lanes("vllm", Lane(bad))

@@ -38,6 +38,22 @@ def test_what_is_not_here_is_refused_by_both(
     assert f"{words.format(tmp_path)}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["check-config"], ["serve", "--config"]])
+@pytest.mark.parametrize("what", ["directory", "binary"])
+def test_what_is_no_text_file_is_refused_by_both_with_its_name_and_the_remedy(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str], what: str
+) -> None:
+    file = tmp_path / "mine.toml"
+    if what == "directory":
+        file.mkdir()
+    else:
+        file.write_bytes(b"\x7fELF\x02\x01\x01\x00\x9c\xff")
+    assert main([*command, str(file)]) == 2
+    told = capsys.readouterr().err
+    assert (f"{file}: cannot be read: " in told and "name a" in told) or "name the" in told
+    assert "Errno" not in told and "codec" not in told and len(told.splitlines()) == 1
+
+
 def test_a_variable_of_thousands_of_digits_is_refused_in_words(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

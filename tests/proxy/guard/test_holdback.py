@@ -115,3 +115,46 @@ def test_after_a_rewind_exactly_the_rest_is_sent(first: list[str], second: list[
     sent += push(kept + second, holdback)
     sent += holdback.finish(None)
     assert collected(sent) == "".join(kept + second)
+
+
+def second_attempt(*thoughts: str, is_broken_off: bool) -> HoldBack:
+    """Of a response whose first attempt thought "I look " in two tokens; a token for each of the thoughts."""
+    holdback = filled(Piece("thinking", "I ", 0), Piece("thinking", "look ", 1))
+    holdback.release()
+    holdback.restart()
+    holdback.begins_anew(2, is_broken_off)
+    for piece in (Piece("thinking", "I ", 0), Piece("thinking", "look ", 1)):
+        holdback.push(piece)
+    for position, words in enumerate(thoughts, 2):
+        holdback.push(Piece("thinking", words, position))
+        holdback.release()
+    return holdback
+
+
+def test_thoughts_that_the_client_has_are_counted_as_untold() -> None:
+    assert second_attempt("We ", "see ", "it", is_broken_off=False).untold == 3
+    assert second_attempt("I ", "look ", "there", is_broken_off=True).untold == 2
+    assert second_attempt("I ", "look there", is_broken_off=True).untold == 1, "the last token is told in part"
+    assert second_attempt(is_broken_off=True).untold == 0
+
+
+def test_other_thoughts_are_told_whole_and_none_of_them_is_untold() -> None:
+    assert second_attempt("I ", "see ", "it", is_broken_off=True).untold == 0
+
+
+def test_a_third_attempt_counts_on() -> None:
+    holdback = second_attempt("We ", "see ", is_broken_off=False)
+    holdback.restart()
+    holdback.begins_anew(4, False)
+    for position, words in enumerate(("I ", "look ", "We ", "see ", "They ", "too ")):
+        holdback.push(Piece("thinking", words, position))
+    holdback.push(text("So", 6))
+    holdback.finish(None)
+    assert holdback.untold == 4
+
+
+def test_two_pieces_of_a_token_are_one_token() -> None:
+    holdback = second_attempt("We ", is_broken_off=False)
+    holdback.push(Piece("thinking", "see", 2))
+    holdback.finish(None)
+    assert holdback.untold == 1

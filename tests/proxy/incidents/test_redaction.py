@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from time import process_time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.conversation import ChatRequest, Demands, Message, PastCall, Tool
-from proxy.incidents.redaction import MARK, SHAPES, redact_capture, redact_text
+from proxy.incidents.redaction import MARK, redact_capture, redact_text
+from proxy.incidents.secret_shapes import SHAPES
 from tests.proxy.incidents.samples import CAPTURE
 
+ROOT = Path(__file__).parents[3]
+NO_SECRETS: set[tuple[str, str]] = set()
 LINE = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7"
 SECRETS = {
     "api_key": "sk-proj-Ab0_9xYz0123456789",
@@ -22,6 +27,8 @@ SECRETS = {
     "google_key": "AIzaSyA0123456789abcdefghijklmnopqrstuv",
     "slack_token": "xoxb-0123456789-abcdefghij",
     "hub_token": "hf_abcdefghijklmnopqrstuvwxyz012345",
+    "webhook": "hooks.slack.com/services/T012/B345/Zx9Qw7Lk3Vb5Nm1Pq8",
+    "vendor_token": "dop_v1_Zx9Qw7Lk3Vb5Nm1Pq8",
     "jwt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
     "private_key": f"-----BEGIN RSA PRIVATE KEY-----\n{LINE}\n{LINE}\n-----END RSA PRIVATE KEY-----",
     "url_password": "alice:hunter2pass",
@@ -29,7 +36,7 @@ SECRETS = {
 
 
 def test_every_shape_has_an_example() -> None:
-    assert set(SECRETS) == set(SHAPES)
+    assert set(SECRETS) == {*SHAPES, "private_key", "url_password"}
 
 
 @pytest.mark.parametrize("kind", SECRETS)
@@ -197,7 +204,18 @@ def test_a_schema_may_have_a_property_that_is_called_password() -> None:
     assert redact_capture(replace(CAPTURE, request=request)).is_exact
 
 
-@given(st.text() | st.text(alphabet='pasword:=" \n\\sk-1aZ{}'))
+PARTS = [
+    *SECRETS.values(),
+    *"password API_KEY token auth cookie name value key sig Authorization hunter hunter2 a1 Zx9Qw7Lk3Vb5Nm1Pq8".split(),
+    *': = " \' ` \\ \\" """ , & ? @ / > </ $ ( ; ] -- curl mysql ENV export Digest https:// [redacted:'.split(),
+    *("bearer ", "is ", "|\n  ", "\n", " ", "  ", ", ", " -u a:", " -p", "a=b", "[redacted:key]", "password]"),
+]
+
+
+@given(
+    st.text() | st.text(alphabet='pasword:=" \n\\sk-1aZ{}') | st.lists(st.sampled_from(PARTS), max_size=12).map("".join)
+)
+@settings(max_examples=300)
 def test_twice_changes_nothing_more(text: str) -> None:
     clean, _ = redact_text(text)
     assert redact_text(clean) == (clean, frozenset())
@@ -214,3 +232,70 @@ def test_a_password_that_is_a_word_of_our_marks_does_not_break_them() -> None:
         f'password="{MARK}password]", token="{MARK}token]"; cookie: {MARK}cookie]'
     )
     assert redact_text('password="redacted" redacted')[0] == f'password="{MARK}password]" {MARK}password]'
+
+
+def test_a_name_may_stand_beside_its_value_and_a_value_may_tell_what_it_is() -> None:
+    arguments = {
+        "env": [{"name": "API_KEY", "value": "hunter2"}, {"Key": "db_password", "Value": "hunter3"}],
+        "plain": [{"name": "PATH", "value": "/bin"}, {"name": "token_count", "value": "12"}],
+        "auth": "YWxpY2U6aHVudGVy",
+        "auth_mode": "basic",
+        "OPENAI_KEY": "Zx9Qw7Lk3Vb5Nm1Pq8",
+        "cache_key": "Zx9Qw7Lk3Vb5Nm1Pq8",
+    }
+    messages = (Message("assistant", "", "", (PastCall("c", "run", arguments),)),)
+    clean = redact_capture(replace(CAPTURE, request=replace(CAPTURE.request, messages=messages)))
+    assert clean.request.messages[0].calls[0].arguments == {
+        "env": [{"name": "API_KEY", "value": f"{MARK}key]"}, {"Key": "db_password", "Value": f"{MARK}password]"}],
+        "plain": [{"name": "PATH", "value": "/bin"}, {"name": "token_count", "value": "12"}],
+        "auth": f"{MARK}key]",
+        "auth_mode": "basic",
+        "OPENAI_KEY": f"{MARK}key]",
+        "cache_key": f"{MARK}key]",  # the same value as above
+    }
+
+
+@pytest.mark.parametrize("folder", ["proxy", "policies", "detectors", "engine", "docs", "examples"])
+def test_our_own_code_and_documents_have_no_secrets(folder: str) -> None:
+    """2.5 MB of ordinary code and prose, much of it about tokens, keys and passwords."""
+    files = [file for file in (ROOT / folder).rglob("*") if file.suffix in (".py", ".md", ".toml", ".js", ".service")]
+    assert files
+    found = set()
+    for file in files:
+        clean = redact_text(file.read_text(encoding="utf-8").replace(MARK, ""))[0]
+        found |= {(file.name, before[-40:]) for before in clean.split(MARK)[:-1]}
+    assert found <= NO_SECRETS
+
+
+HOSTILE = [
+    *("page_token=", "password: ", 'page_token="', "page_token='x\" ", "cookie: ", "-token:aaaa", "token=a.a1", "key>"),
+    *("://", "://a:b", "://a:b@", "https://a:", "postgres://a/", "AAAAAAAAAAAAAAAAAAAA/", "password: |\n", "token=`"),
+    *("-----BEGIN PRIVATE KEY-----\n", "-----BEGIN RSA PRIVATE KEY-----\nMIIabc1 ", "-----BEGIN ", "password: >\n\n"),
+    *('password="""', "password='''${", "curl ", "curl -u a:", "mysql -p$", "mysql\\\n", "machine a login b password "),
+    *("machine ", " --token", "--", "-", "sk-", "sk-aaaaaaaaaaaaaaaaa-", "eyJaaaaaaaa", "eyJaaaaaaaa.", "ENV "),
+    *("ENV API_KEY $A ", "<parameter=token>", "<parameter=", "value: ", '"value": "aaaa", "name": ', "token\n\n\n\n:"),
+    *("name: API_KEY value: ", "sig=", "?sig=aaaaaaaaaaaaaaaaaa", "Authorization: ", "Authorization: Digest a=b, "),
+    *("bearer ", "bearer aaaaaaaaaaaaaaaaa", "\\", 'token\\":\\"', "A_TOKEN=aaaa(b)", "TOKEN=aaaa \t", "PASSWORD=a;"),
+    *(
+        "auth: aaaaaaaaaaaaaaa",
+        "x_key=aaaaaaaaa1a1",
+        "[redacted:",
+        "\u0130token: ",
+        "openssl -passin pass:",
+        "config set ",
+    ),
+]
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+def test_time_is_linear_whatever_the_text(part: str) -> None:
+    """Sixteen times the text: a quadratic search takes 256 times as long; the machine's own noise is far less."""
+    small, large = (part * (size // len(part)) for size in (1 << 13, 1 << 17))
+    redact_text(small)  # regular expressions warm up
+    assert min(_seconds(large) for _ in range(2)) < 64 * max(min(_seconds(small) for _ in range(3)), 1e-3)
+
+
+def _seconds(text: str) -> float:
+    began = process_time()
+    redact_text(text)
+    return process_time() - began

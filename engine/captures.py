@@ -1,0 +1,135 @@
+"""Pieces of a forward that are captured once per shape and replayed: CUDA graphs on a GPU, recordings on a CPU.
+
+Must not: be trusted before the self-test has compared both ways, or keep a capture whose bits differ from the code's.
+Invariant: `run` gives what `work()` gives, bit for bit. The first call of a key runs the code (kernels are chosen and
+workspaces allocated there), the second captures and compares, later ones replay. Off for a reason is off for good.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from engine.bits import equal
+from engine.recording import NotCapturable, Recording
+
+T = TypeVar("T")
+ROOM = 256 << 20
+"""Bytes that recordings may hold before no further shapes are recorded."""
+
+
+class Replayable(Protocol):
+    """result: what the captured code returned; each replay writes its tensors again. nbytes: of the results that it
+    holds, as far as we are the ones who count them."""
+
+    result: Any
+    nbytes: int
+
+    def replay(self) -> None: ...
+
+
+class Graph:
+    """A CUDA graph. pool: memory that graphs share, because one runs at a time and what it returns is read before the
+    next one runs."""
+
+    def __init__(self, work: Callable[[], Any], pool: Any) -> None:
+        self.nbytes = 0
+        self._graph = torch.cuda.CUDAGraph()
+        # other threads may copy meanwhile (shadows are written in the background)
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self.result = work()
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+class Captures:
+    """Of one model. on: whether pieces are captured and replayed; why: the reason if they cannot be."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.on, self.why = False, ""
+        self._device = device
+        self._kept: dict[Hashable, Replayable] = {}
+        self._met: set[Hashable] = set()
+        self._pool: Any = None
+
+    def __len__(self) -> int:
+        """Pieces that are captured."""
+        return len(self._kept)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that recordings hold."""
+        return sum(kept.nbytes for kept in self._kept.values())
+
+    def switch_off(self, why: str) -> None:
+        self.on, self.why = False, why
+        self._kept.clear()
+        logging.getLogger(__name__).info("steps are not captured: %s", why)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The code itself runs, whatever is captured."""
+        on, self.on = self.on, False
+        try:
+            yield
+        finally:
+            self.on = on
+
+    def run(self, key: Hashable, work: Callable[[], T]) -> T:
+        """What `work` returns: tensors, a tuple or a dataclass of them; valid until the next `run` of the same key.
+
+        key: says all that the code of `work` depends on. work: reads its inputs from tensors that stay where they are,
+        and writes to nothing that it has not made.
+        """
+        if not self.on:
+            return work()
+        kept = self._kept.get(key)
+        if kept is None:
+            if key not in self._met:
+                self._met.add(key)
+                return work()
+            return self._capture(key, work) if self.nbytes < ROOM else work()
+        kept.replay()
+        result: T = kept.result
+        return result
+
+    def _capture(self, key: Hashable, work: Callable[[], T]) -> T:
+        plain = work()
+        try:
+            captured = self._captured(work)
+            captured.replay()
+        except NotCapturable as refusal:
+            self.switch_off(str(refusal))
+            return plain
+        except torch.OutOfMemoryError:
+            self.switch_off("the device has no room for what captures keep")
+            return plain
+        except RuntimeError as error:  # what CUDA refuses to capture
+            self.switch_off(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+            return plain
+        if not all(
+            equal(ours, theirs) for ours, theirs in zip(_tensors(plain), _tensors(captured.result), strict=True)
+        ):
+            self.switch_off(f"a replay of {key} gives other bits than the code")
+            return plain
+        self._kept[key] = captured
+        result: T = captured.result
+        return result
+
+    def _captured(self, work: Callable[[], Any]) -> Replayable:
+        if self._device.type != "cuda":
+            return Recording(work)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        return Graph(work, self._pool)
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]

@@ -1,0 +1,109 @@
+"""When code runs, when it is captured, and what ends that for good."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.captures import Captures
+
+CPU = torch.device("cpu")
+
+
+def on() -> Captures:
+    captures = Captures(CPU)
+    captures.on = True
+    return captures
+
+
+def test_off_nothing_is_captured() -> None:
+    captures, x = Captures(CPU), torch.ones(3)
+    for _ in range(3):
+        assert captures.run("a", lambda: x * 2).tolist() == [2, 2, 2]
+    assert len(captures) == 0
+
+
+@torch.inference_mode()
+def test_the_code_runs_then_is_captured_then_is_replayed() -> None:
+    captures, x = on(), torch.zeros(3)
+    ran = []
+
+    def work() -> tuple[Tensor, None]:
+        ran.append(len(captures))
+        return x * 2, None
+
+    found = []
+    for value in range(5):
+        x.fill_(value)
+        result, nothing = captures.run("a", work)
+        assert nothing is None
+        found.append(result.tolist())
+    assert found == [[2 * value] * 3 for value in range(5)]
+    assert (len(ran), len(captures)) == (3, 1), "once as it is, then to compare with, then to record"
+    with captures.paused():
+        captures.run("a", work)
+    assert (len(ran), captures.on) == (4, True)
+
+
+@torch.inference_mode()
+def test_keys_are_captured_apart() -> None:
+    captures, x = on(), torch.zeros(1)
+    for value in range(4):
+        x.fill_(value)
+        assert [float(captures.run(key, lambda key=key: x + key)) for key in (10, 20)] == [value + 10, value + 20]
+    assert len(captures) == 2
+
+
+@torch.inference_mode()
+def test_a_capture_that_gives_other_bits_is_not_kept() -> None:
+    """Here because the code depends on something that its inputs do not show."""
+    captures, x, calls = on(), torch.ones(3), []
+
+    def work() -> Tensor:
+        calls.append(1)
+        return x * len(calls)
+
+    assert captures.run("a", work).tolist() == [1, 1, 1]
+    assert captures.run("a", work).tolist() == [2, 2, 2]
+    assert (captures.on, len(captures)) == (False, 0)
+    assert "a gives other bits" in captures.why
+    assert captures.run("a", work).tolist() == [4, 4, 4]
+
+
+@torch.inference_mode()
+def test_what_cannot_be_captured_runs_as_it_is() -> None:
+    captures, x = on(), torch.ones(3)
+    for value in (1.0, 2.0, 3.0):
+        x.fill_(value)
+        assert captures.run("a", lambda: x * float(x[0])).tolist() == [value * value] * 3
+    assert (captures.on, captures.why) == (False, "_local_scalar_dense needs the host while the piece runs")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+@torch.inference_mode()
+def test_a_device_that_fails_to_capture_costs_no_response(error: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures, x = on(), torch.ones(3)
+
+    def fail(self: Captures, work: object) -> None:
+        raise error("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(Captures, "_captured", fail)
+    assert [captures.run("a", lambda: x * 2).tolist() for _ in range(3)] == [[2.0] * 3] * 3
+    assert not captures.on
+    assert ("room" in captures.why) == (error is torch.OutOfMemoryError)
+    assert "\n" not in captures.why
+
+
+@torch.inference_mode()
+def test_where_recordings_hold_much_no_further_shapes_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    captures, x = on(), torch.zeros(100)
+    monkeypatch.setattr("engine.captures.ROOM", 500)
+    for value in range(4):
+        x.fill_(value)
+        assert [float(captures.run(key, lambda key=key: x + key)[0]) for key in (1, 2, 3)] == [
+            value + 1,
+            value + 2,
+            value + 3,
+        ]
+    assert (len(captures), captures.nbytes, captures.on) == (2, 800, True)
