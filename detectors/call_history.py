@@ -174,7 +174,11 @@ class _Step:
 
 def find_loop(messages: Sequence[Turn], settings: HistorySettings = HistorySettings()) -> CallLoop | None:
     """The loop with the shortest cycle that the history ends in."""
-    steps = _steps(messages, settings)
+    since = _since_users(messages, settings)
+    turns = [message.calls for message in since if message.role == "assistant" and message.calls]
+    if not _may_repeat(turns, settings.cycle):
+        return None
+    steps = _steps(since, settings)
     shared: dict[str, str] = {}
     for period in range(1, min(settings.cycle, len(steps) // settings.copies) + 1):
         same = _same_calls(steps[-settings.counted * period :], period)
@@ -215,14 +219,31 @@ def _same_results(results: Sequence[str | None], period: int) -> int:
     return covered // period if min(seen) > 1 else 0
 
 
-def _steps(messages: Sequence[Turn], settings: HistorySettings) -> list[_Step]:
-    steps: list[_Step] = []
-    start = 0
+def _may_repeat(turns: Sequence[Sequence[PastCall]], cycle: int) -> bool:
+    """Whether the last turn can be the end of a cycle; nearly always it is not. Calls that are equal as JSON are equal
+    here as well, and not the other way round. Of turns with several calls nothing is said."""
+    if len(turns) < 2:
+        return False
+    last = turns[-1][0]
+    if len(turns[-1]) > 1:
+        return True
+    return any(
+        len(turn) > 1 or (turn[0].name == last.name and turn[0].arguments == last.arguments)
+        for turn in turns[-1 - cycle : -1]
+    )
+
+
+def _since_users(messages: Sequence[Turn], settings: HistorySettings) -> Sequence[Turn]:
+    """What came after the last thing that a user said."""
     for index in range(len(messages) - 1, -1, -1):
         if messages[index].role == "user" and is_users(messages[index].text, settings):
-            start = index + 1
-            break
-    for message in messages[start:]:
+            return messages[index + 1 :]
+    return messages
+
+
+def _steps(messages: Sequence[Turn], settings: HistorySettings) -> list[_Step]:
+    steps: list[_Step] = []
+    for message in messages:
         if message.role == "assistant" and message.calls:
             steps.append(_Step(message.calls, settings))
         elif message.role == "tool" and steps:

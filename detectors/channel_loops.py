@@ -26,9 +26,9 @@ class ChannelLoops:
         self._exact = Periods()
         self._near = NearRepeat(settings.near)
         self._counter = CounterLoop(settings.counter)
-        self._regions = Regions(True, settings.base64_chars)
+        self._regions = Regions(not channel.startswith("tool:"), settings.base64_chars)
         self._by_region = {PROSE: settings.prose, CODE: settings.code, BASE64: settings.base64}
-        self.reset(channel)
+        self._begin(channel)
 
     @property
     def grade(self) -> Grade | None:
@@ -37,12 +37,15 @@ class ChannelLoops:
 
     def reset(self, channel: str) -> None:
         """Another channel begins, or the same one anew."""
-        self.channel = channel
-        self._in_call = channel.startswith("tool:")
         self._exact.reset()
         self._near.reset()
         self._counter.reset()
+        self._begin(channel)
         self._regions.reset(fences=not self._in_call)
+
+    def _begin(self, channel: str) -> None:
+        self.channel = channel
+        self._in_call = channel.startswith("tool:")
         self._single, self._single_chars, self._single_began = "", 0, 0
         self._grade: Grade | None = None
         self._told: Grade | None = None

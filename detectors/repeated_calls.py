@@ -37,10 +37,14 @@ class RepeatedCallSettings:
             raise ValueError(f"distinct: must be 1 or more, not {self.distinct}")
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+"""Made once: to make one takes longer than what it has to write."""
+
+
 def canonical(arguments: Any) -> str:
     """JSON text of a value: keys sorted, no spaces. What is no JSON is written as Python writes it."""
     try:
-        return json.dumps(arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+        return _CANONICAL.encode(arguments)
     except (TypeError, ValueError):
         return repr(arguments)
 

@@ -101,18 +101,24 @@ class Watch:
 
         return watched
 
+    def _sent(self, response: Any, data: bytes) -> None:
+        if response.content_type != "text/event-stream":  # a request that could not be read has no application
+            return
+        http = response._req
+        if SERVICE in http.app and http.path in RULES:
+            self._stream(response, http.path).sent += data
+
     def _writes(self, write: Callable[..., Any]) -> Callable[..., Any]:
         async def watched(response: Any, data: bytes) -> None:
-            http = response._req
-            ours = SERVICE in http.app and http.path in RULES
-            if ours and response.content_type == "text/event-stream":
-                self._stream(response, http.path).sent += data
+            self._sent(response, data)
             await write(response, data)
 
         return watched
 
     def _ends(self, end: Callable[..., Any]) -> Callable[..., Any]:
         async def watched(response: Any, data: bytes = b"") -> None:
+            if data and response._req is not None:
+                self._sent(response, data)
             stream = self._of.get(response)
             if stream is not None and response._req is not None:  # else its end was written before
                 transport = response._req.transport

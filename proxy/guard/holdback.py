@@ -49,6 +49,11 @@ class HoldBack:
             else:
                 self._held.append(said)
             return
+        if not self._skip_chars:  # nearly always
+            if said.text:
+                self._held.append(said)
+                self._held_chars += len(said.text)
+            return
         known = min(self._skip_chars, len(said.text))
         self._skip_chars -= known
         if known < len(said.text):

@@ -313,9 +313,11 @@ class GuardedResponse:
 
     def _push(self, said: Sequence[Said]) -> None:
         for each in said:
-            if isinstance(each, ReadCall) and (mended := self._mended.get(each.first)) is not None:
+            if isinstance(each, Piece):
+                self._holdback.push(each)
+            elif (mended := self._mended.get(each.first)) is not None:
                 self._holdback.push(mended)
-            elif isinstance(each, Piece) or each.violation is None or each.name:
+            elif each.violation is None or each.name:
                 self._holdback.push(each)
             else:  # observed, and no object to deliver it as: the client gets what the model wrote
                 close = "" if each.violation.detector == "tool.truncated" else CALL_CLOSE

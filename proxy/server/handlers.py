@@ -31,9 +31,9 @@ from proxy.server import openapi
 from proxy.server.access import check_access, has_key, owner
 from proxy.server.kept_responses import KeptResponses
 from proxy.server.kept_thinking import KeptThinking
-from proxy.server.outlet import ClientTooSlow, Outlet
+from proxy.server.outlet import ClientTooSlow, Outlet, Streamed
 from proxy.server.service import Service
-from proxy.server.streaming import Encoder, Outcome, Pace, stream, without_thinking
+from proxy.server.streaming import Encoder, Outcome, Pace, stream
 from proxy.versions import own_version
 from proxy.wire import anthropic_parse, openai_chat_parse, openai_responses_parse
 from proxy.wire.anthropic_messages import AnthropicEncoder
@@ -93,6 +93,8 @@ def middleware(service: Service) -> Any:
             )
         if not response.prepared:
             response.headers["x-request-id"] = response.headers["request-id"] = request_id
+        if isinstance(response, Streamed) and response.ended:
+            return response
         try:
             await Outlet(request, response, service.config.server.unread_s).finish()
         except ClientTooSlow:
@@ -234,6 +236,8 @@ class Handlers:
     async def _body(self, http: web.Request) -> bytes:
         limit = self._service.config.server.body_s
         try:
+            if http.content.is_eof():  # it came with the headers, as short ones do
+                return await http.read()
             async with asyncio.timeout(limit):
                 return await http.read()
         except TimeoutError:
@@ -268,8 +272,9 @@ class Handlers:
         transcript = http.headers.get("x-specguard-transcript") == "1"
         encoder = make_encoder(request, request.model, transcript)
         extra = {"x-request-id": http[REQUEST], "request-id": http[REQUEST]} | _ignored(parsed)
-        outcome = Outcome(request, *service.observers(request, http.headers))
-        whose = owner(http, service.config.server)
+        whose = request.owner
+        listening = (*service.observers(request, http.headers), self._thinking.listener(whose, request))
+        outcome = Outcome(request, *listening, thinking=parsed.thinking)
         known, restored = self._thinking.restored(whose, request)
         if restored:
             extra["x-specguard-thinking-restored"] = str(restored)
@@ -283,17 +288,15 @@ class Handlers:
                 log.info("history.scrubbed", request_id=http[REQUEST], characters=session.scrubbed)
             if why:
                 extra["x-specguard-mode-reason"] = re.sub(r"[^ -~]", "?", why)[:300]
-            async with aclosing(session.events()) as guarded:
-                events = self._thinking.watch(whose, request, outcome.watch(guarded))
-                if not parsed.thinking:
-                    events = without_thinking(events)
+            async with aclosing(session.events()) as events:
                 if request.stream:
                     limits = service.config.server
                     pace = Pace(limits.keepalive_s, limits.unread_s, service.ending)
-                    return await stream(http, extra, events, encoder, pace)
+                    return await stream(http, extra, events, encoder, pace, outcome.passes)
                 with service.ending.endable():
                     async for event in events:
-                        encoder.collect(event)
+                        if outcome.passes(event):
+                            encoder.collect(event)
             return _json(encoder.body(), headers=extra)
 
 

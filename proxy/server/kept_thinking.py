@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import orjson
@@ -44,23 +44,13 @@ class KeptThinking:
         count = sum(bool(new.thinking) for new in messages) - sum(bool(old.thinking) for old in request.messages)
         return replace(request, messages=tuple(messages)), count
 
-    async def watch(
-        self, owner: str, request: ChatRequest, events: AsyncIterator[Event]
-    ) -> AsyncGenerator[Event, None]:
-        """The same events; what was thought is kept when the response is complete."""
-        thinking: list[str] = []
-        text: list[str] = []
-        first: ToolCall | None = None
-        async for event in events:
-            if isinstance(event, ThinkingDelta):
-                thinking.append(event.text)
-            elif isinstance(event, TextDelta):
-                text.append(event.text)
-            elif isinstance(event, ToolCall):
-                first = first or event
-            elif isinstance(event, Finished) and thinking:
-                self._keep(_key_of(owner, request, "".join(text), first), "".join(thinking))
-            yield event
+    def listener(self, owner: str, request: ChatRequest) -> Listener:
+        """For the events of one response; what was thought is kept when it is complete."""
+        return Listener(self, owner, request)
+
+    def keep(self, owner: str, request: ChatRequest, thinking: str, text: str, first: ToolCall | None) -> None:
+        """What a turn was thought with. first: of its calls."""
+        self._keep(_key_of(owner, request, text, first), thinking)
 
     def _get(self, key: bytes) -> str:
         """ "" for a turn that is not known."""
@@ -74,6 +64,30 @@ class KeptThinking:
         self._kept[key] = thinking
         while self._kept and (len(self._kept) > self._most or self._chars > self._most_chars):
             self._chars -= len(self._kept.popitem(last=False)[1])
+
+
+class Listener:
+    """An `Observer` of one response."""
+
+    def __init__(self, kept: KeptThinking, owner: str, request: ChatRequest) -> None:
+        self._kept, self._owner, self._request = kept, owner, request
+        self._thinking: list[str] = []
+        self._text: list[str] = []
+        self._first: ToolCall | None = None
+
+    def saw(self, event: Event) -> None:
+        if isinstance(event, TextDelta):
+            self._text.append(event.text)
+        elif isinstance(event, ThinkingDelta):
+            self._thinking.append(event.text)
+        elif isinstance(event, ToolCall):
+            self._first = self._first or event
+        elif isinstance(event, Finished) and self._thinking:
+            thinking, text = "".join(self._thinking), "".join(self._text)
+            self._kept.keep(self._owner, self._request, thinking, text, self._first)
+
+    def ended(self, outcome: str) -> None:
+        """Nothing is kept of what did not come to its end."""
 
 
 def _bare(message: Message) -> bool:

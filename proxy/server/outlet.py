@@ -29,6 +29,12 @@ class Streamed(web.StreamResponse):
     """Its headers leave together with the first bytes of its body: a call of the system less before the first word."""
 
     _send_headers_immediately = False  # aiohttp's own, of `web.Response`
+    ended = False
+    """Its end has left."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        self.ended = True
 
 
 class ClientTooSlow(ConnectionError):
@@ -45,7 +51,9 @@ class Outlet:
 
     async def send(self, data: bytes) -> None:
         """Headers, if they were not sent yet, and data. Raises ClientTooSlow and other ConnectionErrors."""
-        if self._writer is not None and len(data) <= SEND_BUFFER:
+        if len(data) <= SEND_BUFFER:
+            if self._writer is None:
+                self._writer = await self._response.prepare(self._http)
             await self._response.write(data)  # does not wait: nothing is left of what came before
             if not _waiting(self._http.transport):
                 return  # the kernel has taken it, as nearly always, and no timer was needed
@@ -58,11 +66,11 @@ class Outlet:
             if self._writer is not None:
                 await self._writer.drain()
 
-    async def finish(self) -> None:
-        """Whatever of the response was not sent yet, and its end. Raises as `send` does."""
+    async def finish(self, data: bytes = b"") -> None:
+        """Whatever of the response was not sent yet, data of a streamed one, and its end. Raises as `send` does."""
         async with self._patience():
             await self._response.prepare(self._http)
-            await self._response.write_eof()
+            await self._response.write_eof(data)
 
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
@@ -110,6 +118,8 @@ def _waiting(transport: asyncio.Transport | None) -> int:
 def _tighten(transport: asyncio.Transport | None) -> None:
     if transport is None:
         return
+    if transport.get_write_buffer_limits() == (0, 0):
+        return  # for an earlier response
     transport.set_write_buffer_limits(high=0)
     found = transport.get_extra_info("socket")
     if found is not None:

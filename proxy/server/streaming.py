@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Started, ThinkingDelta
 from proxy.server.ending import Ending
+from proxy.server.heartbeat import Heartbeat, until_over
 from proxy.server.outlet import ClientTooSlow, Outlet, Streamed
 
 log = structlog.get_logger()
@@ -61,47 +62,95 @@ class Pace:
 
 
 async def stream(
-    http: web.Request, extra: dict[str, str], events: AsyncIterator[Event], encoder: Encoder, pace: Pace
+    http: web.Request,
+    extra: dict[str, str],
+    events: AsyncIterator[Event],
+    encoder: Encoder,
+    pace: Pace,
+    passes: Callable[[Event], bool],
 ) -> web.StreamResponse:
-    """Writes a response as it comes. Raises only while no header was sent."""
+    """Writes a response as it comes. passes: asked once for each event, whether the client gets it. Raises only while
+    no header was sent."""
     response = Streamed(headers=HEADERS | extra)
-    outlet = Outlet(http, response, pace.unread_s)
-    complete, opening = False, b""
+    sending = _Sending(response, Outlet(http, response, pace.unread_s), encoder, pace.unread_s)
     try:
         with pace.ending.endable():
-            async with aclosing(with_keep_alive(events, encoder, pace.every_s)) as frames:
-                async for event, data in frames:
-                    if not response.prepared:
-                        if isinstance(event, Started):  # says nothing yet
-                            opening += data
-                            continue
-                        if isinstance(event, Failed):
-                            raise RequestError(event.kind, event.message)
-                        data, opening = opening + data, b""
-                    await outlet.send(data)
-                    if isinstance(event, Finished):
-                        # not later: closing waits for the engine, and a sign of life would contradict the end
-                        await outlet.finish()
-                        complete = True
-                        break
+            await _to_its_end(sending.all(events, passes, pace.every_s))
     except Exception as error:
         if not response.prepared:
             raise
-        if complete:
+        if sending.complete:
             log.error("stream.not_closed", exc_info=error)
             return response
         await _tell(http, response, encoder, error, pace)
-    if not complete and http.transport is not None:
+    if not sending.complete and http.transport is not None:
         http.transport.close()  # clients take a clean end for success
     return response
+
+
+class _Sending:
+    """What was sent of one response. complete: to its true end."""
+
+    def __init__(self, response: Streamed, outlet: Outlet, encoder: Encoder, unread_s: float) -> None:
+        self._response, self._outlet, self._encoder, self._unread_s = response, outlet, encoder, unread_s
+        self._opening = b""
+        self.complete = False
+
+    async def all(self, events: AsyncIterator[Event], passes: Callable[[Event], bool], every_s: float) -> None:
+        async with Heartbeat(every_s, self._keep_alive) as heart:
+            async for event in events:
+                if not passes(event):
+                    continue
+                await heart.pause()  # before encoding: a sign of life under way has its place in the order
+                data = self._encoder.encode(event)
+                if not self._response.prepared:
+                    if isinstance(event, Started):  # says nothing yet
+                        self._opening += data
+                        heart.resume()
+                        continue
+                    if isinstance(event, Failed):
+                        raise RequestError(event.kind, event.message)
+                last = isinstance(event, Finished)
+                await self._send(data, last)
+                if last:
+                    self.complete = True
+                    break
+                heart.resume()
+
+    async def _keep_alive(self) -> None:
+        await self._send(self._encoder.keep_alive())
+
+    async def _send(self, data: bytes, last: bool = False) -> None:
+        if self._opening:
+            data, self._opening = self._opening + data, b""
+        try:
+            if last:  # not later: closing waits for the engine, and a sign of life would contradict the end
+                await self._outlet.finish(data)
+            else:
+                await self._outlet.send(data)
+        except ClientTooSlow:
+            # told here: whoever waits for this is cancelled as soon as the client is cut off, and may not hear of it
+            request_id = self._response.headers.get("x-request-id", "")
+            log.warning("client.too_slow", request_id=request_id, unread_s=self._unread_s)
+            raise
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """As a task of its own: cancelled once it ends in order, however often whoever waits for it is cancelled then."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        task.cancel()
+        await until_over(task)
+        raise
+    task.result()
 
 
 async def _tell(
     http: web.Request, response: web.StreamResponse, encoder: Encoder, error: Exception, pace: Pace
 ) -> None:
     """The API's in-stream error, if somebody is there to be told."""
-    if isinstance(error, ClientTooSlow):
-        log.warning("client.too_slow", request_id=response.headers.get("x-request-id", ""), unread_s=pace.unread_s)
     if isinstance(error, ConnectionError):
         return
     patience_s = min(LAST_WORD_S, pace.unread_s) if isinstance(error, ShuttingDown) else pace.unread_s
@@ -116,54 +165,6 @@ def _as_request_error(wire: errors.Wire, error: Exception) -> RequestError:
     return RequestError("internal", "the response could not be completed; the server's log says why")
 
 
-async def with_keep_alive(
-    events: AsyncIterator[Event], encoder: Encoder, every_s: float
-) -> AsyncGenerator[tuple[Event | None, bytes], None]:
-    """Encoded events, with keep-alive frames whenever nothing came for a while (prefill, held tool calls)."""
-    pending: asyncio.Future[Event] | None = None
-    try:
-        while True:
-            if pending is None:
-                pending = asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait((pending,), timeout=every_s)
-            if not done:
-                yield None, encoder.keep_alive()
-                continue
-            finished, pending = pending, None
-            try:
-                event = finished.result()
-            except StopAsyncIteration:
-                return
-            yield event, encoder.encode(event)
-    finally:
-        if pending is not None:
-            pending.cancel()
-            await _over(pending)
-
-
-async def _over(task: asyncio.Future[Any]) -> None:
-    """Waits until it is, though it may take a step of the engine; cancelled meanwhile, it is so afterwards."""
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError:
-            cancelled = True
-    # A cancelled task holds how it was cancelled, and with that every frame of the response, and one of these holds
-    # the task (`asyncio.timeout`): its cache would stay until cycles are collected. Asked, it lets go.
-    with suppress(asyncio.CancelledError, Exception):
-        task.result()
-    if cancelled:
-        raise asyncio.CancelledError
-
-
-async def without_thinking(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
-    """For clients that switched thinking off: the model may think all the same, but they do not get to see it."""
-    async for event in events:
-        if not isinstance(event, ThinkingDelta):
-            yield event
-
-
 class Observer(Protocol):
     """Of one request; must neither raise nor wait."""
 
@@ -175,21 +176,20 @@ class Observer(Protocol):
 class Outcome:
     """Watches a response pass by and logs one line when it is over; only then its outcome is known.
 
-    observers: are told of the same.
+    observers: are told of the same. thinking: False = the client switched it off. The model may think all the same, but
+    it does not get to see it.
     """
 
-    def __init__(self, request: ChatRequest, *observers: Observer) -> None:
-        self._request = request
-        self._observers = observers
+    def __init__(self, request: ChatRequest, *observers: Observer, thinking: bool = True) -> None:
+        self._request, self._observers, self._thinking = request, observers, thinking
         self._last: Event | None = None
 
-    async def watch(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
-        """The same events."""
-        async for event in events:
-            self._last = event
-            for observer in self._observers:
-                observer.saw(event)
-            yield event
+    def passes(self, event: Event) -> bool:
+        """Takes note of an event on its way to the client, who gets it if so."""
+        self._last = event
+        for observer in self._observers:
+            observer.saw(event)
+        return self._thinking or not isinstance(event, ThinkingDelta)
 
     @contextmanager
     def logged(self) -> Iterator[None]:

@@ -6,17 +6,19 @@ Invariant: what is told of decoding was measured in this response; nothing is co
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from policies.modes import DecodeMode
 from proxy.conversation import ChatRequest, Decoding
-from proxy.events import Finished
+from proxy.events import Finished, Timings
+
+_TIMINGS = tuple(field.name for field in fields(Timings))
 
 
 def timings(event: Finished) -> dict[str, Any]:
     """Tokens, milliseconds and drafts; known dashboards read them."""
-    told = asdict(event.timings)
+    told: dict[str, Any] = {name: getattr(event.timings, name) for name in _TIMINGS}
     for name in ("prompt", "predicted"):
         milliseconds = told[f"{name}_ms"]
         told[f"{name}_per_second"] = told[f"{name}_n"] / milliseconds * 1e3 if milliseconds else 0.0

@@ -13,9 +13,12 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 
-def inside(models: Iterable[BaseModel] | BaseModel | None, name: str) -> Iterator[str]:
+def inside(models: list[Any] | BaseModel | None, name: str) -> Iterator[str]:
     """Of wire models and those in them, without their place in a list: `tools.function.returns`."""
-    for model in [models] if isinstance(models, BaseModel) else models or ():
+    if not models:
+        return
+    each: Iterable[BaseModel] = models if isinstance(models, list) else (models,)  # pydantic is slow to be asked
+    for model in each:
         if extra := model.__pydantic_extra__:
             yield from _unread(extra, (), name)
         for field in _holding(type(model)):

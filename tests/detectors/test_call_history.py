@@ -317,6 +317,16 @@ class Counted(dict[str, Any]):
         Counted.looks += 1
         return super().items()
 
+    def __eq__(self, other: object) -> bool:
+        Counted.looks += 1
+        return super().__eq__(other)
+
+
+def test_the_order_of_keys_does_not_hide_a_loop_and_equal_numbers_of_two_kinds_are_none() -> None:
+    turned = [step(("ls", dict(reversed(each.items())), "x")) for each in [{"path": "src", "all": True}] * 2]
+    assert found(step(("ls", {"path": "src", "all": True}, "x")), *turned) == (1, 3, 3)
+    assert found(*[step(("ls", {"depth": n}, "x")) for n in (1, 1.0, True)]) is None
+
 
 def test_a_long_history_takes_linear_time() -> None:
     """Counted, not timed: healthy arguments at the end are looked at a few times, whatever comes before."""

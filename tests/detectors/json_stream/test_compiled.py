@@ -39,6 +39,20 @@ def test_what_is_no_schema_is_refused(schema: Any) -> None:
         compile_schema(schema)
 
 
+def test_what_is_no_schema_is_refused_also_beside_one_that_is_kept() -> None:
+    """A quick encoder writes no number as null."""
+    assert compile_schema({"const": None}) is compile_schema({"const": None})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        compile_schema({"const": float("nan")})
+    with pytest.raises(TypeError):
+        compile_schema({"const": object()})
+
+
+@pytest.mark.parametrize("schema", [{"const": 1 << 70}, {"const": [None, "null"]}, True])
+def test_what_the_quick_encoder_cannot_tell_is_compiled_once_too(schema: Any) -> None:
+    assert compile_schema(schema) is compile_schema(json.loads(json.dumps(schema)))
+
+
 def test_a_foreign_draft_is_left_to_the_reference() -> None:
     schema = {"$schema": "http://json-schema.org/draft-04/schema#", "required": ["a"]}
     early, final = stream(schema, "{}")

@@ -379,6 +379,7 @@ async def test_a_long_chunk_is_many_steps() -> None:
         got = told(CHAT, *await running.post(CHAT, body(CHAT)))
         assert got.text == text
         assert backend.load.steps > before + 500 // MOST_TOKENS  # type: ignore[attr-defined]
+        await running.service.idle.wait()  # the end does not wait for what is tidied up
         assert backend.load.running == 0  # type: ignore[attr-defined]
 
 

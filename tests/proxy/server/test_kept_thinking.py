@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -34,12 +33,11 @@ THOUGHTS = "First I look around.\nThen I act."
 SCRIPT = f"<think>\n{THOUGHTS}\n</think>\n\nI look.\n{call_text('ls', path='src')}"
 
 
-async def say(kept: KeptThinking, *events: Event, request: ChatRequest = ASK, owner: str = "") -> None:
-    async def source() -> AsyncIterator[Event]:
-        for event in events:
-            yield event
-
-    assert [event async for event in kept.watch(owner, request, source())] == list(events)
+def say(kept: KeptThinking, *events: Event, request: ChatRequest = ASK, owner: str = "") -> None:
+    listener = kept.listener(owner, request)
+    for event in events:
+        listener.saw(event)
+    listener.ended("stop")
 
 
 def turn(call: ToolCall | None, text: str, *, prefix: str = "call_", thinking: str = "") -> Message:
@@ -54,9 +52,9 @@ def thought(kept: KeptThinking, *messages: Message, owner: str = "") -> list[str
     return [message.thinking for message in request.messages]
 
 
-async def test_a_turn_with_calls_is_known_by_its_first_one() -> None:
+def test_a_turn_with_calls_is_known_by_its_first_one() -> None:
     kept = KeptThinking()
-    await say(kept, ThinkingDelta("hm"), ThinkingDelta("."), TextDelta("I look."), CALL, replace(CALL, id="2"), END)
+    say(kept, ThinkingDelta("hm"), ThinkingDelta("."), TextDelta("I look."), CALL, replace(CALL, id="2"), END)
     for prefix in ("call_", "toolu_", ""):
         assert thought(kept, Message("user", "other"), turn(CALL, " I\nlook. ", prefix=prefix)) == ["", "hm."]
     assert thought(kept, turn(replace(CALL, id="other"), "I look.")) == [""]
@@ -64,62 +62,62 @@ async def test_a_turn_with_calls_is_known_by_its_first_one() -> None:
     assert thought(kept, turn(replace(CALL, name="rm"), "I look.")) == [""]
 
 
-async def test_a_turn_without_calls_is_known_by_what_was_visible_before() -> None:
+def test_a_turn_without_calls_is_known_by_what_was_visible_before() -> None:
     kept = KeptThinking()
-    await say(kept, ThinkingDelta("hm"), TextDelta("Hello.\n"), END)
+    say(kept, ThinkingDelta("hm"), TextDelta("Hello.\n"), END)
     assert thought(kept, Message("user", "go"), turn(None, "Hello.")) == ["", "hm"]
     assert thought(kept, Message("user", "stop"), turn(None, "Hello.")) == ["", ""]
     assert thought(kept, Message("system", "x"), Message("user", "go"), turn(None, "Hello.")) == ["", "", ""]
     later = (Message("user", "go"), turn(None, "Hello."), Message("user", "go"))
-    await say(kept, ThinkingDelta("again"), TextDelta("Hello."), END, request=replace(ASK, messages=later))
+    say(kept, ThinkingDelta("again"), TextDelta("Hello."), END, request=replace(ASK, messages=later))
     assert thought(kept, *later, turn(None, "Hello.")) == ["", "hm", "", "again"]
 
 
-async def test_calls_before_a_turn_are_part_of_what_was_visible() -> None:
+def test_calls_before_a_turn_are_part_of_what_was_visible() -> None:
     kept, deep = KeptThinking(), '{"path":' + "[" * 300 + "]" * 300 + "}"
     for arguments in (CALL.arguments, deep):
         before = (Message("user", "go"), turn(replace(CALL, arguments=arguments), ""), Message("user", "and?"))
-        await say(kept, ThinkingDelta("hm"), TextDelta("Done."), END, request=replace(ASK, messages=before))
+        say(kept, ThinkingDelta("hm"), TextDelta("Done."), END, request=replace(ASK, messages=before))
         assert thought(kept, *before, turn(None, "Done."))[-1] == "hm"
     other = turn(replace(CALL, arguments='{"path":"etc"}'), "")
     assert thought(kept, before[0], other, before[2], turn(None, "Done."))[-1] == ""
 
 
-async def test_what_a_client_sends_stays() -> None:
+def test_what_a_client_sends_stays() -> None:
     kept = KeptThinking()
-    await say(kept, ThinkingDelta("hm"), CALL, END)
+    say(kept, ThinkingDelta("hm"), CALL, END)
     assert thought(kept, turn(CALL, "", thinking="mine"), turn(CALL, "")) == ["mine", "hm"]
 
 
-async def test_other_keys_get_nothing() -> None:
+def test_other_keys_get_nothing() -> None:
     kept = KeptThinking()
-    await say(kept, ThinkingDelta("hm"), CALL, END, owner="a")
-    await say(kept, ThinkingDelta("hm"), TextDelta("Hello."), END, owner="a")
+    say(kept, ThinkingDelta("hm"), CALL, END, owner="a")
+    say(kept, ThinkingDelta("hm"), TextDelta("Hello."), END, owner="a")
     talk = (Message("user", "go"), turn(None, "Hello."), turn(CALL, ""))
     assert thought(kept, *talk, owner="a") == ["", "hm", "hm"]
     assert thought(kept, *talk, owner="b") == ["", "", ""]
 
 
-async def test_a_response_that_failed_or_did_not_think_leaves_nothing() -> None:
+def test_a_response_that_failed_or_did_not_think_leaves_nothing() -> None:
     kept = KeptThinking()
-    await say(kept, ThinkingDelta("hm"), CALL, Failed("internal", "it broke"))
-    await say(kept, TextDelta("Hello."), END)
+    say(kept, ThinkingDelta("hm"), CALL, Failed("internal", "it broke"))
+    say(kept, TextDelta("Hello."), END)
     assert thought(kept, Message("user", "go"), turn(CALL, ""), turn(None, "Hello.")) == ["", "", ""]
 
 
-async def test_the_turn_used_longest_ago_goes_first() -> None:
+def test_the_turn_used_longest_ago_goes_first() -> None:
     calls = [replace(CALL, id=name) for name in "abc"]
     for kept in (KeptThinking(turns=2), KeptThinking(chars=5)):
         for call in calls[:2]:
-            await say(kept, ThinkingDelta("hm"), call, END)
+            say(kept, ThinkingDelta("hm"), call, END)
         assert thought(kept, turn(calls[0], "")) == ["hm"]
-        await say(kept, ThinkingDelta("hm"), calls[2], END)
+        say(kept, ThinkingDelta("hm"), calls[2], END)
         assert [thought(kept, turn(call, "")) for call in calls] == [["hm"], [""], ["hm"]]
-    await say(kept, ThinkingDelta("longer than that"), calls[1], END)
+    say(kept, ThinkingDelta("longer than that"), calls[1], END)
     assert [thought(kept, turn(call, "")) for call in calls] == [[""], [""], [""]]
     for _ in range(3):  # the same turn counts once
-        await say(kept, ThinkingDelta("hm"), calls[1], END)
-    await say(kept, ThinkingDelta("hm"), calls[0], END)
+        say(kept, ThinkingDelta("hm"), calls[1], END)
+    say(kept, ThinkingDelta("hm"), calls[0], END)
     assert [thought(kept, turn(call, "")) for call in calls] == [["hm"], ["hm"], [""]]
 
 

@@ -17,7 +17,7 @@ from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, Timings, Usage
 from proxy.server.ending import Ending
-from proxy.server.streaming import Encoder, Outcome, Pace, stream, with_keep_alive, without_thinking
+from proxy.server.streaming import Encoder, Outcome, Pace, stream
 from proxy.wire.anthropic_messages import AnthropicEncoder
 from proxy.wire.openai_chat import OpenAIChatEncoder
 from tests.proxy.live import CHAT, MESSAGES, OPENAI_TOOLS, RESPONSES, RESPONSES_TOOLS, Gate, body_for, payloads, serving
@@ -29,6 +29,10 @@ REQUEST = ChatRequest("openai.chat", "m", (Message("user", "go"),), request_id="
 END = Finished("stop", Usage(3, 0, 2), Timings(), "plain")
 NEVER = 3600.0
 PACE = Pace(NEVER, NEVER, Ending())
+
+
+def everything(_: Event) -> bool:
+    return True
 
 
 def encoder() -> Encoder:
@@ -45,7 +49,9 @@ async def test_headers_of_a_stream(path: str) -> None:
         assert not answer.broken
 
 
-async def test_headers_leave_with_the_first_words(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_headers_leave_with_the_first_words_and_the_end_with_the_last_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sent: list[bytes] = []
     transport = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
     write, writelines = transport.write, transport.writelines
@@ -66,6 +72,9 @@ async def test_headers_leave_with_the_first_words(monkeypatch: pytest.MonkeyPatc
     (head,) = [data for data in sent if data.startswith(b"HTTP/1.1 200")]
     assert b"\r\n\r\n" in head
     assert b"data: {" in head
+    (end,) = [data for data in sent if b"[DONE]" in data]
+    assert b'"finish_reason":"stop"' in end
+    assert end.endswith(b"\r\n0\r\n\r\n")
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -176,69 +185,20 @@ async def test_a_failure_after_a_sign_of_life_is_told_in_the_stream() -> None:
             assert payloads(seen)[-1]["error"]["message"] == "it broke"
 
 
-async def test_events_pass_unchanged_while_they_come_in_time() -> None:
-    async def events() -> AsyncIterator[Event]:
-        yield Started(3, 0)
-        yield TextDelta("hi")
-        yield END
-
-    seen = [event async for event, _ in with_keep_alive(events(), encoder(), NEVER)]
-    assert seen == [Started(3, 0), TextDelta("hi"), END]
-
-
-async def test_a_sign_of_life_does_not_disturb_the_event_under_way() -> None:
-    ready, asked = asyncio.Event(), 0
-
-    async def events() -> AsyncIterator[Event]:
-        nonlocal asked
-        asked += 1
-        await ready.wait()
-        yield TextDelta("late")
-
-    frames = with_keep_alive(events(), encoder(), 0.001)
-    for _ in range(3):
-        assert (await anext(frames))[0] is None
-    ready.set()
-    assert [event async for event, _ in frames if event is not None] == [TextDelta("late")]
-    assert asked == 1
-
-
-async def test_closing_ends_the_event_under_way() -> None:
-    ended = asyncio.Event()
-
-    async def events() -> AsyncIterator[Event]:
-        try:
-            await asyncio.Event().wait()
-            yield TextDelta("never")
-        finally:
-            ended.set()
-
-    frames = with_keep_alive(events(), encoder(), 0.001)
-    await anext(frames)
-    await frames.aclose()
-    assert ended.is_set()
-
-
-async def test_without_thinking() -> None:
-    async def events() -> AsyncIterator[Event]:
-        for event in (Started(1, 0), ThinkingDelta("hm"), TextDelta("hi"), ThinkingDelta("so"), END):
-            yield event
-
-    assert [event async for event in without_thinking(events())] == [Started(1, 0), TextDelta("hi"), END]
-
-
 Respond = Callable[[web.Request], AsyncGenerator[Event, None]]
 
 
 @asynccontextmanager
-async def streaming(respond: Respond) -> AsyncIterator[str]:
+async def streaming(
+    respond: Respond, pace: Pace = PACE, passes: Callable[[Event], bool] = everything
+) -> AsyncIterator[str]:
     """A server that streams what `respond` yields; its address. Once headers are out, `stream` must not raise."""
     raised: list[Exception] = []
 
     async def handler(http: web.Request) -> web.StreamResponse:
         try:
             async with aclosing(respond(http)) as events:
-                return await stream(http, {"x-extra": "1"}, events, AnthropicEncoder(REQUEST, "m"), PACE)
+                return await stream(http, {"x-extra": "1"}, events, AnthropicEncoder(REQUEST, "m"), pace, passes)
         except Exception as error:
             raised.append(error)
             raise
@@ -283,7 +243,7 @@ async def test_whatever_fails_before_the_first_byte_is_left_to_the_caller(early:
 
     async def handler(http: web.Request) -> web.StreamResponse:
         try:
-            return await stream(http, {}, respond(http), encoder(), PACE)
+            return await stream(http, {}, respond(http), encoder(), PACE, everything)
         except Exception as error:
             raised.append(error)
             return web.Response(status=500)
@@ -359,18 +319,13 @@ async def test_a_client_that_is_gone_when_a_frame_is_written_is_no_error() -> No
 
 async def outcome_of(*events: Event, failure: BaseException | None = None) -> dict[str, Any]:
     """The line that is logged about a response of these events."""
-
-    async def source() -> AsyncIterator[Event]:
-        for event in events:
-            yield event
-        if failure is not None:
-            raise failure
-
     outcome = Outcome(REQUEST)
     with capture_logs() as logs:
         try:
             with outcome.logged():
-                assert [event async for event in outcome.watch(source())] == list(events)
+                assert all(map(outcome.passes, events))
+                if failure is not None:
+                    raise failure
         except BaseException as error:
             assert error is failure
     (line,) = logs
@@ -395,6 +350,45 @@ async def test_what_is_logged_about_a_response() -> None:
     assert (await outcome_of(Started(1, 0), failure=asyncio.CancelledError()))["outcome"] == "abandoned"
     assert (await outcome_of(Started(1, 0), failure=ConnectionResetError()))["outcome"] == "abandoned"
     assert (await outcome_of(failure=KeyError("ours")))["outcome"] == "internal"
+
+
+def test_thinking_that_is_switched_off_is_observed_and_does_not_pass() -> None:
+    class Seen(list[Event]):
+        def saw(self, event: Event) -> None:
+            self.append(event)
+
+        def ended(self, outcome: str) -> None:
+            raise AssertionError("it goes on")
+
+    events, seen = (Started(1, 0), ThinkingDelta("hm"), TextDelta("hi"), ThinkingDelta("so"), END), Seen()
+    outcome = Outcome(REQUEST, seen, thinking=False)
+    assert [event for event in events if outcome.passes(event)] == [Started(1, 0), TextDelta("hi"), END]
+    assert seen == list(events)
+
+
+async def test_what_does_not_pass_is_no_sign_of_life() -> None:
+    """Else a client that hides long thinking would hear nothing until its time-out."""
+    read = asyncio.Event()
+
+    async def respond(_: web.Request) -> AsyncGenerator[Event, None]:
+        yield Started(3, 0)
+        while not read.is_set():
+            yield ThinkingDelta("hm")
+            await asyncio.sleep(0.001)
+        yield END
+
+    def passes(event: Event) -> bool:
+        return not isinstance(event, ThinkingDelta)
+
+    async with (
+        streaming(respond, Pace(0.02, NEVER, Ending()), passes) as base,
+        aiohttp.ClientSession() as http,
+        http.get(base) as response,
+        asyncio.timeout(60),
+    ):
+        await response.content.readuntil(b"event: ping\n")
+        read.set()
+        assert b"hm" not in await response.content.read()
 
 
 @pytest.mark.parametrize("server_first", [True, False])
