@@ -21,12 +21,12 @@ CONTEXT = 40
 
 
 @torch.inference_mode()
-def check_captures(model: Model, blocks: int = 1, seed: int = 0) -> bool:
-    """Switches the captures of steps and of the drafting head on, and off again for good if anything differs; some 40
-    steps. Returns whether they are on.
+def check_captures(model: Model, blocks: int = 1, *, every: bool = False, seed: int = 0) -> bool:
+    """Switches the captures of steps and of the drafting head on, and off again for good if anything differs. Returns
+    whether they are on.
 
-    blocks: as many sequences as a step may hold; shapes with more than two of them are captured when they are met, and
-    compared then.
+    blocks: as many sequences as a step may hold. Some 30 steps of the narrowest shapes, the widest one and one of two
+    sequences; every: of all depths. Other shapes are captured when they are met, and compared then.
     """
     rng, captures = random.Random(seed), model.captures
     if captures.why:
@@ -42,7 +42,8 @@ def check_captures(model: Model, blocks: int = 1, seed: int = 0) -> bool:
     plain, captured = model.new_state(), model.new_state()
     for state in (plain, captured):
         model.prefill(state, context)
-    shapes = [(1, deep) for deep in range(1, model.rows + 1)] + [(2, 1), (2, 2)] * (blocks > 1)
+    depths = range(1, model.rows + 1) if every else sorted({1, min(2, model.rows), model.rows})
+    shapes = [(1, deep) for deep in depths] + [(2, min(2, model.rows))] * (blocks > 1)
     for count, deep in shapes:
         for _ in range(ROUNDS):
             tokens = [draw(deep - index % deep) for index in range(count)]

@@ -59,6 +59,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._written: set[int] = set()
         self.held = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nobody compiles here; otherwise torch would load its compiler, in a second and 100 MB, to leave this out."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
