@@ -42,7 +42,8 @@ def check_captures(model: Model, blocks: int = 1, seed: int = 0) -> bool:
     plain, captured = model.new_state(), model.new_state()
     for state in (plain, captured):
         model.prefill(state, context)
-    shapes = [(1, deep) for deep in range(1, model.rows + 1)] + [(2, 1), (2, 2)] * (blocks > 1)
+    shapes = [(1, deep) for deep in range(1, model.rows + 1)]
+    shapes += [(2, deep) for deep in (1, 2) if blocks > 1 and deep <= model.rows]
     for count, deep in shapes:
         for _ in range(ROUNDS):
             tokens = [draw(deep - index % deep) for index in range(count)]
