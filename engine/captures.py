@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from engine.bits import equal
-from engine.recording import NotCapturable, Recording
+from engine.recording import NotCapturable, Recording, TooLarge
 
 T = TypeVar("T")
 ROOM = 256 << 20
@@ -57,6 +57,8 @@ class Captures:
         self._device = device
         self._kept: dict[Hashable, Replayable] = {}
         self._met: set[Hashable] = set()
+        self._refused: set[Hashable] = set()
+        """Shapes of which no further piece is captured."""
         self._pool: Any = None
 
     def __len__(self) -> int:
@@ -85,14 +87,15 @@ class Captures:
     def run(self, key: Hashable, work: Callable[[], T]) -> T:
         """What `work` returns: tensors, a tuple or a dataclass of them; valid until the next `run` of the same key.
 
-        key: says all that the code of `work` depends on. work: reads its inputs from tensors that stay where they are,
-        and writes to nothing that it has not made.
+        key: says all that the code of `work` depends on; all but its last part name the shape, whose pieces run one
+        after the other: one that reads what an earlier one returned is not captured unless that one was. work: reads
+        its inputs from tensors that stay where they are, and writes to nothing that it has not made.
         """
         if not self.on:
             return work()
         kept = self._kept.get(key)
         if kept is None:
-            if key not in self._met:
+            if key not in self._met or _shape(key) in self._refused:
                 self._met.add(key)
                 return work()
             return self._capture(key, work) if self.nbytes < ROOM else work()
@@ -105,6 +108,9 @@ class Captures:
         try:
             captured = self._captured(work)
             captured.replay()
+        except TooLarge:
+            self._refused.add(_shape(key))
+            return plain
         except NotCapturable as refusal:
             self.switch_off(str(refusal))
             return plain
@@ -129,6 +135,10 @@ class Captures:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         return Graph(work, self._pool)
+
+
+def _shape(key: Hashable) -> Hashable:
+    return key[:-1] if isinstance(key, tuple) else key
 
 
 def _tensors(result: Any) -> list[Tensor]:

@@ -33,6 +33,10 @@ class NotCapturable(Exception):
     """The piece needs the host while it runs, or more memory than it is worth; the message says what."""
 
 
+class TooLarge(NotCapturable):
+    """In this shape; in a smaller one the piece may be worth its memory."""
+
+
 class Recording:
     """result: what `work` returned, its tensors are written again by each `replay`; nbytes: of all results it holds.
 
@@ -81,7 +85,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result  # views, which stay valid
         self.held += sum(tensor.untyped_storage().nbytes() for tensor in made)
         if self.held > LIMIT:
-            raise NotCapturable(f"its results take more than {LIMIT >> 20} MiB")
+            raise TooLarge(f"its results take more than {LIMIT >> 20} MiB")
         self._steps.append((_again(name, func, args, named, made), _memory(made[0]) if name in _CONSTANT else 0))
         return result
 

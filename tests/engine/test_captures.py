@@ -107,3 +107,20 @@ def test_where_recordings_hold_much_no_further_shapes_are_recorded(monkeypatch: 
             value + 3,
         ]
     assert (len(captures), captures.nbytes, captures.on) == (2, 800, True)
+
+
+@torch.inference_mode()
+def test_a_shape_that_is_too_large_leaves_the_others_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none of its later pieces is captured: they read what the large one has returned, which now lies anywhere."""
+    captures, x = on(), torch.zeros(100)
+    monkeypatch.setattr("engine.recording.LIMIT", 1000)
+
+    def step(shape: str, large: bool) -> float:
+        first = captures.run((shape, 0), lambda: (x + 1) * 2 + 3 if large else x + 1)
+        return float(captures.run((shape, 1), lambda: first * 2)[0])
+
+    for value in range(5):
+        x.fill_(value)
+        assert step("small", large=False) == (value + 1) * 2
+        assert step("large", large=True) == ((value + 1) * 2 + 3) * 2
+    assert (captures.on, len(captures)) == (True, 2)
