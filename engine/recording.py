@@ -22,6 +22,10 @@ from engine.bits import equal
 LIMIT = 64 << 20
 """Bytes of results that a recording may hold: where they are larger, operators take longer than calling them does."""
 _HOST = frozenset({"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "lift_fresh", "lift_fresh_copy", "item"})
+_UNDECIDED = frozenset(
+    {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded}
+)
+"""What an operator carries whose result, or the shape of it, is not decided by shapes alone."""
 _COPIES = frozenset({"_to_copy", "clone"})
 _CONSTANT = frozenset({"arange", "zeros", "ones", "full", "empty", "eye"})
 """Made of nothing but numbers: their result is there already, unless a later operator writes into it."""
@@ -72,13 +76,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if parts is not NotImplemented:
             return parts
         name = func._schema.name.split("::")[1]
-        if name in _HOST or torch.Tag.nondeterministic_seeded in func.tags or _masks(name, args):
+        if name in _HOST or _masks(name, args) or (name != "index" and not _UNDECIDED.isdisjoint(func.tags)):
             raise NotCapturable(f"{name} needs the host while the piece runs")
-        result = func(*args, **named)
         if func._schema.is_mutable:
             self._written.update(_memory(written) for written in _written(func, args, named))
-            self._steps.append((_in_place(name, func, args, named), 0))
+            result, call = _in_place(name, func, args, named)
+            self._steps.append((call, 0))
             return result
+        result = func(*args, **named)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         read = {_memory(leaf) for leaf in tree_leaves((args, named)) if isinstance(leaf, Tensor)}
         if made and all(_memory(tensor) in read for tensor in made):
@@ -122,12 +127,15 @@ def _by_binding(name: str, args: tuple[Any, ...], named: dict[str, Any], made: l
     return partial(function, *args, **named, out=wanted)
 
 
-def _in_place(name: str, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Call:
-    """An operator that writes into its arguments, as it is."""
-    method = getattr(torch.Tensor, name, None)
-    return (
-        partial(method, *args, **named) if method is not None and "out" not in named else partial(func, *args, **named)
-    )
+def _in_place(name: str, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Call]:
+    """Runs an operator that writes into its arguments; how to run it once more: by the tensor's method, which is
+    cheaper to call, unless that has no such signature."""
+    call = partial(getattr(torch.Tensor, name, func), *args, **named)
+    try:
+        return call(), call
+    except TypeError:  # refused before anything was done
+        call = partial(func, *args, **named)
+        return call(), call
 
 
 def _copied(made: list[Tensor], call: Callable[[], Tensor]) -> None:
