@@ -82,10 +82,10 @@ class Captures:
         try:
             yield
         finally:
-            self.on = on
+            self.on = on and not self.why
 
     def run(self, key: Hashable, work: Callable[[], T]) -> T:
-        """What `work` returns: tensors, a tuple or a dataclass of them; valid until the next `run` of the same key.
+        """What `work` returns: tensors and None, or tuples of them; valid until the next `run` of the same key.
 
         key: says all that the code of `work` depends on; all but its last part name the shape, whose pieces run one
         after the other: one that reads what an earlier one returned is not captured unless that one was. work: reads
@@ -105,6 +105,10 @@ class Captures:
 
     def _capture(self, key: Hashable, work: Callable[[], T]) -> T:
         plain = work()
+        for leaf in tree_leaves(plain):
+            if leaf is not None and not isinstance(leaf, Tensor):
+                self.switch_off(f"{key} returns a {type(leaf).__name__}, which cannot be compared")
+                return plain
         try:
             captured = self._captured(work)
             captured.replay()

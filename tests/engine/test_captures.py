@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor
@@ -124,3 +126,28 @@ def test_a_shape_that_is_too_large_leaves_the_others_captured(monkeypatch: pytes
         assert step("small", large=False) == (value + 1) * 2
         assert step("large", large=True) == ((value + 1) * 2 + 3) * 2
     assert (captures.on, len(captures)) == (True, 2)
+
+
+@dataclass
+class Opaque:
+    tensor: Tensor
+
+
+@torch.inference_mode()
+def test_a_result_that_cannot_be_compared_is_not_captured() -> None:
+    captures, x, calls = on(), torch.ones(3), []
+
+    def work() -> Opaque:
+        calls.append(1)
+        return Opaque(x * len(calls))
+
+    found = [float(captures.run("a", work).tensor[0]) for _ in range(4)]
+    assert (found, captures.on) == ([1, 2, 3, 4], False)
+    assert captures.why == "a returns a Opaque, which cannot be compared"
+
+
+def test_a_pause_switches_nothing_on_again() -> None:
+    captures = on()
+    with captures.paused():
+        captures.switch_off("for a test")
+    assert not captures.on
