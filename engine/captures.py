@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from engine.bits import equal
-from engine.recording import NotCapturable, Recording, TooLarge
+from engine.recording import NotCapturable, Recording, TooLarge, Watch
 
 T = TypeVar("T")
 ROOM = 256 << 20
@@ -36,14 +36,22 @@ class Replayable(Protocol):
 
 class Graph:
     """A CUDA graph. pool: memory that graphs share, because one runs at a time and what it returns is read before the
-    next one runs."""
+    next one runs; stream: the one to capture on, for all graphs of a pool."""
 
-    def __init__(self, work: Callable[[], Any], pool: Any) -> None:
+    def __init__(self, work: Callable[[], Any], device: torch.device, pool: Any, stream: Any) -> None:
         self.nbytes = 0
+        # torch's allocator does not recover from a capture that CUDA has to end
+        with Watch():  # type: ignore[no-untyped-call]
+            work()
         self._graph = torch.cuda.CUDAGraph()
-        # other threads may copy meanwhile (shadows are written in the background)
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self.result = work()
+        with torch.cuda.device(device):
+            before = torch.cuda.current_stream()
+            try:
+                # other threads may copy meanwhile (shadows are written in the background)
+                with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                    self.result = work()
+            finally:
+                torch.cuda.set_stream(before)  # a capture that fails leaves its own one
 
     def replay(self) -> None:
         self._graph.replay()
@@ -60,6 +68,7 @@ class Captures:
         self._refused: set[Hashable] = set()
         """Shapes of which no further piece is captured."""
         self._pool: Any = None
+        self._stream: Any = None
 
     def __len__(self) -> int:
         """Pieces that are captured."""
@@ -137,8 +146,12 @@ class Captures:
         if self._device.type != "cuda":
             return Recording(work)
         if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        return Graph(work, self._pool)
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), _stream(self._device)
+        return Graph(work, self._device, self._pool, self._stream)
+
+
+def _stream(device: torch.device) -> Any:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _shape(key: Hashable) -> Hashable:

@@ -59,7 +59,30 @@ class Recording:
             call()
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Raises NotCapturable at the first operator that a capture could not hold."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        with self:  # its parts are looked at, not the whole
+            parts = func.decompose(*args, **named)
+        if parts is not NotImplemented:
+            return parts
+        name = func._schema.name.split("::")[1]
+        if name in _HOST or _masks(name, args) or (name != "index" and not _UNDECIDED.isdisjoint(func.tags)):
+            raise NotCapturable(f"{name} needs the host while the piece runs")
+        return self._run(name, func, args, named)
+
+    def _run(self, name: str, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        result = func(*args, **named)
+        if name in ("copy_", "_to_copy") and args[name == "copy_"].device != result.device:
+            raise NotCapturable(f"{name} moves values between devices while the piece runs")
+        return result
+
+
+class _Recorder(Watch):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._steps: list[tuple[Call | None, int]] = []
@@ -67,17 +90,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._written: set[int] = set()
         self.held = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        named = dict(kwargs or {})
-        with self:  # its parts are recorded, not the whole
-            parts = func.decompose(*args, **named)
-        if parts is not NotImplemented:
-            return parts
-        name = func._schema.name.split("::")[1]
-        if name in _HOST or _masks(name, args) or (name != "index" and not _UNDECIDED.isdisjoint(func.tags)):
-            raise NotCapturable(f"{name} needs the host while the piece runs")
+    def _run(self, name: str, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if func._schema.is_mutable:
             self._written.update(_memory(written) for written in _written(func, args, named))
             result, call = _in_place(name, func, args, named)

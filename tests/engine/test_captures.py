@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from engine.captures import Captures
+from engine.captures import Captures, Graph
 
 CPU = torch.device("cpu")
 
@@ -151,3 +153,71 @@ def test_a_pause_switches_nothing_on_again() -> None:
     with captures.paused():
         captures.switch_off("for a test")
     assert not captures.on
+
+
+class Begun:
+    """In place of `torch.cuda.graph`: as there, a capture that CUDA has made invalid leaves its own stream current."""
+
+    current: Any = "the step's"
+
+    def __init__(self, graph: object, pool: object, stream: object, capture_error_mode: str) -> None:
+        self.stream = stream
+
+    def __enter__(self) -> None:
+        self.before, Begun.current = Begun.current, self.stream
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        Begun.current = self.before
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What of torch.cuda a capture needs; the devices that were made the current one."""
+    devices: list[object] = []
+    monkeypatch.setattr(Begun, "current", "the step's")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", Begun)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"the captures' on {device}")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Begun.current)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(Begun, "current", stream))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: devices.append(device) or nullcontext())
+    monkeypatch.setattr(Graph, "replay", lambda self: None)
+    return devices
+
+
+@torch.inference_mode()
+def test_a_failed_capture_gives_the_stream_back(cuda: list[object]) -> None:
+    captures, x, ran = Captures(torch.device("cuda:1")), torch.ones(2), list[Any]()
+    captures.on = True
+
+    def work() -> Tensor:
+        ran.append(Begun.current)
+        if Begun.current != "the step's":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return x * 2
+
+    for _ in range(3):
+        assert captures.run("a", work).tolist() == [2, 2]
+    assert Begun.current == "the step's"
+    assert "the captures' on cuda:1" in ran
+    assert cuda == [torch.device("cuda:1")]
+    assert not captures.on
+
+
+@torch.inference_mode()
+def test_a_capture_that_would_fail_is_not_begun(cuda: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's allocator does not recover from a capture that CUDA had to end."""
+    captures, x = Captures(torch.device("cuda")), torch.ones(2)
+    captures.on = True
+    for _ in range(3):
+        assert captures.run("a", lambda: x * float(x[0])).tolist() == [1, 1]
+    assert cuda == []
+    assert captures.why == "_local_scalar_dense needs the host while the piece runs"
+    captures = Captures(torch.device("cuda"))
+    captures.on = True
+    for _ in range(2):
+        captures.run("a", lambda: x.to("meta"))
+    assert captures.why == "_to_copy moves values between devices while the piece runs"
