@@ -286,13 +286,15 @@ def recompute(
     """Decodes `tokens`, the pending token and the accepted drafts, one at a time, and compares with `rows`.
 
     Works on a clone of the state, so a fault in the verify path cannot reach the reference; own: the state is a clone.
+    Runs the code itself: a capture that went wrong would spoil both alike.
     """
     reference = state if own else state.clone()
     logits = []
     mismatch: int | None = None
     worst = 0.0
     for index, token in enumerate(tokens):
-        row = model.decode(reference, [token])
+        with model.captures.paused():
+            row = model.decode(reference, [token])
         model.commit(reference, 1)
         if written is not None:
             written(reference, 1)
