@@ -225,6 +225,9 @@ class Auditor:
         if self._report is not None and self._report.mismatch is not None:
             self._plan.convict()
             self._next = None
+            # whatever it is, what follows runs the code itself: the reference did, and healing must not go the same way
+            if self._model.captures.on:
+                self._model.captures.switch_off("an audited step has other bits than the code")
         return self._report
 
     def _judge_next(self, step: Step) -> AuditReport | None:
@@ -286,13 +289,15 @@ def recompute(
     """Decodes `tokens`, the pending token and the accepted drafts, one at a time, and compares with `rows`.
 
     Works on a clone of the state, so a fault in the verify path cannot reach the reference; own: the state is a clone.
+    Runs the code itself: a capture that went wrong would spoil both alike.
     """
     reference = state if own else state.clone()
     logits = []
     mismatch: int | None = None
     worst = 0.0
     for index, token in enumerate(tokens):
-        row = model.decode(reference, [token])
+        with model.captures.paused():
+            row = model.decode(reference, [token])
         model.commit(reference, 1)
         if written is not None:
             written(reference, 1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from engine.bits import equal
-from engine.recording import NotCapturable, Recording
+from engine.recording import NotCapturable, Recording, TooLarge, Watch
 
 T = TypeVar("T")
 ROOM = 256 << 20
@@ -36,14 +36,22 @@ class Replayable(Protocol):
 
 class Graph:
     """A CUDA graph. pool: memory that graphs share, because one runs at a time and what it returns is read before the
-    next one runs."""
+    next one runs; stream: the one to capture on, for all graphs of a pool."""
 
-    def __init__(self, work: Callable[[], Any], pool: Any) -> None:
+    def __init__(self, work: Callable[[], Any], device: torch.device, pool: Any, stream: Any) -> None:
         self.nbytes = 0
+        # torch's allocator does not recover from a capture that CUDA has to end
+        with Watch():  # type: ignore[no-untyped-call]
+            work()
         self._graph = torch.cuda.CUDAGraph()
-        # other threads may copy meanwhile (shadows are written in the background)
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self.result = work()
+        with torch.cuda.device(device):
+            before = torch.cuda.current_stream()
+            try:
+                # other threads may copy meanwhile (shadows are written in the background)
+                with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                    self.result = work()
+            finally:
+                torch.cuda.set_stream(before)  # a capture that fails leaves its own one
 
     def replay(self) -> None:
         self._graph.replay()
@@ -57,7 +65,10 @@ class Captures:
         self._device = device
         self._kept: dict[Hashable, Replayable] = {}
         self._met: set[Hashable] = set()
+        self._refused: set[Hashable] = set()
+        """Shapes of which no further piece is captured."""
         self._pool: Any = None
+        self._stream: Any = None
 
     def __len__(self) -> int:
         """Pieces that are captured."""
@@ -80,19 +91,20 @@ class Captures:
         try:
             yield
         finally:
-            self.on = on
+            self.on = on and not self.why
 
     def run(self, key: Hashable, work: Callable[[], T]) -> T:
-        """What `work` returns: tensors, a tuple or a dataclass of them; valid until the next `run` of the same key.
+        """What `work` returns: tensors and None, or tuples of them; valid until the next `run` of the same key.
 
-        key: says all that the code of `work` depends on. work: reads its inputs from tensors that stay where they are,
-        and writes to nothing that it has not made.
+        key: says all that the code of `work` depends on; all but its last part name the shape, whose pieces run one
+        after the other: one that reads what an earlier one returned is not captured unless that one was. work: reads
+        its inputs from tensors that stay where they are, and writes to nothing that it has not made.
         """
         if not self.on:
             return work()
         kept = self._kept.get(key)
         if kept is None:
-            if key not in self._met:
+            if key not in self._met or _shape(key) in self._refused:
                 self._met.add(key)
                 return work()
             return self._capture(key, work) if self.nbytes < ROOM else work()
@@ -102,9 +114,16 @@ class Captures:
 
     def _capture(self, key: Hashable, work: Callable[[], T]) -> T:
         plain = work()
+        for leaf in tree_leaves(plain):
+            if leaf is not None and not isinstance(leaf, Tensor):
+                self.switch_off(f"{key} returns a {type(leaf).__name__}, which cannot be compared")
+                return plain
         try:
             captured = self._captured(work)
             captured.replay()
+        except TooLarge:
+            self._refused.add(_shape(key))
+            return plain
         except NotCapturable as refusal:
             self.switch_off(str(refusal))
             return plain
@@ -127,8 +146,16 @@ class Captures:
         if self._device.type != "cuda":
             return Recording(work)
         if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        return Graph(work, self._pool)
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), _stream(self._device)
+        return Graph(work, self._device, self._pool, self._stream)
+
+
+def _stream(device: torch.device) -> Any:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _shape(key: Hashable) -> Hashable:
+    return key[:-1] if isinstance(key, tuple) else key
 
 
 def _tensors(result: Any) -> list[Tensor]:

@@ -98,7 +98,7 @@ class MtpHead:
     def _forward(
         self, cache: KVCache, position: int, following: Following, hidden: Tensor, multiple: int = 1
     ) -> Tensor:
-        """Valid until the next call of as many rows."""
+        """Valid until anything captured is called next."""
         real = hidden.shape[0]
         rows = -(-real // multiple) * multiple
         kept = self._buffers.get(rows) or self._new_buffers(rows)

@@ -22,6 +22,10 @@ from engine.bits import equal
 LIMIT = 64 << 20
 """Bytes of results that a recording may hold: where they are larger, operators take longer than calling them does."""
 _HOST = frozenset({"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "lift_fresh", "lift_fresh_copy", "item"})
+_UNDECIDED = frozenset(
+    {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded}
+)
+"""What an operator carries whose result, or the shape of it, is not decided by shapes alone."""
 _COPIES = frozenset({"_to_copy", "clone"})
 _CONSTANT = frozenset({"arange", "zeros", "ones", "full", "empty", "eye"})
 """Made of nothing but numbers: their result is there already, unless a later operator writes into it."""
@@ -31,6 +35,10 @@ Call = Callable[[], object]
 
 class NotCapturable(Exception):
     """The piece needs the host while it runs, or more memory than it is worth; the message says what."""
+
+
+class TooLarge(NotCapturable):
+    """In this shape; in a smaller one the piece may be worth its memory."""
 
 
 class Recording:
@@ -51,13 +59,8 @@ class Recording:
             call()
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._steps: list[tuple[Call | None, int]] = []
-        """Each with the memory that a constant fills, 0 where it is none; None: nothing to do in a replay."""
-        self._written: set[int] = set()
-        self.held = 0
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Raises NotCapturable at the first operator that a capture could not hold."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -68,25 +71,44 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = dict(kwargs or {})
-        with self:  # its parts are recorded, not the whole
+        with self:  # its parts are looked at, not the whole
             parts = func.decompose(*args, **named)
         if parts is not NotImplemented:
             return parts
         name = func._schema.name.split("::")[1]
-        if name in _HOST or torch.Tag.nondeterministic_seeded in func.tags or _masks(name, args):
+        if name in _HOST or _masks(name, args) or (name != "index" and not _UNDECIDED.isdisjoint(func.tags)):
             raise NotCapturable(f"{name} needs the host while the piece runs")
+        return self._run(name, func, args, named)
+
+    def _run(self, name: str, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         result = func(*args, **named)
+        if name in ("copy_", "_to_copy") and args[name == "copy_"].device != result.device:
+            raise NotCapturable(f"{name} moves values between devices while the piece runs")
+        return result
+
+
+class _Recorder(Watch):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._steps: list[tuple[Call | None, int]] = []
+        """Each with the memory that a constant fills, 0 where it is none; None: nothing to do in a replay."""
+        self._written: set[int] = set()
+        self.held = 0
+
+    def _run(self, name: str, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if func._schema.is_mutable:
             self._written.update(_memory(written) for written in _written(func, args, named))
-            self._steps.append((_in_place(name, func, args, named), 0))
+            result, call = _in_place(name, func, args, named)
+            self._steps.append((call, 0))
             return result
+        result = func(*args, **named)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         read = {_memory(leaf) for leaf in tree_leaves((args, named)) if isinstance(leaf, Tensor)}
         if made and all(_memory(tensor) in read for tensor in made):
             return result  # views, which stay valid
         self.held += sum(tensor.untyped_storage().nbytes() for tensor in made)
         if self.held > LIMIT:
-            raise NotCapturable(f"its results take more than {LIMIT >> 20} MiB")
+            raise TooLarge(f"its results take more than {LIMIT >> 20} MiB")
         self._steps.append((_again(name, func, args, named, made), _memory(made[0]) if name in _CONSTANT else 0))
         return result
 
@@ -123,12 +145,15 @@ def _by_binding(name: str, args: tuple[Any, ...], named: dict[str, Any], made: l
     return partial(function, *args, **named, out=wanted)
 
 
-def _in_place(name: str, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Call:
-    """An operator that writes into its arguments, as it is."""
-    method = getattr(torch.Tensor, name, None)
-    return (
-        partial(method, *args, **named) if method is not None and "out" not in named else partial(func, *args, **named)
-    )
+def _in_place(name: str, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Call]:
+    """Runs an operator that writes into its arguments; how to run it once more: by the tensor's method, which is
+    cheaper to call, unless that has no such signature."""
+    call = partial(getattr(torch.Tensor, name, func), *args, **named)
+    try:
+        return call(), call
+    except TypeError:  # refused before anything was done
+        call = partial(func, *args, **named)
+        return call(), call
 
 
 def _copied(made: list[Tensor], call: Callable[[], Tensor]) -> None:

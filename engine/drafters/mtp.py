@@ -132,11 +132,13 @@ class MtpDrafter:
     def _chain(self, cache: KVCache, hidden: Tensor, logits: Tensor, limit: int) -> list[int]:
         """Drafts stay on the device until the last one: the host waits once per proposal."""
         drafts: list[Tensor] = []
+        known: list[int] = []
         position = len(self._tokens)
         for step in range(limit):
             adjusted = None
             if self.penalties is not None and self.sampling.adjusts:  # what was drafted counts, so it must be known
-                adjusted = self.penalties.adjust(logits, [int(draft) for draft in drafts])
+                known += [int(draft) for draft in drafts[len(known) :]]
+                adjusted = self.penalties.adjust(logits, known)
             drafts.append(guess(logits, [position + step], self.sampling, self.valid_tokens, adjusted))
             if step + 1 < limit:
                 # slots behind the newest row are rewritten by the next fill

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,8 @@ from engine.audit import (
     recompute,
     same,
 )
+from engine.capture_check import check_captures
+from engine.decoding import Carried
 from engine.faults import Fault
 from engine.model import Model
 from engine.reports import AuditReport
@@ -352,3 +356,36 @@ def test_a_prefix_that_there_is_no_room_to_recompute_is_taken_over(
     state = taken_over(model, tokens)
     monkeypatch.setattr(SequenceState, "fork", fork)
     Auditor(model, 1, AuditPlan()).begin(state, tokens)
+
+
+def test_a_capture_that_goes_wrong_is_found(tiny_folder: Path) -> None:
+    """It serves verified and plain steps alike, so a reference that replayed it too would agree."""
+    model = Model.load(tiny_folder)
+    assert check_captures(model)
+    for kept in model.captures._kept.values():
+        if isinstance(kept.result, Carried):
+            kept.replay = partial(_spoilt, kept, kept.replay)  # type: ignore[method-assign]
+    state, block = filled(model), ids(2, 1)
+    report = audit_step(model, state, block, model.decode(state, block))
+    assert report.mismatch == 0
+
+
+def test_what_an_audit_finds_ends_captures(tiny_folder: Path) -> None:
+    """A response that is healed must not be healed by the way that was wrong."""
+    model = Model.load(tiny_folder)
+    assert check_captures(model)
+    watched = Watched(model, 16)
+    assert watched.step(3, 1) is not None
+    assert model.captures.on
+    spoilt = Watched(model, 16)
+    spoilt.spoil = torch.inference_mode()(forgotten)
+    report = spoilt.step(3, 1)
+    assert report is not None and report.mismatch is not None
+    assert (model.captures.on, len(model.captures)) == (False, 0)
+    assert "audited" in model.captures.why
+
+
+@torch.inference_mode()
+def _spoilt(kept: Any, replay: Callable[[], None]) -> None:
+    replay()
+    kept.result.x.mul_(1.01)

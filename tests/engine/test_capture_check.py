@@ -120,6 +120,11 @@ def test_a_value_of_the_host_in_a_capture_is_found(model: Model, plant: Any, mon
     assert len(model.captures) == 0
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_narrow_steps_are_captured_too(tiny_folder: Path, rows: int) -> None:
+    assert check_captures(Model.load(tiny_folder, rows=rows), blocks=8)
+
+
 def test_experts_need_the_host_on_a_cpu(tmp_path: Path) -> None:
     model = Model.load(write(tmp_path / "moe", "qwen3_moe"))
     assert not check_captures(model)

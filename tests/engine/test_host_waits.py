@@ -102,6 +102,16 @@ def test_drafts_of_the_head_are_waited_for_once(tiny_folder: Path, sampling: Sam
     assert drafted, "the head was not asked"
 
 
+def test_penalties_wait_once_for_each_draft(tiny_folder: Path) -> None:
+    """What was drafted counts for the next draft, so it must be known; once is enough."""
+    _, turn = begun(tiny_folder, "mtp", SamplingParams(presence_penalty=0.5))
+    drafter = turn.sequence.drafters["mtp"]
+    with Waits() as found:
+        drafts = drafter.propose(7)
+    assert len(drafts) == 7
+    assert found.found == ["__int__"] * 6 + ["tolist"]
+
+
 def test_several_turns_wait_once_each(tiny_folder: Path) -> None:
     engine, turn = begun(tiny_folder, "none", SamplingParams())
     engine.max_blocks = 2

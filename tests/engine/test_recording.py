@@ -18,6 +18,8 @@ CODE: dict[str, Callable[[Tensor], Tensor]] = {
     "views": lambda x: (x.view(2, 4, 6).transpose(0, 1)[1:, :, 2:] * 2).reshape(3, -1),
     "in place on what was made": lambda x: x.clone().mul_(3).add_(x[0]),
     "a window that is filled": lambda x: _window(x),
+    "columns that are filled": lambda x: _columns(x),
+    "several results that are given": lambda x: torch.sort(x, -1, out=(torch.empty(8, 6), torch.empty(8, 6).long()))[0],
     "several results": lambda x: torch.cat(x.sort(dim=-1).values.split(3, -1)),
     "without an out variant": lambda x: F.silu(x) + F.softplus(x) + x.roll(2, -1) + x.masked_fill(x > 0, -1.0),
     "another type": lambda x: (x.bfloat16() * 2).float() + x.double().sum(-1, keepdim=True).float(),
@@ -33,6 +35,12 @@ def _window(x: Tensor) -> Tensor:
     window = torch.zeros(10, 6)
     window[1:9] = x
     return window * 2
+
+
+def _columns(x: Tensor) -> Tensor:
+    filled = x.clone()
+    filled[:, torch.arange(3)] = x[:, 3:] * 2
+    return filled
 
 
 def values(seed: int) -> Tensor:
@@ -66,6 +74,9 @@ def test_views_and_constants_cost_a_replay_nothing() -> None:
         ("nonzero", lambda x: x[(x > 0).nonzero()[:, 0]]),
         ("index", lambda x: x[x > 0]),
         ("equal", lambda x: x * torch.equal(x, x)),
+        ("masked_select", lambda x: x.masked_select(x > 0)),
+        ("repeat_interleave", lambda x: torch.repeat_interleave(x, (x[:, 0] > 0).long(), dim=0)),
+        ("unique", lambda x: torch.unique(x)),
         ("lift_fresh", lambda x: x * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
         ("bernoulli", lambda x: x * torch.bernoulli(torch.full((6,), 0.5))),
     ],
