@@ -290,9 +290,10 @@ HOSTILE = [
 @pytest.mark.parametrize("part", HOSTILE)
 def test_time_is_linear_whatever_the_text(part: str) -> None:
     """Sixteen times the text: a quadratic search takes 256 times as long; the machine's own noise is far less."""
-    small, large = (part * (size // len(part)) for size in (1 << 13, 1 << 17))
+    small, large = (part * (size // len(part)) for size in (1 << 12, 1 << 16))
     redact_text(small)  # regular expressions warm up
-    assert min(_seconds(large) for _ in range(2)) < 64 * max(min(_seconds(small) for _ in range(3)), 1e-3)
+    most = 64 * max(min(_seconds(small) for _ in range(3)), 1e-3)
+    assert any(_seconds(large) < most for _ in range(2))
 
 
 def _seconds(text: str) -> float:
