@@ -60,7 +60,7 @@ def test_kernels_are_checked_before_they_are_timed(tiny_folder: Path, monkeypatc
     reader("triton", monkeypatch)
     monkeypatch.setattr(reporting, "QUICK_CONTEXTS", (128,))
     monkeypatch.setattr(reporting, "SPECS", {"k4v4": SPECS["k4v4"]})
-    monkeypatch.setattr(reporting, "_quality", lambda *rest: ([], None))
+    monkeypatch.setattr(reporting, "_quality", lambda *rest: ([], []))
     report = run(Options(model=tiny_folder, quick=True, kv=True, rounds=1), lambda line: None)
     assert report.settings["codes read by"] == "triton"
     assert report.tables[0].title == "Kernels against operators"
