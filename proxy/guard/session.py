@@ -22,7 +22,8 @@ from policies.ladder import landing
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Continue, End, Policy, Start, decide_start
 from policies.trust import Limit
-from proxy.backends.base import Backend, BackendError
+from proxy.backends.base import Backend
+from proxy.backends.errors import BackendError
 from proxy.conversation import ChatRequest
 from proxy.events import Event
 from proxy.guard.admission import admit

@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from proxy import logging
-from proxy.backends.base import Backend, BackendError
+from proxy.backends.base import Backend
+from proxy.backends.errors import BackendError
 from proxy.commands.env import DEFAULT_URL
 from proxy.configuration.config import Config, ConfigProblem
 from proxy.configuration.needs import check_needs

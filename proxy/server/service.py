@@ -21,7 +21,8 @@ from policies.ladder import landing
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
-from proxy.backends.base import Backend, BackendError
+from proxy.backends.base import Backend
+from proxy.backends.errors import BackendError
 from proxy.configuration.config import Config, config_sha256
 from proxy.configuration.policy_source import policy_sha256
 from proxy.conversation import ChatRequest

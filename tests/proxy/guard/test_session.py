@@ -10,7 +10,7 @@ import pytest
 
 from policies.modes import PLAIN
 from policies.policy import Policy
-from proxy.backends.base import BackendError, Overloaded
+from proxy.backends.errors import BackendError, Overloaded
 from proxy.conversation import Sampling, Tool
 from proxy.events import Event, Failed, TextDelta
 from proxy.guard.session import GuardedSession
