@@ -10,17 +10,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from aiohttp import web
-
 from proxy import logging
 from proxy.backends.base import Backend
 from proxy.backends.lanes import LanesBackend
-from proxy.bench.overhead.processes import serve_until_told
+from proxy.bench.overhead.processes import cpu, serve_until_told
 from proxy.bench.overhead.relay import RelayBackend
 from proxy.configuration.config import Config
 from proxy.incidents import IncidentStore
@@ -35,10 +32,6 @@ CAN = LaneCapabilities("vllm", "0", token_ids=True, prefill=True, cache_salt=Tru
 async def probed(target: Target) -> Probed:
     """What the scripted lane can do is known."""
     return Probed(target, target.model, CAN)
-
-
-async def cpu(_: web.Request) -> web.Response:
-    return web.json_response(time.process_time())
 
 
 def _guarded(upstream: str, lanes: bool) -> tuple[Config, Backend]:
