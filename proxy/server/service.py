@@ -156,7 +156,9 @@ class Service:
             if self.metrics is not None:
                 self.metrics.safer_start(session.mode, start.mode)
         mode = landing(start.mode, self.backend.capabilities.ladder)
-        return replace(session, mode=mode, limit=start.limit), start.why
+        if mode != session.mode or start.limit is not None:
+            session = replace(session, mode=mode, limit=start.limit)
+        return session, start.why
 
     async def measure(self) -> None:
         """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +24,7 @@ from proxy.lanes.asking import Target
 from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.probe import Probed
 from proxy.server.app import create_app, create_runner
+from proxy.server.cycles import look_rarely
 
 CAN = LaneCapabilities("vllm", "0", token_ids=True, prefill=True, cache_salt=True, usage=True, context_window=1 << 20)
 
@@ -49,8 +49,7 @@ async def _serve(upstream: str, lanes: bool, folder: str) -> None:
     store.start()
     app = create_app(config, backend, store)
     app.router.add_get("/cpu", cpu)
-    gc.collect()
-    gc.freeze()  # as in `proxy.server.serve`
+    look_rarely()
     await serve_until_told(create_runner(app))
 
 
