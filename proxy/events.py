@@ -76,7 +76,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """llama.cpp's names: milliseconds and token counts of prefill and decode, and draft statistics."""
+    """llama.cpp's names: milliseconds and token counts of prefill and decode, draft statistics, and the tokens of the
+    prompt that came from a cache, which prompt_n leaves out."""
 
     prompt_n: int = 0
     prompt_ms: float = 0.0
@@ -84,6 +85,7 @@ class Timings:
     predicted_ms: float = 0.0
     draft_n: int = 0
     draft_n_accepted: int = 0
+    cache_n: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,11 @@ class Endpoint:
 
 
 def claude(to: Endpoint) -> str:
-    """Shell lines for Claude Code. Sources: its documentation of gateways and environment variables."""
-    return _exports(
+    """Shell lines for Claude Code. Sources: its documentation of gateways and environment variables.
+
+    A key for Anthropic's own servers that is exported already would go to this one too (seen in 2.1.330).
+    """
+    return "unset ANTHROPIC_API_KEY\n" + _exports(
         {
             "ANTHROPIC_BASE_URL": to.url,
             "ANTHROPIC_AUTH_TOKEN": to.key,

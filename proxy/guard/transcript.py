@@ -231,6 +231,7 @@ class Transcript:
             predicted_ms=self.totals.decode_ms,
             draft_n=self.totals.drafted if counted.drafted is None else counted.drafted,
             draft_n_accepted=self.totals.accepted if counted.accepted is None else counted.accepted,
+            cache_n=generation.cached_tokens,
         )
 
 

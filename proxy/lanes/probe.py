@@ -20,6 +20,7 @@ from proxy.lanes.known_bad import matches
 
 SECONDS = 180.0
 """For all of a lane's probes; each request has its own, shorter limit."""
+NO_USAGE = "the stream ends without it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class _Trial:
         self._note("logprobs", logprobs)
         self._note("logprobs_under_speculation", speculative)
         usage = heard.completion_tokens is not None
-        self._note("usage", trials.Verdict(usage, "" if usage else "the stream ends without it"))
+        self._note("usage", trials.Verdict(usage, "" if usage else refused.get("stream_options", NO_USAGE)))
         drafts = "" if where != "none" else "neither the stream nor /metrics tells of drafts"
         self._note("draft_statistics", trials.Verdict(where, drafts))
         if where == "timings" and self.found.speculation is None:

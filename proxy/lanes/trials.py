@@ -35,6 +35,8 @@ PREFIX_WORDS = 1500
 """Longer than a cache block of hybrid models in vLLM, which may have more than 1,000 tokens."""
 EXTRA_FIELDS: dict[str, Any] = {"return_token_ids": True, "timings_per_token": True}
 LOGPROB_FIELDS: dict[str, Any] = {"logprobs": True, "top_logprobs": 2}
+USAGE_FIELDS: dict[str, Any] = {"stream_options": {"include_usage": True}}
+REFUSALS = (400, 422)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +60,20 @@ def body_for(model: str, text: str, tokens: int, **fields: Any) -> dict[str, Any
 
 async def try_stream(asker: Asker, identity: Identity) -> tuple[Heard, Exposition | None, dict[str, str]]:
     """An answer with everything in it that can be asked for; metrics as they are after it; what was refused."""
-    base = body_for(identity.model, ASKED, ANSWER_TOKENS, stream_options={"include_usage": True})
+    base = body_for(identity.model, ASKED, ANSWER_TOKENS)
+    groups = [EXTRA_FIELDS, LOGPROB_FIELDS, USAGE_FIELDS]
     refused: dict[str, str] = {}
-    for fields in (EXTRA_FIELDS | LOGPROB_FIELDS, LOGPROB_FIELDS, {}):
+    while True:
         try:
-            heard = await hear(asker, base | fields)
+            heard = await hear(asker, base | {name: value for group in groups for name, value in group.items()})
             break
         except Unanswered as error:
-            if error.status not in (400, 422) or not fields:
+            if error.status not in REFUSALS or not groups:
                 raise
-            for name in EXTRA_FIELDS if fields.keys() & EXTRA_FIELDS.keys() else LOGPROB_FIELDS:
+            named = (group for group in groups if any(name in error.told for name in group))
+            dropped = next(named, groups[0])
+            groups.remove(dropped)
+            for name in dropped:
                 refused[name] = f"the server refuses the field ({error.told or error})"
     return heard, await scrape(asker, {}), refused
 
@@ -191,17 +197,29 @@ async def try_cache(asker: Asker, identity: Identity) -> tuple[Verdict, Verdict]
     nonce = secrets.token_hex(8)
     words = " ".join(f"{nonce[i % 16]}{i}" for i in range(PREFIX_WORDS // 3))
     body = body_for(identity.model, f"{words}\nAnswer with one word.", 1)
+    refused, own = "", {"cache_salt": nonce}
     try:
-        await _hits(asker, body | {"cache_salt": nonce})
-        warm, where = await _hits(asker, body | {"cache_salt": nonce})
+        try:
+            await _hits(asker, body | own)
+        except Unanswered as error:
+            if error.status not in REFUSALS:
+                raise
+            refused, own = error.told or str(error), {}  # hits are told by servers without salts too
+            await _hits(asker, body)
+        warm, where = await _hits(asker, body | own)
+        if refused:
+            return Verdict(False, refused), Verdict(where) if warm else Verdict("none", _untold(warm))
         if warm:
             other, _ = await _hits(asker, body | {"cache_salt": f"{nonce}-other"})
             apart = other is not None and 2 * other < warm
             return Verdict(apart, "" if apart else f"{other} tokens are shared between two salts"), Verdict(where)
     except Unanswered as error:
         return Verdict(False, error.told or str(error)), Verdict("none", str(error))
-    untold = "nothing tells of hits of the prefix cache" if warm is None else "the same prompt again was no hit"
-    return await _salt_is_known(asker, body, untold), Verdict("none", untold)
+    return await _salt_is_known(asker, body, _untold(warm)), Verdict("none", _untold(warm))
+
+
+def _untold(warm: int | None) -> str:
+    return "nothing tells of hits of the prefix cache" if warm is None else "the same prompt again was no hit"
 
 
 async def _hits(asker: Asker, body: Mapping[str, Any]) -> tuple[int | None, str]:

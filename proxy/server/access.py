@@ -33,19 +33,25 @@ def check_access(request: web.Request, server: Server) -> None:
 
 def has_key(request: web.Request, server: Server) -> bool:
     """Whether it came with a key, or none is asked for: paths that are open show less without."""
-    given = _key(request)
-    return not server.keys or any(_equal(given, key) for key in server.keys)
+    return not server.keys or _accepted(request, server) is not None
 
 
 def owner(request: web.Request, server: Server) -> str:
-    """Whose request it is: a hash of the key it came with; "" where no keys are asked for."""
+    """Whose request it is: a hash of the key that opened the server for it; "" where no keys are asked for."""
     if not server.keys:
         return ""
-    return hashlib.sha256(_key(request).encode("utf-8", "surrogateescape")).hexdigest()
+    key = _accepted(request, server) or ""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _key(request: web.Request) -> str:
-    return request.headers.get("x-api-key") or _bearer(request.headers.get("authorization", ""))
+def _accepted(request: web.Request, server: Server) -> str | None:
+    """The key it came with. Either header may hold it: Claude Code sends ANTHROPIC_API_KEY in one and
+    ANTHROPIC_AUTH_TOKEN in the other where both are set, and one of them is for somebody else."""
+    headers = request.headers
+    for given in (headers.get("x-api-key", ""), _bearer(headers.get("authorization", ""))):
+        if any(_equal(given, key) for key in server.keys):
+            return given
+    return None
 
 
 def _bearer(header: str) -> str:

@@ -102,6 +102,8 @@ class _Connection(RequestHandler):
             return "this port speaks HTTP without TLS; use a URL that begins with http://"
         if isinstance(exc, http_exceptions.LineTooLong):
             return "the request's first line or one of its headers is too long; send what is long in the body"
+        if isinstance(exc, http_exceptions.ContentEncodingError):
+            return "content-encoding: the body is compressed in a way that is not understood here; use gzip, or none"
         if isinstance(exc, http_exceptions.TransferEncodingError | http_exceptions.ContentLengthError):
             return "the body is not as long, or not cut, as its headers say; send its length, or valid chunks"
         if isinstance(exc, http_exceptions.BadHttpMethod | http_exceptions.BadStatusLine):

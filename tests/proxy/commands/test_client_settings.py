@@ -32,6 +32,14 @@ def test_a_shell_takes_every_value_as_it_is(client: str, url: str, key: str, mod
     assert (values[key], values[model].removeprefix("openai/")) == (ODD.key, ODD.model)
 
 
+def test_claude_code_is_kept_from_sending_a_key_that_is_for_somebody_else() -> None:
+    told = f"{CLIENTS['claude'](ODD)}\nenv"
+    shown = subprocess.run(
+        ["/bin/sh", "-c", told], capture_output=True, text=True, check=True, env={"ANTHROPIC_API_KEY": "sk-ant-real"}
+    )
+    assert "ANTHROPIC_AUTH_TOKEN" in shown.stdout and "sk-ant-real" not in shown.stdout
+
+
 def test_codex_gets_toml_with_the_responses_api() -> None:
     settings = tomllib.loads(codex(ODD))
     assert (settings["model"], settings["model_context_window"]) == (ODD.model, 4096)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 from policies.modes import PLAIN, DecodeMode
 from proxy.backends.base import Audit, CacheFault, CacheHealth, Coding, Delta, RewindReport, StepStats, Token
@@ -55,6 +57,12 @@ def test_drafts_are_told_apart_by_who_made_them_and_how_long_they_are() -> None:
     assert totals.by_source == {"mtp": (7, 2), "ngram": (5, 5)}
     assert totals.by_position == ((4, 3), (3, 1), (3, 1), (1, 1), (1, 1))
     assert (totals.drafted, totals.accepted, totals.longest_draft) == (12, 7, 5)
+
+
+def test_what_came_from_a_cache_is_told_beside_what_was_read() -> None:
+    sought = SimpleNamespace(prompt_tokens=40, cached_tokens=24, prompt_ms=2.0)
+    told = filled(3).timings(cast(Any, sought))
+    assert (told.cache_n, told.prompt_n, told.predicted_n) == (24, 16, 3)
 
 
 def test_steps_are_counted_once_however_often_the_totals_are_read() -> None:

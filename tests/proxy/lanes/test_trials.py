@@ -110,6 +110,19 @@ async def test_fields_that_are_refused_are_left_out() -> None:
     assert judge_ids(heard, refused).why == refused["return_token_ids"]
 
 
+async def test_a_field_that_a_refusal_names_is_left_out_first() -> None:
+    """Also the usage: who refuses to be asked for it can serve all the same, and tell token ids."""
+
+    async def chat(request: web.Request) -> web.Response:
+        if "stream_options" in await request.json():
+            return web.json_response({"detail": "body.stream_options: Extra inputs are not permitted"}, status=422)
+        return web.Response(text='data: {"choices":[{"delta":{"content":"x"},"token_ids":[7]}]}\n\ndata: [DONE]\n\n')
+
+    async with serving(v1_chat_completions=chat) as url, Asker(Target("fast", url)) as asker:
+        heard, _, refused = await trials.try_stream(asker, Identity("vllm", model="m"))
+    assert (heard.token_ids, heard.completion_tokens, set(refused)) == ([7], None, {"stream_options"})
+
+
 @pytest.mark.parametrize(
     ("page", "frame"),
     [
@@ -138,6 +151,24 @@ async def test_salts(kind: Any, caches: bool, salt: bool, hits: str) -> None:
     async with Upstream(kind, {"m": able()}, caches=caches).running() as up, Asker(at(up)) as asker:
         salted, told = await trials.try_cache(asker, Identity(kind, model="m"))
     assert (salted.value, told.value) == (salt, hits)
+
+
+@pytest.mark.parametrize(("cached", "hits"), [(512, "usage"), (0, "none")])
+async def test_a_server_that_refuses_salts_may_tell_of_hits(cached: int, hits: str) -> None:
+    asked = 0
+
+    async def chat(request: web.Request) -> web.Response:
+        nonlocal asked
+        if "cache_salt" in await request.json():
+            return web.json_response({"error": {"message": "Extra inputs are not permitted: cache_salt"}}, status=400)
+        asked += 1
+        details = {"cached_tokens": cached if asked > 1 else 0}
+        return web.json_response({"choices": [], "usage": {"prompt_tokens": 600, "prompt_tokens_details": details}})
+
+    async with serving(v1_chat_completions=chat) as url, Asker(Target("fast", url)) as asker:
+        salted, told = await trials.try_cache(asker, Identity("vllm", model="m"))
+    assert (salted.value, told.value) == (False, hits)
+    assert "not permitted" in salted.why and bool(told.why) == (hits == "none")
 
 
 async def test_hits_that_only_metrics_tell() -> None:

@@ -9,7 +9,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from proxy.configuration.config import Server
 from proxy.errors import RequestError
-from proxy.server.access import check_access
+from proxy.server.access import check_access, owner
 from tests.proxy.live import serving
 
 LOCKED = Server(host="0.0.0.0", keys=("first-key", "zweiter-schlüssel"))
@@ -32,6 +32,8 @@ def refusal(server: Server, path: str = "/v1/messages", **headers: str) -> str |
         {"x_api_key": "first-key"},
         {"x_api_key": "zweiter-schlüssel"},
         {"authorization": "Bearer first-key"},
+        {"x_api_key": "sk-ant-for-another-server", "authorization": "Bearer first-key"},
+        {"x_api_key": "first-key", "authorization": "Bearer of-a-gateway-before-this-one"},
     ],
 )
 def test_either_header_and_any_key_opens(headers: dict[str, str]) -> None:
@@ -46,7 +48,7 @@ def test_either_header_and_any_key_opens(headers: dict[str, str]) -> None:
         {"x_api_key": "first-key2"},
         {"authorization": "Basic first-key"},
         {"authorization": "Bearer"},
-        {"x_api_key": "other-key", "authorization": "Bearer first-key"},
+        {"x_api_key": "other-key", "authorization": "Bearer another-key"},
     ],
 )
 def test_anything_else_is_unauthorized(headers: dict[str, str]) -> None:
@@ -82,3 +84,12 @@ async def test_bytes_that_are_no_text_are_a_wrong_key() -> None:
 
 def test_the_scheme_may_be_written_in_lower_case() -> None:
     assert refusal(LOCKED, authorization="bearer first-key") is None
+
+
+def test_a_request_belongs_to_the_key_that_opened_the_server_for_it() -> None:
+    def whose(**headers: str) -> str:
+        return owner(make_mocked_request("POST", "/v1/messages", headers=headers), LOCKED)
+
+    first = whose(authorization="Bearer first-key")
+    assert whose(**{"x-api-key": "sk-ant-for-another-server"}, authorization="Bearer first-key") == first
+    assert whose(**{"x-api-key": "zweiter-schlüssel"}, authorization="Bearer first-key") != first

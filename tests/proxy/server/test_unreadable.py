@@ -34,6 +34,7 @@ async def said(live: Live, sent: bytes) -> tuple[bytes, bytes]:
         (POST + b"X-A: secret-key" + b"a" * 20_000 + b"\r\n\r\n", "too long"),
         (POST + b"X-A\x00: secret-key\r\n\r\n", "not valid HTTP"),
         (POST + b"Content-Length: secret-key\r\n\r\n", "HTTP"),
+        (POST + b"Content-Encoding: zstd\r\nContent-Length: 10\r\n\r\nsecret-key", "content-encoding"),
     ],
 )
 async def test_a_head_that_cannot_be_read(sent: bytes, words: str) -> None:

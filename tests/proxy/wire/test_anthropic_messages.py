@@ -69,7 +69,7 @@ def test_golden_frames() -> None:
     )
     stop = '{"stop_reason":"tool_use","stop_sequence":null}'
     timings = (
-        '"prompt_n":9,"prompt_ms":2.0,"predicted_n":20,"predicted_ms":40.0,"draft_n":30,"draft_n_accepted":12,'
+        '"prompt_n":9,"prompt_ms":2.0,"predicted_n":20,"predicted_ms":40.0,"draft_n":30,"draft_n_accepted":12,"cache_n":0,'
         '"prompt_per_second":4500.0,"predicted_per_second":500.0'
     )
     assert frames(*EVENTS, END) == [

@@ -13,7 +13,7 @@ ASKED = replace(REQUEST, decoding=Decoding("mtp", "k4v4", 3))
 END = Finished(
     "stop",
     Usage(9, 4, 20, 3, 5),
-    Timings(9, 2.0, 20, 40.0, 30, 12),
+    Timings(5, 2.0, 20, 40.0, 30, 12, 4),
     "mtp/k4v4",
     incidents=("inc_1",),
     token_ids=(7, 8),
@@ -27,6 +27,8 @@ def test_timings_come_always() -> None:
     assert told == {"timings": timings(END)}
     assert (told["timings"]["draft_n"], told["timings"]["draft_n_accepted"]) == (30, 12)
     assert told["timings"]["predicted_per_second"] == 500.0
+    context = sum(told["timings"][name] for name in ("cache_n", "prompt_n", "predicted_n"))
+    assert context == END.usage.prompt_tokens + END.usage.completion_tokens, "as llama.cpp's documents say"
 
 
 def test_no_time_is_no_speed() -> None:

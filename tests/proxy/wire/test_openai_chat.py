@@ -53,7 +53,7 @@ def body(*events: Event, transcript: bool = False) -> dict[str, Any]:
 
 def test_golden_frames() -> None:
     timings = (
-        '"prompt_n":9,"prompt_ms":2.0,"predicted_n":20,"predicted_ms":40.0,"draft_n":30,"draft_n_accepted":12,'
+        '"prompt_n":9,"prompt_ms":2.0,"predicted_n":20,"predicted_ms":40.0,"draft_n":30,"draft_n_accepted":12,"cache_n":0,'
         '"prompt_per_second":4500.0,"predicted_per_second":500.0'
     )
     call = '{"index":0,"id":"call_0","type":"function","function":{"name":"ls","arguments":"{\\"path\\":\\"src\\"}"}}'
