@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal
 
-from proxy.backends.base import BackendError, BadPrompt, ContextTooLong
+from proxy.backends.errors import BackendError, BadPrompt, ContextTooLong
 
 Wire = Literal["openai", "anthropic"]
 

@@ -1,1 +1,1 @@
-"""Where tokens come from: the built-in engine now, other servers later, all behind `proxy.backends.base`."""
+"""Where tokens come from: the built-in engine, or lanes to other servers, all behind `proxy.backends.base`."""

@@ -33,19 +33,16 @@ from engine.selftest import SelfTest
 from engine.template import TemplateError
 from engine.turn import Turn, TurnOptions
 from policies.modes import DecodeMode
-from proxy.backends.base import (
+from proxy.backends.base import Capabilities, Load, ModelInfo, Rerun
+from proxy.backends.deltas import as_delta
+from proxy.backends.errors import (
     BackendError,
     BadPrompt,
-    Capabilities,
     ContextTooLong,
     EngineLost,
-    Load,
-    ModelInfo,
     Overloaded,
-    Rerun,
     Trouble,
 )
-from proxy.backends.deltas import as_delta
 from proxy.backends.generation import BuiltinGeneration
 from proxy.backends.prompt import Prompter
 from proxy.backends.queue import TurnQueue

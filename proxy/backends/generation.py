@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from engine import reports
 from engine.turn import Turn
 from policies.modes import DecodeMode
-from proxy.backends.base import BackendError, Delta, Rebuild, RewindReport
+from proxy.backends.base import Delta, Rebuild, RewindReport
 from proxy.backends.deltas import as_delta
+from proxy.backends.errors import BackendError
 
 if TYPE_CHECKING:
     from proxy.backends.builtin import BuiltinBackend

@@ -12,7 +12,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from detectors.finding import Finding, Grade
-from proxy.backends.base import BackendError, BadPrompt, ContextTooLong, EndReason, Overloaded
+from proxy.backends.base import EndReason
+from proxy.backends.errors import BackendError, BadPrompt, ContextTooLong, Overloaded
 from proxy.lanes.chunks import Chunk
 from proxy.lanes.upstream import UpstreamError
 

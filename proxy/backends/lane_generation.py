@@ -18,8 +18,9 @@ import structlog
 
 from detectors.finding import Finding
 from policies.modes import DecodeMode
-from proxy.backends.base import BackendError, Delta, EndReason, Rebuild, RewindReport, StepStats, Token
+from proxy.backends.base import Delta, EndReason, Rebuild, RewindReport, StepStats, Token
 from proxy.backends.counted import Counted
+from proxy.backends.errors import BackendError
 from proxy.backends.lane_ends import LaneFailed, as_backend_error, empty, end_of, failure, not_taken_over, odd_end
 from proxy.backends.lane_start import Continuation
 from proxy.backends.lane_tokens import LaneTokens

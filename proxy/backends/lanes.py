@@ -21,8 +21,9 @@ import orjson
 import structlog
 
 from policies.modes import DecodeMode
-from proxy.backends.base import Capabilities, Load, ModelInfo, Trouble
+from proxy.backends.base import Capabilities, Load, ModelInfo
 from proxy.backends.clean_starts import CleanStarts, fresh_salt, salt_of
+from proxy.backends.errors import Trouble
 from proxy.backends.lane_ends import LaneFailed, failure, unasked
 from proxy.backends.lane_generation import LaneGeneration
 from proxy.conversation import ChatRequest, Message, Tool

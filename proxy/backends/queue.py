@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from proxy.backends.base import QueueFull
+from proxy.backends.errors import QueueFull
 
 
 class TurnQueue:

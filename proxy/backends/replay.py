@@ -16,7 +16,8 @@ from engine.errors import ContextOverflow
 from engine.replay import Replay
 from engine.reports import StepReport
 from policies.modes import DecodeMode
-from proxy.backends.base import BadPrompt, ContextTooLong, Delta, Preempted, Rerun, StepStats, Token
+from proxy.backends.base import Delta, Rerun, StepStats, Token
+from proxy.backends.errors import BadPrompt, ContextTooLong, Preempted
 
 if TYPE_CHECKING:
     from proxy.backends.builtin import BuiltinBackend

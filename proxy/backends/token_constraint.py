@@ -17,7 +17,7 @@ from detectors.channels import CALL_CLOSE, CALL_OPEN, THINK_CLOSE, THINK_OPEN
 from detectors.constraint.response import Demand, ResponseConstraint
 from detectors.json_stream.compiled import CompiledSchema, compile_schema
 from detectors.tool_schema import ToolSchemas
-from proxy.backends.base import BadPrompt
+from proxy.backends.errors import BadPrompt
 from proxy.conversation import ChatRequest, Demands
 
 _BAD_SCHEMA = (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError, TypeError, RecursionError)

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from proxy.backends.base import EngineLost, Trouble
+from proxy.backends.errors import EngineLost, Trouble
 from proxy.backends.waiters import Waiters
 from proxy.backends.worker import DeviceWorker, WorkerDied
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from proxy.backends.base import EngineLost, Trouble
+from proxy.backends.errors import EngineLost, Trouble
 
 T = TypeVar("T")
 

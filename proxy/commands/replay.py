@@ -21,7 +21,8 @@ from rich.console import Console
 
 from policies.axes import AXES, Axis
 from proxy import logging
-from proxy.backends.base import Backend, BackendError, Replayer
+from proxy.backends.base import Backend, Replayer
+from proxy.backends.errors import BackendError
 from proxy.configuration.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore, Record
 from proxy.replays.automatic import AutomaticSettings, as_judgement, tripped_of

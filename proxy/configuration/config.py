@@ -314,8 +314,13 @@ def config_sha256(config: Config) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
 def is_loopback(host: str) -> bool:
     """Is it a loopback address or a name for one?"""
+    if host in _LOOPBACK:  # as nearly always, and asked for each request
+        return True
     if host.rstrip(".").lower() == "localhost" or host.lower().endswith(".localhost"):
         return True
     try:

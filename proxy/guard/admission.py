@@ -7,7 +7,8 @@ Invariant: whoever is admitted asks for nothing that its backend cannot do.
 from __future__ import annotations
 
 from detectors.tool_schema import BadSchema, ToolSchemas
-from proxy.backends.base import BadPrompt, Capabilities
+from proxy.backends.base import Capabilities
+from proxy.backends.errors import BadPrompt
 from proxy.conversation import ChatRequest, Demands
 
 

@@ -27,7 +27,8 @@ from policies.ladder import landing
 from policies.modes import DecodeMode
 from policies.notice import notice
 from policies.policy import Continue, Decision, End, Repair, Rewind, Situation, Start, Wait, decide
-from proxy.backends.base import BackendError, Delta, EngineLost, Generation, RewindReport
+from proxy.backends.base import Delta, Generation, RewindReport
+from proxy.backends.errors import BackendError, EngineLost
 from proxy.events import Event, Failed, Finished, FinishReason, Started, TextDelta
 from proxy.guard.hold_clock import HoldClock
 from proxy.guard.holdback import HoldBack

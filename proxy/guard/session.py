@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
 import structlog
@@ -18,11 +18,13 @@ from detectors.drift.memory import DriftMemory
 from detectors.finding import Finding
 from detectors.history_scrub import LoopDigest
 from detectors.settings import DEFAULT, DetectorSettings
+from detectors.tool_schema import ToolSchemas
 from policies.ladder import landing
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Continue, End, Policy, Start, decide_start
 from policies.trust import Limit
-from proxy.backends.base import Backend, BackendError
+from proxy.backends.base import Backend, Generation
+from proxy.backends.errors import BackendError
 from proxy.conversation import ChatRequest
 from proxy.events import Event
 from proxy.guard.admission import admit
@@ -34,6 +36,8 @@ from proxy.guard.unbegun import tell_unbegun
 from proxy.incidents import NOWHERE, IncidentSink, Origin
 
 log = structlog.get_logger()
+TURNS = 2
+"""Of the event loop until a request to another server has left: it is begun in one, and aiohttp sends in another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +73,37 @@ class GuardedSession:
         """Raises BackendError while nothing was sent, also for a tool with a bad schema; later: Failed."""
         schemas = admit(self.request, self.backend.capabilities)
         known, mode = self._decide_start()
-        origin = replace(self.origin, override=self.policy.override)
+        origin = self.origin
+        if origin.override != self.policy.override:
+            origin = replace(origin, override=self.policy.override)
+        asking = asyncio.ensure_future(self.backend.generate(self.request, mode))
         try:
-            generation = await self.backend.generate(self.request, mode)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            # what follows takes no time of the client's: the backend is at work
+            observers, setting = self._observers(schemas, mode), self._setting(schemas, mode, origin)
+            generation = await asking
         except BackendError as error:
             tell_unbegun(error, self.request, self.backend, self.policy, mode, self.incidents, origin)
             raise
-        observers = Observers(
+        except BaseException:
+            await _let_go(asking)
+            raise
+        finally:
+            del asking  # it holds its error, which holds this frame
+        response = GuardedResponse(setting, generation, observers)
+        for finding, start in known:
+            response.begin(finding, start, self.mode)
+        try:
+            async with aclosing(response.events()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            response.abandon()
+            await response.close()
+
+    def _observers(self, schemas: ToolSchemas, mode: DecodeMode) -> Observers:
+        return Observers(
             self.request,
             schemas,
             self.policy.hold_call_chars,
@@ -87,7 +115,9 @@ class GuardedSession:
             placed=self.backend.info.tool_format == "json",
             own_ids=self.backend.capabilities.token_ids,
         )
-        setting = Setting(
+
+    def _setting(self, schemas: ToolSchemas, mode: DecodeMode, origin: Origin) -> Setting:
+        return Setting(
             self.request,
             self.backend,
             self.policy,
@@ -102,16 +132,6 @@ class GuardedSession:
             self.remember,
             self.whole,
         )
-        response = GuardedResponse(setting, generation, observers)
-        for finding, start in known:
-            response.begin(finding, start, self.mode)
-        try:
-            async with aclosing(response.events()) as events:
-                async for event in events:
-                    yield event
-        finally:
-            response.abandon()
-            await response.close()
 
     def _decide_start(self) -> tuple[list[tuple[Finding, Continue | Start | End]], DecodeMode]:
         """What is to be told of before anything is generated, with what follows from it, and the mode to begin in."""
@@ -134,3 +154,10 @@ class GuardedSession:
 
     def _landed(self, mode: DecodeMode) -> DecodeMode:
         return landing(mode, self.backend.capabilities.ladder)
+
+
+async def _let_go(asking: asyncio.Future[Generation]) -> None:
+    """Nobody will read what was asked for: neither the asking nor what came of it outlives that."""
+    asking.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await (await asking).close()

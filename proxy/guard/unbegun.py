@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from policies.modes import DecodeMode
 from policies.policy import Policy, Situation, decide
-from proxy.backends.base import Backend, BackendError
+from proxy.backends.base import Backend
+from proxy.backends.errors import BackendError
 from proxy.conversation import ChatRequest
 from proxy.guard.transcript import Transcript
 from proxy.guard.trips import Trips

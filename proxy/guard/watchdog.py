@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from detectors.finding import Finding
 from detectors.stall import StallDetector
-from proxy.backends.base import BackendError
+from proxy.backends.errors import BackendError
 
 T = TypeVar("T")
 TIMER_SLACK_S = 1e-6

@@ -16,7 +16,8 @@ import structlog
 
 from detectors.finding import Grade
 from detectors.settings import DEFAULT, DetectorSettings
-from proxy.backends.base import Backend, BackendError, Replayer
+from proxy.backends.base import Backend, Replayer
+from proxy.backends.errors import BackendError
 from proxy.incidents import Closure, Incident, Judgement
 from proxy.replays.capture import Capture
 from proxy.replays.runs import LIMITS, Judged, Limits, Tripped, investigate

@@ -21,7 +21,8 @@ from detectors.tool_schema import ToolSchemas
 from policies.axes import AxesVerdict
 from policies.lane_axes import LaneCase, LaneSeen, LaneSetup, judge_lanes, lane_rows
 from policies.modes import DecodeMode
-from proxy.backends.base import BackendError, Capabilities, Delta, Generation
+from proxy.backends.base import Capabilities, Delta, Generation
+from proxy.backends.errors import BackendError
 from proxy.conversation import ChatRequest, Demands
 from proxy.replays.capture import Capture
 from proxy.replays.runs import Judged, Limits, OutOfBudget, Tripped, kin

@@ -21,7 +21,8 @@ from detectors.settings import DEFAULT, DetectorSettings
 from detectors.tool_schema import ToolSchemas
 from detectors.watch import Watch
 from policies.axes import BASELINE, AxesVerdict, Axis, Case, Seen, Setup, conclude, judge, rows
-from proxy.backends.base import BackendError, Delta, Preempted, Replayer, Rerun
+from proxy.backends.base import Delta, Replayer, Rerun
+from proxy.backends.errors import BackendError, Preempted
 from proxy.backends.token_constraint import demand_of
 from proxy.replays.capture import Capture
 

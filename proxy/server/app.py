@@ -17,7 +17,8 @@ from aiohttp import web
 from policies.breaker import BreakerSettings
 from policies.modes import PLAIN, DecodeMode
 from policies.trust import Served
-from proxy.backends.base import Backend, BackendError, Capabilities
+from proxy.backends.base import Backend, Capabilities
+from proxy.backends.errors import BackendError
 from proxy.backends.lanes import LanesBackend
 from proxy.configuration.config import Config, ConfigProblem
 from proxy.configuration.needs import read_qualification, require_telemetry

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from proxy.backends.base import ShuttingDown
+from proxy.backends.errors import ShuttingDown
 
 
 class Ending:

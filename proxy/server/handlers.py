@@ -23,7 +23,7 @@ from aiohttp import web
 
 from policies.overrides import HEADER
 from proxy import errors
-from proxy.backends.base import BackendError
+from proxy.backends.errors import BackendError
 from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.metrics import Metrics

@@ -75,18 +75,7 @@ class Outlet:
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
         patience = asyncio.timeout(self._unread_s)
-        loop, left = asyncio.get_running_loop(), 0
-        timer: asyncio.Handle
-
-        def look() -> None:
-            """Whoever has read something since gets as long again."""
-            nonlocal left, timer
-            before, left = left, _waiting(self._http.transport)
-            if left < before and not patience.expired():
-                patience.reschedule(loop.time() + self._unread_s)
-            timer = loop.call_later(self._unread_s / LOOKS, look)
-
-        timer = loop.call_soon(look)  # once the frame was handed over
+        reading = _Reading(self._http, patience, self._unread_s)
         try:
             async with patience:
                 yield
@@ -96,7 +85,30 @@ class Outlet:
             cut_off(self._http)
             raise ClientTooSlow(f"the client has read nothing for {self._unread_s:g} s") from None
         finally:
-            timer.cancel()
+            reading.over()
+
+
+class _Reading:
+    """Looks now and then whether a client reads; who has read something since the last look gets as long again.
+
+    Nothing of it refers to itself once it is over: what is a part of a cycle keeps its request, with all of the body
+    and its connection, until cycles are collected.
+    """
+
+    def __init__(self, http: web.Request, patience: asyncio.Timeout, unread_s: float) -> None:
+        self._http, self._patience, self._unread_s = http, patience, unread_s
+        self._loop, self._left = asyncio.get_running_loop(), 0
+        self._timer: asyncio.Handle = self._loop.call_soon(self._look)  # once the frame was handed over
+
+    def over(self) -> None:
+        """No further look."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        before, self._left = self._left, _waiting(self._http.transport)
+        if self._left < before and not self._patience.expired():
+            self._patience.reschedule(self._loop.time() + self._unread_s)
+        self._timer = self._loop.call_later(self._unread_s / LOOKS, self._look)
 
 
 def cut_off(http: web.Request) -> None:

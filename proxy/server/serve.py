@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -22,13 +21,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from proxy import logging
-from proxy.backends.base import Backend, BackendError
+from proxy.backends.base import Backend
+from proxy.backends.errors import BackendError
 from proxy.commands.env import DEFAULT_URL
 from proxy.configuration.config import Config, ConfigProblem
 from proxy.configuration.needs import check_needs
 from proxy.configuration.policy_reload import reload_policy
 from proxy.incidents import IncidentStore, Limits
 from proxy.server.app import SERVICE, build_backend, create_app, create_runner
+from proxy.server.cycles import look_rarely
 from proxy.server.readiness import tell_manager
 from proxy.server.service import Service
 
@@ -58,8 +59,7 @@ async def _serve(config: Config, build: Callable[[Config], Backend]) -> int:
     incidents.start()
     app = create_app(config, backend, incidents)
     service = app[SERVICE]
-    gc.collect()
-    gc.freeze()  # modules stay: no collection in mid-stream walks through those of torch
+    look_rarely()
     runner = create_runner(app)
     await runner.setup()
     try:

@@ -21,7 +21,8 @@ from policies.ladder import landing
 from policies.modes import DecodeMode
 from policies.overrides import HEADER, Overrides, PolicyRefused, Traits
 from policies.policy import Policy
-from proxy.backends.base import Backend, BackendError
+from proxy.backends.base import Backend
+from proxy.backends.errors import BackendError
 from proxy.configuration.config import Config, config_sha256
 from proxy.configuration.policy_source import policy_sha256
 from proxy.conversation import ChatRequest
@@ -160,7 +161,9 @@ class Service:
             if self.metrics is not None:
                 self.metrics.safer_start(session.mode, start.mode)
         mode = landing(start.mode, self.backend.capabilities.ladder)
-        return replace(session, mode=mode, limit=start.limit), start.why
+        if mode != session.mode or start.limit is not None:
+            session = replace(session, mode=mode, limit=start.limit)
+        return session, start.why
 
     async def measure(self) -> None:
         """Asks the backend what it can tell only between two steps; what it does not tell in time stays as it was.

@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 
 from proxy import errors
-from proxy.backends.base import BackendError, ShuttingDown
+from proxy.backends.errors import BackendError, ShuttingDown
 from proxy.conversation import ChatRequest
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Started, ThinkingDelta

@@ -21,7 +21,8 @@ import structlog
 
 from policies.breaker import EDGES, Key
 from policies.modes import PLAIN, DecodeMode
-from proxy.backends.base import Backend, BackendError, EndReason, Generation
+from proxy.backends.base import Backend, EndReason, Generation
+from proxy.backends.errors import BackendError
 from proxy.trust.canary_prompts import ANSWER_TOKENS, Answered, Canary, Spoken, canaries
 from proxy.trust.keeper import TrustKeeper
 from proxy.trust.mode_checks import ModeChecks

@@ -20,6 +20,7 @@ DRAFTERS = ("mtp", "ngram")
 NAMES = {"ngram-mod": "ngram", "draft-mtp": "mtp"}
 """What llama.cpp calls them."""
 FIELDS = ("enabled", "types", "n_max")
+AS_THE_SERVER = Decoding()
 MOST_CHARS = 48
 """Of a client's word that are looked at; all ours are shorter, and comparing megabytes takes seconds."""
 
@@ -41,6 +42,8 @@ class GenerationFields(SamplingFields):
 
     def decoding(self) -> Decoding:
         """What the fields ask for; those that are absent or null ask for nothing."""
+        if self.speculative is None and self.kv is None:
+            return AS_THE_SERVER
         wanted = self.speculative or Speculative()
         for name in wanted.unknown:
             refuse(f"speculative.{name[:MOST_CHARS]}", f"is unknown{_nearest(name, FIELDS)}; use {_listed(FIELDS)}")

@@ -173,10 +173,11 @@ async def test_openai_agents(client: Client, kind: Kind, tmp_path: Path) -> None
 
 @pytest.mark.clients
 @pytest.mark.parametrize("client", AGENT, ids=str)
-async def test_openai_agents_are_told_of_what_cannot_be_continued(client: Client, tmp_path: Path) -> None:
-    """Text was delivered, and the other lane continues none: the run fails in the open, and no bad call is acted on."""
+async def test_openai_agents_and_a_text_that_cannot_be_continued(client: Client, tmp_path: Path) -> None:
+    """The other lane continues none. Who streams was sent some: the run fails in the open, and no bad call is acted on.
+    Who gets a whole response was sent nothing: the other lane begins anew, and the run succeeds."""
     skip_unless_installed(client)
-    home = Home.fresh(tmp_path / "work")
+    home, whole = Home.fresh(tmp_path / "work"), client.how == "whole"
 
     async def pace() -> None:
         await asyncio.sleep(0.05)  # so that the text has left before the call is read
@@ -186,6 +187,10 @@ async def test_openai_agents_are_told_of_what_cannot_be_continued(client: Client
         ran = await run(command.in_shell(), home, command.environment)
         await running.live.idle()
         incidents = await running.live.incidents()
-    assert ran.status != 0 and "continue a text" in ran.err, (ran.status, ran.err[-3000:])
-    assert not (home.work / NAME).exists()
-    assert incidents and {record.state for record in incidents} == {"ended"}
+    if whole:
+        assert ran.status == 0, (ran.status, ran.err[-3000:])
+        assert (home.work / NAME).read_text() == CONTENT
+    else:
+        assert ran.status != 0 and "continue a text" in ran.err, (ran.status, ran.err[-3000:])
+        assert not (home.work / NAME).exists()
+    assert incidents and {record.state for record in incidents} == {"recovered" if whole else "ended"}

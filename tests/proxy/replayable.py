@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Literal
 
 from policies.modes import DecodeMode
-from proxy.backends.base import BackendError, Delta, Preempted, Rerun, StepStats, Token
+from proxy.backends.base import Delta, Rerun, StepStats, Token
+from proxy.backends.errors import BackendError, Preempted
 from proxy.replays.capture import Capture
 from tests.proxy.played import REQUEST
 from tests.proxy.scripted import Script, ScriptedBackend, ScriptedGeneration, cut, no_pause, token_id, token_ids

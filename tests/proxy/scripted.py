@@ -18,7 +18,6 @@ from policies.modes import DecodeMode
 from proxy.backends.base import (
     Alternative,
     Audit,
-    BackendError,
     Capabilities,
     Delta,
     EndReason,
@@ -27,8 +26,8 @@ from proxy.backends.base import (
     RewindReport,
     StepStats,
     Token,
-    Trouble,
 )
+from proxy.backends.errors import BackendError, Trouble
 from proxy.conversation import ChatRequest, Message, Tool
 
 FAST = DecodeMode("mtp+ngram")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.backends.base import BackendError, BadPrompt, ContextTooLong, Overloaded
+from proxy.backends.errors import BackendError, BadPrompt, ContextTooLong, Overloaded
 from proxy.errors import KINDS, RequestError, body, headers, overflow, status, translate
 
 

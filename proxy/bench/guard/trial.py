@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from policies.modes import DecodeMode
 from policies.policy import Policy
-from proxy.backends.base import Backend, BackendError
+from proxy.backends.base import Backend
+from proxy.backends.errors import BackendError
 from proxy.bench.guard.tasks import Task
 from proxy.events import Failed, Finished, TextDelta, ThinkingDelta, ToolCall
 from proxy.guard.session import GuardedSession

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 from aiohttp import web
 
-from proxy.bench.overhead.processes import serve_until_told
+from proxy.bench.overhead.processes import cpu, serve_until_told
 
 HTTP: web.AppKey[aiohttp.ClientSession] = web.AppKey("http", aiohttp.ClientSession)
 
@@ -39,6 +39,7 @@ def application(upstream: str) -> web.Application:
     app = web.Application(client_max_size=64 << 20)
     app.cleanup_ctx.append(client)
     app.router.add_post("/v1/chat/completions", forward)
+    app.router.add_get("/cpu", cpu)
     return app
 
 

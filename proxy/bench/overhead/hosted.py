@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from aiohttp import web
-
 from proxy import logging
 from proxy.backends.base import Backend
 from proxy.backends.lanes import LanesBackend
-from proxy.bench.overhead.processes import serve_until_told
+from proxy.bench.overhead.processes import cpu, serve_until_told
 from proxy.bench.overhead.relay import RelayBackend
 from proxy.configuration.config import Config
 from proxy.incidents import IncidentStore
@@ -28,6 +24,7 @@ from proxy.lanes.asking import Target
 from proxy.lanes.capabilities import LaneCapabilities
 from proxy.lanes.probe import Probed
 from proxy.server.app import create_app, create_runner
+from proxy.server.cycles import look_rarely
 
 CAN = LaneCapabilities("vllm", "0", token_ids=True, prefill=True, cache_salt=True, usage=True, context_window=1 << 20)
 
@@ -35,10 +32,6 @@ CAN = LaneCapabilities("vllm", "0", token_ids=True, prefill=True, cache_salt=Tru
 async def probed(target: Target) -> Probed:
     """What the scripted lane can do is known."""
     return Probed(target, target.model, CAN)
-
-
-async def cpu(_: web.Request) -> web.Response:
-    return web.json_response(time.process_time())
 
 
 def _guarded(upstream: str, lanes: bool) -> tuple[Config, Backend]:
@@ -56,8 +49,7 @@ async def _serve(upstream: str, lanes: bool, folder: str) -> None:
     store.start()
     app = create_app(config, backend, store)
     app.router.add_get("/cpu", cpu)
-    gc.collect()
-    gc.freeze()  # as in `proxy.server.serve`
+    look_rarely()
     await serve_until_told(create_runner(app))
 
 

@@ -1,4 +1,4 @@
-"""The processes of the benchmark: how one tells its port, and that none outlives the run.
+"""The processes of the benchmark: how one tells its port and its processor time, and that none outlives the run.
 
 Must not: measure. Invariant: a process that was started is over when its context ends.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -17,6 +18,11 @@ START_S = 60.0
 
 class NotStarted(Exception):
     """A process did not come up; the message says what it said last."""
+
+
+async def cpu(_: web.Request) -> web.Response:
+    """`GET /cpu`: the processor seconds that this process has used."""
+    return web.json_response(time.process_time())
 
 
 async def serve_until_told(runner: web.AppRunner) -> None:

@@ -15,7 +15,6 @@ import orjson
 
 from policies.modes import DecodeMode
 from proxy.backends.base import (
-    BackendError,
     Capabilities,
     Delta,
     ModelInfo,
@@ -23,8 +22,8 @@ from proxy.backends.base import (
     RewindReport,
     StepStats,
     Token,
-    Trouble,
 )
+from proxy.backends.errors import BackendError, Trouble
 from proxy.backends.prompt import as_function, as_template
 from proxy.conversation import ChatRequest, Message, Tool
 from proxy.sse import EventReader

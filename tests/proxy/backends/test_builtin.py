@@ -19,16 +19,9 @@ from engine.sequence import Sequence as TokenSequence
 from engine.turn import Turn
 from policies.modes import PLAIN, DecodeMode
 from proxy.backends import upkeep
-from proxy.backends.base import (
-    BackendError,
-    BadPrompt,
-    ContextTooLong,
-    Delta,
-    EngineLost,
-    Generation,
-    Overloaded,
-)
+from proxy.backends.base import Delta, Generation
 from proxy.backends.builtin import BuiltinBackend, BuiltinGeneration
+from proxy.backends.errors import BackendError, BadPrompt, ContextTooLong, EngineLost, Overloaded
 from proxy.conversation import ChatRequest, Message, PastCall, Sampling, Tool
 from tests.engine.conftest import write_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from detectors.finding import Grade
-from proxy.backends.base import ContextTooLong
+from proxy.backends.errors import ContextTooLong
 from proxy.backends.lane_ends import as_backend_error, empty, end_of, failure, not_taken_over, odd_end, unasked
 from proxy.lanes.chunks import Chunk
 from proxy.lanes.upstream import Failure, UpstreamError

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from policies.modes import PLAIN, DecodeMode
-from proxy.backends.base import BackendError
+from proxy.backends.errors import BackendError
 from proxy.backends.lanes import LanesBackend
 from proxy.conversation import Message, Tool
 from proxy.lanes.asking import Target

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.backends.base import Overloaded
+from proxy.backends.errors import Overloaded
 from proxy.backends.queue import TurnQueue
 
 

@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 
 from policies.modes import PLAIN, DecodeMode
-from proxy.backends.base import BadPrompt, ContextTooLong, Preempted, Replayer, Rerun
+from proxy.backends.base import Replayer, Rerun
 from proxy.backends.builtin import BuiltinBackend
+from proxy.backends.errors import BadPrompt, ContextTooLong, Preempted
 from proxy.conversation import ChatRequest, Demands, Message, Sampling
 
 FAST = DecodeMode("mtp+ngram")

@@ -16,7 +16,7 @@ from engine.engine import EMBEDDED, Engine
 from engine.sampler import SamplingParams
 from engine.tokenizer import Tokenizer
 from engine.turn import TurnOptions
-from proxy.backends.base import BadPrompt
+from proxy.backends.errors import BadPrompt
 from proxy.backends.token_constraint import constraint_for, demand_of
 from proxy.conversation import ChatRequest, Demands, Message, Tool
 from tests.engine.conftest import write_model

@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 import pytest
 import pytest_asyncio
 
-from proxy.backends.base import EngineLost
+from proxy.backends.errors import EngineLost
 from proxy.backends.upkeep import Upkeep
 
 pytestmark = pytest.mark.asyncio

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from proxy.backends.base import EngineLost, Trouble
+from proxy.backends.errors import EngineLost, Trouble
 from proxy.backends.waiters import Waiters
 
 STUCK = Trouble("stuck", "it does not return")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from proxy.backends.base import Backend, BadPrompt
+from proxy.backends.base import Backend
+from proxy.backends.errors import BadPrompt
 from proxy.commands.main import main
 from proxy.commands.replay import captured, find, run
 from proxy.configuration.config import Config, ConfigProblem

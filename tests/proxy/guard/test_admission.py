@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.backends.base import BadPrompt, Capabilities
+from proxy.backends.base import Capabilities
+from proxy.backends.errors import BadPrompt
 from proxy.conversation import ChatRequest, Demands, Message, Tool
 from proxy.guard.admission import admit
 

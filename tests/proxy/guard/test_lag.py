@@ -18,17 +18,15 @@ from policies.rules import Rule, When
 from policies.trust import Limit
 from proxy.backends.base import (
     Audit,
-    BackendError,
     CacheFault,
     CacheHealth,
     Delta,
-    EngineLost,
     RewindReport,
     Shadow,
     StepStats,
     Token,
-    Trouble,
 )
+from proxy.backends.errors import BackendError, EngineLost, Trouble
 from proxy.conversation import ChatRequest
 from proxy.events import Event
 from proxy.guard.lag import LAG_MS, Lag

@@ -14,7 +14,8 @@ from detectors.stall import StallSettings
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Policy
 from policies.rules import Remedy, Rule, When
-from proxy.backends.base import BackendError, RewindReport
+from proxy.backends.base import RewindReport
+from proxy.backends.errors import BackendError
 from proxy.conversation import Message, PastCall, Tool
 from proxy.events import Event, TextDelta
 from proxy.guard.session import GuardedSession

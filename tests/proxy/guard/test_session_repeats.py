@@ -13,8 +13,8 @@ import pytest
 from engine.engine import Engine
 from policies.modes import PLAIN
 from policies.policy import Policy
-from proxy.backends.base import BackendError
 from proxy.backends.builtin import BuiltinBackend
+from proxy.backends.errors import BackendError
 from proxy.conversation import Message, PastCall
 from proxy.events import Event
 from proxy.guard.session import GuardedSession

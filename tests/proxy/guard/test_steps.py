@@ -11,7 +11,8 @@ from detectors.finding import Finding
 from detectors.stall import StallDetector
 from policies.modes import PLAIN
 from policies.trust import Limit
-from proxy.backends.base import BackendError, Delta
+from proxy.backends.base import Delta
+from proxy.backends.errors import BackendError
 from proxy.conversation import ChatRequest
 from proxy.guard.hold_clock import HoldClock
 from proxy.guard.steps import NEXT_STEP, Steps

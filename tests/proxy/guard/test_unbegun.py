@@ -8,7 +8,7 @@ import pytest
 
 from detectors.finding import Finding, Grade
 from policies.policy import Policy
-from proxy.backends.base import BackendError
+from proxy.backends.errors import BackendError
 from proxy.guard.unbegun import tell_unbegun
 from proxy.incidents import NOWHERE
 from tests.proxy.played import REQUEST, Sink

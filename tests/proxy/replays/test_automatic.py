@@ -18,8 +18,9 @@ from policies.axes import AxesVerdict
 from policies.blame import Culprit
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Policy
-from proxy.backends.base import BackendError, Rerun
+from proxy.backends.base import Rerun
 from proxy.backends.builtin import BuiltinBackend
+from proxy.backends.errors import BackendError
 from proxy.conversation import ChatRequest, Demands, Message, Tool
 from proxy.events import Event
 from proxy.guard.session import GuardedSession

@@ -11,7 +11,8 @@ from detectors.finding import Grade
 from policies.axes import Axis
 from policies.blame import Culprit
 from policies.modes import PLAIN, DecodeMode
-from proxy.backends.base import BackendError, BadPrompt, Rerun
+from proxy.backends.base import Rerun
+from proxy.backends.errors import BackendError, BadPrompt
 from proxy.conversation import Demands, Tool
 from proxy.replays.capture import Capture
 from proxy.replays.runs import WINDOW, Judged, Limits, Tripped, case_of, investigate, kin

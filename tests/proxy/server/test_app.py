@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from policies.modes import DecodeMode
-from proxy.backends.base import BackendError
+from proxy.backends.errors import BackendError
 from proxy.configuration.config import Config
 from proxy.incidents import IncidentStore
 from proxy.server.app import SERVICE, create_app

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.backends.base import ShuttingDown
+from proxy.backends.errors import ShuttingDown
 from proxy.server.ending import Ending
 
 

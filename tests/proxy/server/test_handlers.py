@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.backends.base import BackendError, ContextTooLong, Overloaded
+from proxy.backends.errors import BackendError, ContextTooLong, Overloaded
 from proxy.conversation import ChatRequest, Message
 from proxy.server.handlers import session_key
 from tests.proxy.live import (

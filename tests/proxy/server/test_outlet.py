@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import socket
@@ -224,3 +225,26 @@ async def test_a_timeout_that_is_not_ours_is_not_blamed_on_the_client() -> None:
     await writer.wait_closed()
     await runner.cleanup()
     assert [type(error) for error in raised] == [TimeoutError]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_is_freed_with_its_response_and_not_when_cycles_are_collected(stream: bool) -> None:
+    """It holds the body, which may be megabytes."""
+    backend = ScriptedBackend(Script("fine"))
+
+    def requests() -> int:
+        return sum(type(each) is web.Request and each.path in ENDS for each in gc.get_objects())
+
+    async with serving(backend) as live:
+        assert (await live.post(CHAT, stream=stream)).status == 200
+        gc.collect()
+        gc.disable()
+        try:
+            before = requests()
+            for _ in range(4):
+                for path in ENDS:
+                    assert (await live.post(path, stream=stream)).status == 200
+            await live.idle()
+            assert requests() <= before + 1  # the last one's connection may not have ended yet
+        finally:
+            gc.enable()

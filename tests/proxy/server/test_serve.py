@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[3]
 LIMIT_S = 100
 MAIN = """
 import asyncio, json, sys
-from proxy.backends.base import BackendError
+from proxy.backends.errors import BackendError
 from proxy.configuration.config import Config
 from proxy.server.serve import serve
 from tests.proxy.scripted import ScriptedBackend

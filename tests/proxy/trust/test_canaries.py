@@ -16,7 +16,8 @@ from detectors.finding import Finding, Grade
 from policies.breaker import Breaker, BreakerSettings, Key
 from policies.modes import DecodeMode
 from policies.trust import Served
-from proxy.backends.base import BackendError, Delta, Overloaded
+from proxy.backends.base import Delta
+from proxy.backends.errors import BackendError, Overloaded
 from proxy.conversation import ChatRequest
 from proxy.incidents import Incident
 from proxy.trust import canaries as module

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.base import BackendError, ContextTooLong
+from proxy.backends.errors import BackendError, ContextTooLong
 from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Started, TextDelta, ThinkingDelta, Timings, ToolCall, Usage

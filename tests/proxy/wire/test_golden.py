@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.base import BackendError
+from proxy.backends.errors import BackendError
 from tests.proxy.live import (
     ANTHROPIC_TOOLS,
     CHAT,

@@ -9,8 +9,8 @@ from typing import Any
 import openai
 import pytest
 
-from proxy.backends.base import BackendError, ContextTooLong
 from proxy.backends.builtin import BuiltinBackend
+from proxy.backends.errors import BackendError, ContextTooLong
 from proxy.conversation import ChatRequest, Message
 from proxy.errors import RequestError
 from proxy.events import Event, Failed, Finished, Logprob, Started, TextDelta, ThinkingDelta, Timings, ToolCall, Usage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.backends.base import BackendError
+from proxy.backends.errors import BackendError
 from proxy.bench.guard.calm import MODES, bar, run_calm, table
 from proxy.bench.guard.tasks import Task
 from tests.proxy.played import LS, REQUEST

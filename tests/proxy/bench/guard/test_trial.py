@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policies.policy import Policy
-from proxy.backends.base import BackendError, Overloaded
+from proxy.backends.errors import BackendError, Overloaded
 from proxy.bench.guard.tasks import Task
 from proxy.bench.guard.trial import respond, started
 from tests.proxy.played import LS, REQUEST

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from policies.modes import PLAIN
-from proxy.backends.base import BackendError
+from proxy.backends.errors import BackendError
 from proxy.bench.overhead.bodies import SIZES, body_of
 from proxy.bench.overhead.relay import RelayBackend
 from proxy.bench.overhead.source import END, FRAMES, TEXT, WORDS, application
