@@ -188,7 +188,9 @@ class _Now(Collector):
     def collect(self) -> Iterator[Metric]:
         now = self._present()
         yield GaugeMetricFamily("specguard_in_flight_requests", "Responses in the making", now.in_flight)
-        yield GaugeMetricFamily("specguard_ready", "1 while requests are served", float(now.ready))
+        yield GaugeMetricFamily(
+            "specguard_ready", "1 while requests are served, and a lane answers where there are lanes", float(now.ready)
+        )
         mode = GaugeMetricFamily("specguard_engine_mode", "1 for the configured decode mode", labels=["mode"])
         mode.add_metric([str(now.mode)], 1)
         yield mode

@@ -7,6 +7,7 @@ Invariant: what a server does not say stays None; "none" is what it says it has 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -17,6 +18,7 @@ from proxy.lanes.capabilities import NO_DRAFTS, Kind
 from proxy.lanes.exposition import Exposition, Unreadable, together
 
 MOST_ENGINES = 64
+METRICS_S = 5.0
 MOST_WINDOW = 1 << 32
 SAID = 80
 """Characters of a server's own words that are kept."""
@@ -50,10 +52,12 @@ async def identify(asker: Asker) -> Identity:
     props = await _optional(asker, f"/props{query}")
     version = await _optional(asker, "/version")
     info = await _optional(asker, "/server_info?config_format=json") or await _optional(asker, "/get_server_info")
-    metrics = await scrape(asker, why)
+    metrics = await scrape(asker, why, some=True)  # what one engine tells of its configuration holds for its lane
     found = _kind(_said(card.get("owned_by")), props, info, metrics)
     kind = _settled(target.kind, found, why)
     said = {"vllm": _vllm, "sglang": _sglang, "llamacpp": _llamacpp}.get(kind, _nothing)(props, info, metrics)
+    if not info and "metrics" in why and said.get("speculation") == NO_DRAFTS:
+        said["speculation"] = None  # those that do not answer may draft
     if kind == "llamacpp":
         said = await _llamacpp_more(asker, model, said)
     for name in ("speculation", "kv"):
@@ -81,18 +85,27 @@ SILENT = {
 }
 
 
-async def scrape(asker: Asker, why: dict[str, str]) -> Exposition | None:
-    """All that the lane's engines tell, together; None where one of them does not answer."""
-    parts = []
-    addresses = asker.target.scraped[:MOST_ENGINES]
-    for address in addresses:
-        try:
+async def scrape(asker: Asker, why: dict[str, str], *, some: bool = False) -> Exposition | None:
+    """All that the lane's engines tell, together; None where one of them does not answer, or with `some` where none
+    does. why: is told of the first that does not."""
+    found = await asyncio.gather(*(_page(asker, address) for address in asker.target.scraped[:MOST_ENGINES]))
+    parts = [each for each in found if isinstance(each, Exposition)]
+    for problem in found:
+        if isinstance(problem, str):
+            why.setdefault("metrics", problem)
+    return together(parts) if parts and (some or len(parts) == len(found)) else None
+
+
+async def _page(asker: Asker, address: str) -> Exposition | str:
+    """Of one engine, or why there is none. An engine that is away must not use up the time of all probes."""
+    try:
+        async with asyncio.timeout(METRICS_S):
             text = await asker.get(address, METRICS_BYTES)
-            parts.append(Exposition.parse(text.decode("utf-8", "replace"), address))
-        except (Unanswered, Unreadable) as error:
-            why["metrics"] = str(error)
-            return None
-    return together(parts)
+        return Exposition.parse(text.decode("utf-8", "replace"), address)
+    except TimeoutError:
+        return f"{address} does not answer within {METRICS_S:g} s"
+    except (Unanswered, Unreadable) as error:
+        return str(error)
 
 
 async def _card(asker: Asker, why: dict[str, str]) -> dict[str, Any]:

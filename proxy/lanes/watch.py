@@ -202,7 +202,7 @@ class LaneWatch:
         lane = self._by_mode.get(str(mode))
         if lane is None:
             return ""
-        if lane.name in self.restarts and self.restarts[lane.name].away:
+        if not self.answers(lane.name):
             return "its server does not answer"
         verdict = await self.poison.ask(lane.name)
         return verdict.why if verdict.state == "poisoned" else ""
@@ -226,6 +226,17 @@ class LaneWatch:
     def judged(self, judgement: Judgement) -> None:
         """Nothing to learn from."""
 
+    def answers(self, name: str) -> bool:
+        """Whether a lane's server did when it was last looked at; yes, where nobody looks."""
+        return name not in self.restarts or not self.restarts[name].away
+
+    @property
+    def silence(self) -> str:
+        """That no lane answers; "" as long as one does."""
+        if any(self.answers(lane.name) for lane in self.lanes) or not self.lanes:
+            return ""
+        return f"no lane answers ({', '.join(lane.name for lane in self.lanes)}); start a server of them"
+
     def plain(self) -> dict[str, Any]:
         """For `/ready`."""
         shown: dict[str, Any] = {}
@@ -234,7 +245,7 @@ class LaneWatch:
             acceptance = self.acceptance(lane.name)
             shown[lane.name] = lane.probed.plain() | {
                 "mode": str(lane.mode),
-                "answers": lane.name not in self.restarts or not self.restarts[lane.name].away,
+                "answers": self.answers(lane.name),
                 "known_bad": [row.plain() for row in self.known_bad(lane)],
                 "acceptance": None if acceptance is None else acceptance.plain(),
                 "metrics_problem": None if signal is None else signal.problem or None,

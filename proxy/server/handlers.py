@@ -178,7 +178,7 @@ class Handlers:
         if service.keeper is not None:
             await service.keeper.look()
         info, capabilities = service.backend.info, service.backend.capabilities
-        reason = service.not_ready()
+        reason = service.unready()
         body = {
             "ready": not reason,
             "reason": reason or None,

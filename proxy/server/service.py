@@ -128,6 +128,11 @@ class Service:
             return "the model is still loading"
         return "" if self.backend.trouble is None else self.backend.trouble.message
 
+    def unready(self) -> str:
+        """Why requests had better go to another server; empty if they need not. One that comes all the same is tried:
+        lanes that were away when they were looked at may be back."""
+        return self.not_ready() or ("" if self.lane_watch is None else self.lane_watch.silence)
+
     def known_models(self) -> list[str]:
         """The model's own name first, then its aliases."""
         return [self.backend.info.id, *self.config.model.aliases]
@@ -179,7 +184,7 @@ class Service:
         ceilings = {} if keeper is None else keeper.detail(self.mode)["trusted"]
         return Present(
             in_flight=self.in_flight,
-            ready=not self.not_ready(),
+            ready=not self.unready(),
             mode=self.mode,
             breakers={} if keeper is None else keeper.records,
             ceilings={name: found["tokens"] for name, found in ceilings.items()},

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -378,6 +379,43 @@ async def test_a_fast_lane_that_is_away_at_the_start_comes_later() -> None:
             assert fast["known_bad"]
             records = running.service.keeper.records.values()
             assert any(trip.incident.startswith("known-bad:") for record in records for trip in record.trips)
+
+
+async def test_a_server_whose_lanes_are_all_away_says_so_and_tries_all_the_same() -> None:
+    """Whoever spreads requests over several proxies asks `/ready`; a request need not wait for the next look."""
+    fast, plain = (Upstream("vllm", {"m": Lane(SOUND, speculation=kind)}) for kind in ("mtp", None))
+
+    async def ready(running: Pool, wanted: bool) -> dict[str, Any]:
+        for _ in range(200):
+            async with running.http.get(f"{running.base}/ready") as response:
+                found: dict[str, Any] = await response.json()
+            if found["ready"] is wanted:
+                assert response.status == (200 if wanted else 503)
+                return found
+            await asyncio.sleep(0.05)
+        raise AssertionError(found)
+
+    async with AsyncExitStack() as servers, AsyncExitStack() as ours:
+        stops = {up: await servers.enter_async_context(AsyncExitStack()) for up in (fast, plain)}
+        for up, stop in stops.items():
+            await stop.enter_async_context(up.running())
+        lanes = {"fast": {"url": fast.base, "model": "m"}, "plain": {"url": plain.base, "model": "m"}}
+        unused = two_lanes("vllm", Lane(SOUND))
+        running = await ours.enter_async_context(pool(unused, probe, lanes=lanes | {"look_every_s": 0.05}))
+        await ready(running, True)
+        await stops[fast].aclose()
+        for _ in range(200):
+            if (found := await ready(running, True))["lanes"]["fast"]["answers"] is False:
+                break
+        assert found["lanes"]["fast"]["answers"] is False, "one lane that is left is enough"
+        await stops[plain].aclose()
+        assert "no lane answers (fast, plain)" in (await ready(running, False))["reason"]
+        async with running.http.get(f"{running.base}/metrics") as response:
+            assert "specguard_ready 0.0" in await response.text()
+        async with plain.running(int(plain.base.rsplit(":", 1)[1])):
+            got = told(CHAT, *await running.post(CHAT, body(CHAT, model="m")))
+            assert (got.calls, got.error) == ([GOOD], "")
+            await ready(running, True)
 
 
 async def test_where_no_lane_answers_there_is_no_start() -> None:

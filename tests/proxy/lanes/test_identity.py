@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from proxy.lanes import identity
 from proxy.lanes.asking import Asker, Target
 from proxy.lanes.identity import Identity, LaneSilent, identify
 from tests.proxy.lanes.upstreams_of import able, at, serving
@@ -50,6 +52,29 @@ async def test_vllm_without_its_development_mode_tells_by_its_metrics() -> None:
     )
     found = await identified(metrics=web.Response(text=text), version={"version": "0.33.0"})
     assert (found.speculation, found.kv, found.prefix_cache, found.version) == ("on", "fp8_e4m3", False, "0.33.0")
+
+
+@pytest.mark.parametrize(("drafts", "speculation"), [(True, "on"), (False, None)])
+async def test_one_engine_of_many_tells_what_its_lane_runs(
+    monkeypatch: pytest.MonkeyPatch, drafts: bool, speculation: str | None
+) -> None:
+    """The others are refused and never answer: their configuration is the same, and nobody waits for them for long."""
+    monkeypatch.setattr(identity, "METRICS_S", 0.2)
+    text = 'vllm:cache_config_info{cache_dtype="turboquant_4bit_nc"} 1.0\n'
+    text += "vllm:spec_decode_num_draft_tokens_total 0.0\n" * drafts
+
+    async def silent(_: web.Request) -> web.Response:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    pages: dict[str, Any] = {"v1_models": {"data": [CARD]}, "metrics": web.Response(text=text), "silent": silent}
+    async with serving(**pages) as url:
+        engines = (f"{url}/metrics", f"{url}/silent", "http://127.0.0.1:1/metrics")
+        async with Asker(Target("fast", url, "m", metrics_urls=engines)) as asker, asyncio.timeout(10):
+            found = await identify(asker)
+            assert await identity.scrape(asker, {}) is None, "sums of some engines are no sums"
+    assert (found.kind, found.kv, found.speculation) == ("vllm", "turboquant_4bit_nc", speculation)
+    assert "/silent does not answer" in found.why["metrics"]
 
 
 async def test_without_either_nothing_is_claimed() -> None:
