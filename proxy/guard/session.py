@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 import structlog
@@ -23,7 +23,7 @@ from policies.ladder import landing
 from policies.modes import PLAIN, DecodeMode
 from policies.policy import Continue, End, Policy, Start, decide_start
 from policies.trust import Limit
-from proxy.backends.base import Backend, Generation
+from proxy.backends.base import Backend
 from proxy.backends.errors import BackendError
 from proxy.conversation import ChatRequest
 from proxy.events import Event
@@ -36,8 +36,6 @@ from proxy.guard.unbegun import tell_unbegun
 from proxy.incidents import NOWHERE, IncidentSink, Origin
 
 log = structlog.get_logger()
-TURNS = 2
-"""Of the event loop until a request to another server has left: it is begun in one, and aiohttp sends in another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +74,12 @@ class GuardedSession:
         origin = self.origin
         if origin.override != self.policy.override:
             origin = replace(origin, override=self.policy.override)
-        asking = asyncio.ensure_future(self.backend.generate(self.request, mode))
         try:
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
-            # what follows takes no time of the client's: the backend is at work
-            observers, setting = self._observers(schemas, mode), self._setting(schemas, mode, origin)
-            generation = await asking
+            generation = await self.backend.generate(self.request, mode)
         except BackendError as error:
             tell_unbegun(error, self.request, self.backend, self.policy, mode, self.incidents, origin)
             raise
-        except BaseException:
-            await _let_go(asking)
-            raise
-        finally:
-            del asking  # it holds its error, which holds this frame
+        observers, setting = self._observers(schemas, mode), self._setting(schemas, mode, origin)
         response = GuardedResponse(setting, generation, observers)
         for finding, start in known:
             response.begin(finding, start, self.mode)
@@ -154,10 +143,3 @@ class GuardedSession:
 
     def _landed(self, mode: DecodeMode) -> DecodeMode:
         return landing(mode, self.backend.capabilities.ladder)
-
-
-async def _let_go(asking: asyncio.Future[Generation]) -> None:
-    """Nobody will read what was asked for: neither the asking nor what came of it outlives that."""
-    asking.cancel()
-    with suppress(asyncio.CancelledError, Exception):
-        await (await asking).close()

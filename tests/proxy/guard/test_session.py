@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import aclosing
-from typing import Any
 
 import pytest
 
-from policies.modes import PLAIN, DecodeMode
+from policies.modes import PLAIN
 from policies.policy import Policy
 from proxy.backends.errors import BackendError, Overloaded
-from proxy.conversation import ChatRequest, Sampling, Tool
+from proxy.conversation import Sampling, Tool
 from proxy.events import Event, Failed, TextDelta
 from proxy.guard.session import GuardedSession
 from tests.proxy import scripted
 from tests.proxy.played import GOOD, LS, REQUEST, Sink, play
-from tests.proxy.scripted import FAST, Script, ScriptedBackend, ScriptedGeneration, call_text, cut, token_ids
+from tests.proxy.scripted import FAST, Script, ScriptedBackend, call_text, cut, token_ids
 
 
 def test_clean_text() -> None:
@@ -470,76 +469,3 @@ def test_two_calls_of_which_the_first_is_mended() -> None:
 def test_observing_mends_nothing() -> None:
     played = play(COMMA, Policy("observe", repair=True), tools=PLAN)
     assert played.traces()[0] == "<< incident tool.json none observed"
-
-
-class Slow(ScriptedBackend):
-    """Is asked for a while; begins all the same if it is `stubborn` about being cancelled."""
-
-    def __init__(self, stubborn: bool = False) -> None:
-        super().__init__(Script("fine"))
-        self.asked, self.told, self.answer = asyncio.Event(), "", asyncio.Event()
-        self.stubborn = stubborn
-
-    async def generate(self, request: ChatRequest, mode: DecodeMode) -> ScriptedGeneration:
-        self.asked.set()
-        try:
-            await self.answer.wait()
-        except asyncio.CancelledError:
-            self.told = "cancelled"
-            if not self.stubborn:
-                raise
-        return await super().generate(request, mode)
-
-
-async def read(backend: ScriptedBackend) -> None:
-    async with aclosing(GuardedSession(REQUEST, backend, Policy(), Sink(), FAST).events()) as events:
-        async for _ in events:
-            pass
-
-
-async def test_the_backend_is_at_work_before_the_detectors_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = Slow()
-    backend.answer.set()
-    seen: list[bool] = []
-    made = GuardedSession._observers
-
-    def observers(*arguments: Any) -> Any:
-        seen.append(backend.asked.is_set())
-        return made(*arguments)
-
-    monkeypatch.setattr(GuardedSession, "_observers", observers)
-    assert [event async for event in GuardedSession(REQUEST, backend, Policy(), Sink(), FAST).events()]
-    assert seen == [True]
-
-
-@pytest.mark.parametrize("stubborn", [False, True])
-@pytest.mark.parametrize("turns", [0, 1, 2, 3])
-async def test_whoever_leaves_while_the_backend_is_asked_leaves_nothing(turns: int, stubborn: bool) -> None:
-    backend = Slow(stubborn)
-    reading = asyncio.ensure_future(read(backend))
-    await backend.asked.wait()
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    reading.cancel()
-    await asyncio.wait((reading,))
-    assert backend.told == "cancelled"
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert all(generation.closes for generation in backend.generations)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-async def test_what_has_begun_when_its_reader_leaves_is_closed() -> None:
-    backend = Slow()
-    reading = asyncio.ensure_future(read(backend))
-    await backend.asked.wait()
-    for _ in range(4):
-        await asyncio.sleep(0)
-    backend.answer.set()
-    while not backend.generations:  # noqa: ASYNC110  # an event would let the reader go first
-        await asyncio.sleep(0)
-    reading.cancel()  # the answer is there, and nobody has taken it yet
-    await asyncio.wait((reading,))
-    (generation,) = backend.generations
-    assert reading.cancelled()
-    assert generation.closes == 1
