@@ -11,7 +11,7 @@ else follows: directly before a tag it belongs to the markup, and so do newlines
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
@@ -25,9 +25,9 @@ _TAGS: dict[State, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Text of one token (or of a part of it) for the client. position: the token's index in the response."""
+class Piece(NamedTuple):
+    """Text of one token (or of a part of it) for the client. position: the token's index in the response. A tuple, as
+    it is made often."""
 
     channel: Literal["thinking", "text"]
     text: str

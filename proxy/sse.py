@@ -25,8 +25,9 @@ def frame(data: Any, event: str | None = None) -> bytes:
     """
     head = f"event: {event}\n".encode() if event else b""
     text = orjson.dumps(data)
-    for raw, escaped in SEPARATORS.items():
-        text = text.replace(raw, escaped)
+    if not text.isascii():
+        for raw, escaped in SEPARATORS.items():
+            text = text.replace(raw, escaped)
     return b"%bdata: %b\n\n" % (head, text)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from detectors.finding import Finding
 from detectors.parts import Part
@@ -43,9 +43,9 @@ class Drawn:
     variance: float
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One committed token. text: what it completes (may be empty inside a multi-byte character).
+class Token(NamedTuple):
+    """One committed token. text: what it completes (may be empty inside a multi-byte character). A tuple,
+    as it is made often.
 
     logprob, entropy in nats; margin = top-1 minus top-2 logit; finite: all logits were finite numbers.
     None where the backend cannot tell. drawn: None also where nothing is drawn (greedy) or a constraint may

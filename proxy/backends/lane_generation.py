@@ -279,7 +279,7 @@ class LaneGeneration:
             text = start.finish() + text
         if not start.is_open:
             self._start = None
-        return replace(chunk, text=text)
+        return chunk._replace(text=text)
 
     async def _wait_for_usage(self) -> list[Token]:
         """What comes behind the finish reason: usage, and now and then more of the response."""
@@ -291,7 +291,7 @@ class LaneGeneration:
                     if chunk.counts is not None:
                         self._count(chunk.counts)
                     if chunk.error is None:
-                        tokens += self._reader.take(replace(chunk, finish="stop"))
+                        tokens += self._reader.take(chunk._replace(finish="stop"))
                     self._speaks = self._speaks or bool(chunk.text.strip() or chunk.calls)
         except (TimeoutError, UpstreamError):
             pass  # the response was complete before

@@ -6,6 +6,7 @@ Must not: know a dialect, or judge. Invariant: plain, frozen data; what was not 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,8 @@ class Counts:
     prompt_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One event. token_ids: None = not told, empty = of no token.
+class Chunk(NamedTuple):
+    """One event. (A tuple, as it is made often.) token_ids: None = not told, empty = of no token.
 
     finish: the server's own word, None while the response goes on. stop: the stop string that ended it, or another
     reason it gives. error: an error object that came in place of a chunk: what it says, shortened.
