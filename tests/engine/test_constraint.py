@@ -69,7 +69,7 @@ def logits(seed: int = 3) -> Tensor:
 def drawn(params: SamplingParams, constraint: Constraint) -> list[int]:
     """How often each token is taken, over DRAWS positions.
 
-    What the sampler takes without the constraint comes from one call for all of them: a row knows nothing of the others.
+    What the sampler takes without the constraint comes from one call for all: a row knows nothing of the others.
     """
     row, counts = logits(), [0] * VOCAB
     unfiltered = choose(row.expand(DRAWS, VOCAB), range(DRAWS), params, VOCAB)
