@@ -24,6 +24,9 @@ TESTS   := $(VENV)/.installed-test
 DEV     := $(VENV)/.installed-dev
 SUITE   := $(VENV)/json-schema-test-suite/.unpacked
 
+# The suite starts some hundred interpreters; without bytecode each of them compiles the project again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # One process per core, each computing on one thread.
 PARALLEL := --numprocesses auto --maxprocesses 4
 

@@ -6,6 +6,7 @@ runs on one thread, in this process and in servers that a test starts, so that t
 many cores the machine has.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -31,6 +32,18 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, print_b
 # `HYPOTHESIS_PROFILE=search make test` looks for new examples instead.
 settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_collectstart() -> None:
+    """A million objects come into being while the tests are imported, and next to none of them dies."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is collected, but not sought among what collecting the tests has left."""
+    gc.freeze()
+    gc.enable()
+
 
 OURS = ["proxy", "policies", "detectors", "prometheus_client"]
 MAY_BLOCK = {

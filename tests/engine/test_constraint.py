@@ -16,7 +16,7 @@ from engine.constraint import ChosenFrom, Constraint, cut, filtered
 from engine.drafters.mtp import MtpDrafter
 from engine.engine import EMBEDDED
 from engine.model import Model
-from engine.sampler import SamplingParams, choose, order
+from engine.sampler import Choice, SamplingParams, choose, order
 from engine.tokenizer import Tokenizer
 from engine.turn import Turn
 from tests.engine.test_distribution import chi_square_p
@@ -67,10 +67,14 @@ def logits(seed: int = 3) -> Tensor:
 
 
 def drawn(params: SamplingParams, constraint: Constraint) -> list[int]:
-    """How often each token is taken, over DRAWS positions."""
+    """How often each token is taken, over DRAWS positions.
+
+    What the sampler takes without the constraint comes from one call for all: a row knows nothing of the others.
+    """
     row, counts = logits(), [0] * VOCAB
+    unfiltered = choose(row.expand(DRAWS, VOCAB), range(DRAWS), params, VOCAB)
     for position in range(DRAWS):
-        choice = choose(row, [position], params, VOCAB)
+        choice = Choice(**{name: [getattr(unfiltered, name)[position]] for name in Choice.__dataclass_fields__})
         found = filtered(constraint, choice, [], ChosenFrom(row, position, params, VOCAB, None, 0))
         counts[found.choice.ids[0]] += 1
     return counts
