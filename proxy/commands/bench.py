@@ -21,25 +21,23 @@ from rich.console import Console
 
 from proxy.bench.pack.tasks import Source
 from proxy.bench.report import Report, Table, show
+from proxy.commands.layout import Wide
 from proxy.configuration.config import Config, ConfigProblem
 
 
-def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
-    """Adds `bench` and what it can measure to the command's subparsers."""
+def add(bench: argparse.ArgumentParser) -> None:
+    """What it can measure."""
     from engine.bench.arguments import DESCRIPTION, add_arguments
 
-    bench = commands.add_parser(
-        "bench",
-        help="measure speed and cost, and check them against the promised bars",
-        formatter_class=wide,
-        description="Every benchmark prints tables and bars with their measured values. With --json it prints one "
-        "document whose list `missed` names the bars that were not reached. Progress goes to standard error.",
+    bench.description = (
+        "Every benchmark prints tables and bars with their measured values. With --json it prints one "
+        "document whose list `missed` names the bars that were not reached. Progress goes to standard error."
     )
     subjects = bench.add_subparsers(required=True, metavar="SUBJECT")
     engine = subjects.add_parser(
         "engine",
         help="drafters side by side, and transformers beside them",
-        formatter_class=wide,
+        formatter_class=Wide,
         description=DESCRIPTION,
     )
     engine.add_argument("--json", action="store_true", help="machine-readable report")
@@ -48,7 +46,7 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
     detectors = subjects.add_parser(
         "detectors",
         help="what the detectors cost, what they find, and what they leave alone",
-        formatter_class=wide,
+        formatter_class=Wide,
         description="The streaming tool-call validator per byte, clone and compiled schema; the loop detectors per "
         "token, on made loops, on text that repeats by right, and at other thresholds. Processor time of one thread; "
         "needs neither torch nor a model.",
@@ -74,7 +72,7 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
     guard = subjects.add_parser(
         "guard",
         help="planted engine faults against the guard, false alarms, and what the guard costs",
-        formatter_class=wide,
+        formatter_class=Wide,
         description="Plants each fault in the embedded model's engine and decodes 20 tool calls and 10 texts through "
         "the guard: who told it, what leaked, whether the client got what a sound engine says, who was blamed. Then "
         "200 tasks without a fault, and the guard's cost beside the engine alone. Some minutes.",
@@ -98,7 +96,7 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
     overhead = subjects.add_parser(
         "overhead",
         help="what a response costs on its way through the server, and through LiteLLM's proxy",
-        formatter_class=wide,
+        formatter_class=Wide,
         description="A scripted source streams text at a fixed pace; the same requests go to it directly, through this "
         "server and through LiteLLM's proxy, in turns: time to the first word and gaps between words, at 1, 16 and 64 "
         "streams, with bodies of 1 and 400 kB. All processes on this machine, no engine in any of them. Some minutes.",
@@ -119,7 +117,7 @@ def add_benchmarks(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
     overhead.set_defaults(run=_overhead)
     from proxy.commands.pack import add_pack
 
-    add_pack(subjects, wide, _pack)
+    add_pack(subjects, _pack)
 
 
 def _engine(options: argparse.Namespace) -> int:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from proxy.commands.settings import add_settings, flags_of
 from proxy.configuration.config import Config
 from proxy.configuration.detector_section import as_toml
 from proxy.configuration.example import example
@@ -22,32 +22,24 @@ from proxy.configuration.policy_source import load_policy
 from proxy.configuration.sources import Loaded, dotted, load_with_sources
 
 
-def add_check_config(
-    commands: Any,
-    formatter: type[argparse.HelpFormatter],
-    add_settings: Callable[[argparse.ArgumentParser], None],
-    flags_of: Callable[[argparse.Namespace], dict[str, Any]],
-) -> None:
-    """add_settings: the flags of `specguard serve`; flags_of: what they set."""
-    check = commands.add_parser(
-        "check-config",
-        help="check a configuration and print what it changes",
-        formatter_class=formatter,
-        description="Checks a configuration as `specguard serve` would take it, with the environment and the flags. "
-        "Prints every value that was given, where it comes from, and the default that it replaces.",
+def add(check: argparse.ArgumentParser) -> None:
+    """Its arguments: those of `specguard serve`, and how to show the result."""
+    check.description = (
+        "Checks a configuration as `specguard serve` would take it, with the environment and the flags. "
+        "Prints every value that was given, where it comes from, and the default that it replaces."
     )
     check.add_argument("config", type=Path, metavar="FILE", nargs="?", help="TOML file; none = environment and flags")
     check.add_argument("--json", action="store_true", help="print all values, and the sources of those that were given")
     check.add_argument("--example", action="store_true", help="print a file with every key, its default and its reason")
     add_settings(check)
-    check.set_defaults(run=lambda options: _check(options, flags_of(options)))
+    check.set_defaults(run=_check)
 
 
-def _check(options: argparse.Namespace, flags: dict[str, Any]) -> int:
+def _check(options: argparse.Namespace) -> int:
     if options.example:
         print(example(), end="")
         return 0
-    loaded = load_with_sources(options.config, os.environ, flags)
+    loaded = load_with_sources(options.config, os.environ, flags_of(options))
     check_needs(loaded.config)
     load_policy(loaded.config.guard)  # says what is wrong with the file that is named there
     print(as_json(loaded) if options.json else told(loaded))

@@ -23,14 +23,11 @@ DEFAULT_URL = "http://127.0.0.1:8787"
 LIMIT_S = 5.0
 
 
-def add_env(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
-    """Adds `env` to the command's subparsers."""
-    env = commands.add_parser(
-        "env",
-        help="print the settings that point a client at a running server",
-        formatter_class=wide,
-        description="Asks the server for its model and context window, and prints what the client needs: a "
-        'configuration file for codex and opencode, shell lines for the others (eval "$(specguard env claude)").',
+def add(env: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    env.description = (
+        "Asks the server for its model and context window, and prints what the client needs: a "
+        'configuration file for codex and opencode, shell lines for the others (eval "$(specguard env claude)").'
     )
     env.add_argument("client", choices=sorted(CLIENTS), help="which client")
     env.add_argument("--url", default=DEFAULT_URL, help=f"where the server listens (default {DEFAULT_URL})")

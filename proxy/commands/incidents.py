@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import orjson
 from rich.console import Console
 
 from policies.blame import Culprit
+from proxy.commands.layout import Wide
+from proxy.commands.settings import load
 from proxy.configuration.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore, StoreProblem
 from proxy.incidents.query import Selection
@@ -39,25 +40,24 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 Load = Callable[[argparse.Namespace], Config]
 
 
-def add_incidents(commands: Any, wide: type[argparse.HelpFormatter], load: Load) -> None:
-    """Adds `incidents` and its views to the command's subparsers. load: the configuration that options ask for."""
-    incidents = commands.add_parser("incidents", help="look at what the guard has caught")
+def add(incidents: argparse.ArgumentParser) -> None:
+    """Its views."""
     views = incidents.add_subparsers(required=True, metavar="VIEW")
-    listing = views.add_parser("list", help="the newest incidents, one a line", formatter_class=wide)
+    listing = views.add_parser("list", help="the newest incidents, one a line", formatter_class=Wide)
     listing.add_argument("--limit", type=int, default=20, help="how many (default 20)")
     listing.add_argument("--detector", default="", metavar="GLOB", help="only of such detectors, e.g. 'loop.*'")
     listing.add_argument(
         "--culprit", default="", choices=[str(culprit) for culprit in Culprit], metavar="C", help="only of this culprit"
     )
     listing.add_argument("--session", default="", metavar="S", help="only of this session")
-    show = views.add_parser("show", help="everything about one incident", formatter_class=wide)
+    show = views.add_parser("show", help="everything about one incident", formatter_class=Wide)
     show.add_argument("id", metavar="ID", help="as listed, or its beginning if that is unique")
     show.add_argument("--capture", action="store_true", help="print what was captured with it, as JSON, instead")
-    stats = views.add_parser("stats", help="how many, of which kind, and what they cost", formatter_class=wide)
+    stats = views.add_parser("stats", help="how many, of which kind, and what they cost", formatter_class=Wide)
     export = views.add_parser(
         "export",
         help="all records as CloudEvents, one JSON line each, oldest first",
-        formatter_class=wide,
+        formatter_class=Wide,
         description="One event for each record: opened, closed, judged, died. An event's id never changes, and its "
         "`sequence` says where to go on with --after. Prompts, arguments and tokens are never exported.",
     )
@@ -72,7 +72,7 @@ def add_incidents(commands: Any, wide: type[argparse.HelpFormatter], load: Load)
             view.add_argument("--json", action="store_true", help="machine-readable")
         view.add_argument("--incidents", metavar="FILE", help="store to read (default: as configured)")
         view.add_argument("--config", type=Path, metavar="FILE", help="configuration that names the store")
-        view.set_defaults(run=lambda options, run=run: _run(run, options, load))
+        view.set_defaults(run=lambda options, run=run: _run(run, options))
 
 
 def since_time(text: str, now: datetime) -> str:
@@ -89,7 +89,7 @@ def since_time(text: str, now: datetime) -> str:
         raise ConfigProblem(f"--since: {text!r} is no time; write {known}") from None
 
 
-def _run(view: Callable[[argparse.Namespace, IncidentStore], None], options: argparse.Namespace, load: Load) -> int:
+def _run(view: Callable[[argparse.Namespace, IncidentStore], None], options: argparse.Namespace) -> int:
     with _store(load(options)) as store:
         view(options, store)
     return 0

@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from proxy.commands.settings import load
 from proxy.configuration.config import Config, ConfigProblem
 from proxy.lanes.asking import Target
 from proxy.lanes.capabilities import LaneCapabilities, missing
@@ -32,15 +33,12 @@ PIPED_WIDTH = 200
 FIELDS = tuple(LaneCapabilities().plain())
 
 
-def add_lanes(commands: Any, formatter: Any, load: Callable[[argparse.Namespace], Config]) -> None:
-    """commands: what `add_subparsers` gave."""
-    lanes = commands.add_parser(
-        "lanes",
-        help="what the servers behind the guard can tell and do",
-        formatter_class=formatter,
-        description="Asks the lanes of the configuration a dozen small things each, and shows what they can tell and "
+def add(lanes: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    lanes.description = (
+        "Asks the lanes of the configuration a dozen small things each, and shows what they can tell and "
         "do, which known-bad settings they run, and what each missing capability costs. Status 1 if one of them does "
-        "not answer.",
+        "not answer."
     )
     lanes.add_argument("--config", type=Path, metavar="FILE", help="configuration with a section [lanes]")
     lanes.add_argument("--json", action="store_true", help="machine-readable")

@@ -29,6 +29,7 @@ from proxy.bench.pack.run import MINUTES, Measured, Plan, Progress, run
 from proxy.bench.pack.tasks import Source, shipped
 from proxy.bench.pack.workloads import QUICK, Size
 from proxy.bench.report import Report, Table
+from proxy.commands.layout import Wide
 from proxy.configuration.config import Config, ConfigProblem
 from proxy.configuration.sources import load
 
@@ -38,12 +39,12 @@ PEER = "transformers on the same weights"
 LENGTHS, QUICK_LENGTHS = (512, 1024, 2048, 3072), (512,)
 
 
-def add_pack(subjects: Any, wide: type[argparse.HelpFormatter], run_it: Any) -> None:
+def add_pack(subjects: Any, run_it: Any) -> None:
     """subjects: of `specguard bench`. run_it: called with the options."""
     pack = subjects.add_parser(
         "pack",
         help="seven workloads of a coding agent in each decode mode, and what to switch on",
-        formatter_class=wide,
+        formatter_class=Wide,
         description="Cold prompt, patch, JSON tool call, long-context repair, Markdown rewrite, loop test and quality "
         "check, in one decode mode after another: speed, acceptance, valid calls, tests passed, loops. By default on "
         "the built-in engine, behind a server of its own for each mode; the modes take turns. The first round and the "

@@ -26,6 +26,7 @@ from policies.overrides import ROUTES, Overrides, effective, unknown_routes
 from policies.policy import Policy
 from policies.rule_file import Override, shipped_text
 from policies.rules import Rule, When, never_matching, unknown_detectors, unknown_modes
+from proxy.commands.layout import Wide
 from proxy.configuration import sources as configuration
 from proxy.configuration.config import ConfigProblem
 from proxy.configuration.policy_source import load_policy, read_policy
@@ -38,22 +39,19 @@ _SETTINGS = tuple(field.name for field in fields(Policy) if field.name not in ("
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def add_policy(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
-    """Adds `policy` and its views to the command's subparsers."""
-    policy = commands.add_parser(
-        "policy", help="what findings lead to: check, show and try rules", formatter_class=wide
-    )
+def add(policy: argparse.ArgumentParser) -> None:
+    """Its views."""
     views = policy.add_subparsers(required=True, metavar="VIEW")
-    check = views.add_parser("check", help="check a policy file and print its rules", formatter_class=wide)
+    check = views.add_parser("check", help="check a policy file and print its rules", formatter_class=Wide)
     check.add_argument("file", type=Path, metavar="FILE")
     check.set_defaults(run=_check)
-    show = views.add_parser("show", help="the policy that a server would go by", formatter_class=wide)
+    show = views.add_parser("show", help="the policy that a server would go by", formatter_class=Wide)
     show.add_argument("--text", action="store_true", help="the shipped file itself, to copy and change")
     show.set_defaults(run=_show)
     again = views.add_parser(
         "replay",
         help="what a policy file would have done to recorded incidents",
-        formatter_class=wide,
+        formatter_class=Wide,
         description="Repeats the decisions, not the responses: what came after another decision is not known, and such "
         "incidents are marked `?`. Incidents of older records, which lack some of what was known, are marked `~`.",
     )

@@ -10,7 +10,6 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,14 +27,11 @@ FILE = "specguard-qualification.json"
 PIPED_WIDTH = 1000
 
 
-def add_qualify(commands: Any, wide: type[argparse.HelpFormatter]) -> None:
-    """commands: what `add_subparsers` gave."""
-    command = commands.add_parser(
-        "qualify",
-        help="find out up to which context each decode mode can be trusted, and write it down",
-        formatter_class=wide,
-        description="Asks canaries and lets repairs be made behind more and more context, in each decode mode and in "
-        "plain decoding beside it, and writes what is trusted to a file for `trust.qualification`. Some minutes.",
+def add(command: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    command.description = (
+        "Asks canaries and lets repairs be made behind more and more context, in each decode mode and in "
+        "plain decoding beside it, and writes what is trusted to a file for `trust.qualification`. Some minutes."
     )
     add_model(command)
     others = ",".join(mode for mode in MODES if mode != PLAIN)

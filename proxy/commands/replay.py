@@ -14,7 +14,6 @@ import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import orjson
 from rich.console import Console
@@ -23,6 +22,7 @@ from policies.axes import AXES, Axis
 from proxy import logging
 from proxy.backends.base import Backend, Replayer
 from proxy.backends.errors import BackendError
+from proxy.commands.settings import load
 from proxy.configuration.config import Config, ConfigProblem
 from proxy.incidents import IncidentStore, Record
 from proxy.replays.automatic import AutomaticSettings, as_judgement, tripped_of
@@ -38,16 +38,13 @@ _PIPED_WIDTH = 1000
 Load = Callable[[argparse.Namespace], Config]
 
 
-def add_replay(commands: Any, wide: type[argparse.HelpFormatter], load: Load) -> None:
-    """Adds `replay` to the command's subparsers. load: the configuration that the options ask for."""
-    replay = commands.add_parser(
-        "replay",
-        help="run a captured incident again and name the layer at fault",
-        formatter_class=wide,
-        description="Runs the response again as it was and with one thing changed at a time: drafts, KV codec, prefix "
+def add(replay: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    replay.description = (
+        "Runs the response again as it was and with one thing changed at a time: drafts, KV codec, prefix "
         "cache, filter. In a sound engine the same seed gives the same text, so the change that cures names the layer. "
         "Of lanes, the servers are asked again: as it was, with a prefix read anew, nothing demanded, the plain lane. "
-        "Needs an incident that was recorded with `incidents.capture = true`. Stops as soon as there is a verdict.",
+        "Needs an incident that was recorded with `incidents.capture = true`. Stops as soon as there is a verdict."
     )
     replay.add_argument("id", metavar="ID", help="as listed by `specguard incidents list`, or its beginning")
     replay.add_argument("--config", type=Path, metavar="FILE", help="configuration that names store and model")

@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import orjson
 from rich.console import Console
@@ -25,9 +24,8 @@ from proxy.trust.store import TrustFileProblem, beside, read, write
 PIPED_WIDTH = 1000
 
 
-def add_trust(commands: Any) -> None:
-    """commands: what `add_subparsers` gave."""
-    trust = commands.add_parser("trust", help="decode modes that are out of service, and putting them back")
+def add(trust: argparse.ArgumentParser) -> None:
+    """Its views."""
     views = trust.add_subparsers(required=True, metavar="VIEW")
     show = views.add_parser("show", help="the breakers: which mode, at which context, since when and why")
     show.add_argument("--json", action="store_true", help="machine-readable")

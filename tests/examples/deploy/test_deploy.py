@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from proxy.backends.upkeep import STOP_S
-from proxy.commands.main import _flags, _parser
+from proxy.commands.main import parser_for
+from proxy.commands.settings import flags_of
 from proxy.configuration.config import Config
 from proxy.configuration.sources import load
 from tests.proxy.process import scripted
@@ -50,8 +51,8 @@ def of(word: str) -> list[str]:
 
 def settings(command: list[str], environment: dict[str, str]) -> Config:
     """What such a call of `specguard` is configured as; its file apart, which is the user's."""
-    options: Any = _parser().parse_args(command)
-    return load(None, environment, _flags(options))
+    options: Any = parser_for(command).parse_args(command)
+    return load(None, environment, flags_of(options))
 
 
 def test_the_unit_starts_what_there_is() -> None:

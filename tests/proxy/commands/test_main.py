@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.commands.main import main
+from proxy.commands.main import COMMANDS, main
 from proxy.incidents import IncidentStore
 from tests.proxy.incidents.samples import CLOSURE, INCIDENT
 
@@ -61,6 +61,25 @@ def test_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
         for option, below in zip(options, [*options[1:], ""], strict=True):
             explained = len(option.split("  ")) > 2 or below.startswith(" " * 10)
             assert explained or not option.startswith("  -"), f"{arguments}: {option} has no explanation"
+
+
+def test_every_command_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(helped(capsys).split())
+    for name, purpose in COMMANDS.items():
+        assert f"{name} {purpose}" in text
+        assert "usage: specguard " + name in helped(capsys, name)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["env", "--help"], ["incidents", "--help"]])
+def test_a_command_does_not_wait_for_what_others_need(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom proxy.commands.main import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('aiohttp', 'torch', 'numpy', 'tokenizers') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)
+    assert ran.stdout.splitlines()[-1] == "[]", ran.stderr
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
