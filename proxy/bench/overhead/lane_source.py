@@ -80,8 +80,13 @@ def application(gap_s: float, width: int) -> web.Application:
             await response.write(data)
         return response
 
+    async def models(_: web.Request) -> web.Response:
+        """By which the guard sees, now and then, that the server is there."""
+        return web.json_response({"object": "list", "data": [{"id": model, "object": "model"} for model in CALLS]})
+
     app = web.Application(client_max_size=64 << 20)
     app.router.add_post("/v1/chat/completions", answer)
+    app.router.add_get("/v1/models", models)
     return app
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 
 from proxy.bench.overhead.bodies import SIZES, body_of
@@ -38,3 +40,21 @@ async def test_it_serves_and_tells_its_processor_time() -> None:
         await read_streams(ours, body_of(1000), 1, 0.0, "".join(words()), seed=0)
         async with http.get(f"{ours}/cpu") as response:
             assert float(await response.json()) > before
+
+
+async def test_its_lanes_answer_when_they_are_looked_at() -> None:
+    async with (
+        module("proxy.bench.overhead.lane_source", "--gap-s", "0", "--width", "4") as origin,
+        module("proxy.bench.overhead.hosted", "--lanes", "--upstream", origin) as ours,
+        aiohttp.ClientSession() as http,
+    ):
+        for _ in range(10):  # the first look comes at once
+            async with http.get(f"{ours}/ready") as response:
+                ready = await response.json()
+            if response.status == 200:
+                break
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
+        async with http.get(f"{ours}/ready") as response:
+            assert response.status == 200, await response.text()
+        assert all(lane["answers"] for lane in ready["lanes"].values())
