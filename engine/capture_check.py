@@ -26,7 +26,7 @@ def check_captures(model: Model, blocks: int = 1, *, every: bool = False, seed: 
     whether they are on.
 
     blocks: as many sequences as a step may hold. Some 30 steps of the narrowest shapes, the widest one and one of two
-    sequences; every: of all depths. Other shapes are captured when they have come often, and compared then.
+    sequences; every: of all depths. Other shapes are captured when they are met, and compared then.
     """
     rng, captures = random.Random(seed), model.captures
     if captures.why:

@@ -1,8 +1,8 @@
 """Pieces of a forward that are captured once per shape and replayed: CUDA graphs on a GPU, recordings on a CPU.
 
 Must not: be trusted before the self-test has compared both ways, or keep a capture whose bits differ from the code's.
-Invariant: `run` gives what `work()` gives, bit for bit. The first calls of a key run the code (kernels are chosen and
-workspaces allocated there), a later one captures and compares, those after it replay. Off for a reason is off for good.
+Invariant: `run` gives what `work()` gives, bit for bit. The first call of a key runs the code (kernels are chosen and
+workspaces allocated there), the second captures and compares, later ones replay. Off for a reason is off for good.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ from engine.recording import NotCapturable, Recording, TooLarge, Watch
 T = TypeVar("T")
 ROOM = 256 << 20
 """Bytes that recordings may hold before no further shapes are recorded."""
-SOON, SERVING_ON_CPU = 2, 16
-"""At which call of a key it is captured. To record a step takes as long as some 30 replays save, and somebody waits: a
-shape that is rare stays as it is. A graph saves more than it costs at once."""
 
 
 class Replayable(Protocol):
@@ -61,16 +58,13 @@ class Graph:
 
 
 class Captures:
-    """Of one model. on: whether pieces are captured and replayed; why: the reason if they cannot be; after: at which
-    call of a key it is captured."""
+    """Of one model. on: whether pieces are captured and replayed; why: the reason if they cannot be."""
 
     def __init__(self, device: torch.device) -> None:
         self.on, self.why = False, ""
-        self.after = SOON
         self._device = device
         self._kept: dict[Hashable, Replayable] = {}
-        self._met: dict[Hashable, int] = {}
-        """How often, while there is no capture."""
+        self._met: set[Hashable] = set()
         self._refused: set[Hashable] = set()
         """Shapes of which no further piece is captured."""
         self._pool: Any = None
@@ -84,10 +78,6 @@ class Captures:
     def nbytes(self) -> int:
         """Bytes that recordings hold."""
         return sum(kept.nbytes for kept in self._kept.values())
-
-    def serve(self) -> None:
-        """From now on somebody waits for each step."""
-        self.after = SOON if self._device.type == "cuda" else SERVING_ON_CPU
 
     def switch_off(self, why: str) -> None:
         self.on, self.why = False, why
@@ -114,8 +104,8 @@ class Captures:
             return work()
         kept = self._kept.get(key)
         if kept is None:
-            met = self._met[key] = self._met.get(key, 0) + 1
-            if met < self.after or _shape(key) in self._refused:
+            if key not in self._met or _shape(key) in self._refused:
+                self._met.add(key)
                 return work()
             return self._capture(key, work) if self.nbytes < ROOM else work()
         kept.replay()

@@ -141,7 +141,6 @@ class Engine:
             self.model.notes += (f"steps are not captured: {self.model.captures.why or 'the context is too short'}",)
         self.max_blocks, self.plan.exact = test.blocks, test.exactness == "bitwise"
         self.costs = self.plan.costs = measure_costs(self.model, self.valid_tokens)
-        self.model.captures.serve()
         return test
 
     def step(self, turns: Sequence[Turn]) -> list[StepReport | Exception]:
